@@ -1,0 +1,68 @@
+"""Argument errors at the public door, all worded alike.
+
+    rank: expected a whole number of at least 1; got 0. Use rank=1 for the smallest subnetworks.
+
+A check states the argument, what was expected, what came and, where it is not obvious, how to
+repair it. What our own code guarantees is an `assert`, not a check.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def problem(argument: str, expected: str, got: object, repair: str = "") -> str:
+    """Word one argument error.
+
+    Args:
+        argument: The name of the argument as the caller knows it.
+        expected: What would have been right, as a phrase without a full stop.
+        got: What came; a string is taken as a description, anything else is shown by its repr.
+        repair: A sentence that says how to repair it.
+
+    Returns:
+        The message.
+    """
+    shown = got if isinstance(got, str) else repr(got)
+    return f"{argument}: expected {expected}; got {shown}. {repair}".rstrip()
+
+
+def require(
+    condition: bool,
+    argument: str,
+    expected: str,
+    got: object,
+    repair: str = "",
+    *,
+    error: type[Exception] = ValueError,
+) -> None:
+    """Raise unless the condition holds; the other arguments are those of `problem`.
+
+    Args:
+        condition: What must hold.
+        argument: The name of the argument as the caller knows it.
+        expected: What would have been right, as a phrase without a full stop.
+        got: What came; a string is taken as a description, anything else is shown by its repr.
+        repair: A sentence that says how to repair it.
+        error: The type of exception to raise.
+
+    Raises:
+        error: If the condition does not hold.
+    """
+    if not condition:
+        raise error(problem(argument, expected, got, repair))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Point out the known name that an unknown one was probably meant to be.
+
+    Args:
+        name: What the caller asked for.
+        names: The names that exist.
+
+    Returns:
+        The repair as a sentence, empty when no name is near.
+    """
+    # Compared without case, as `MSE` for `mse` is the commonest slip.
+    by_folded = {known.casefold(): known for known in names}
+    matches = get_close_matches(name.casefold(), by_folded, n=1)
+    return f"Did you mean {by_folded[matches[0]]!r}?" if matches else ""

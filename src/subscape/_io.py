@@ -1,0 +1,236 @@
+"""Files and folders: JSON and safetensors, each written whole or not at all, never pickled.
+
+Everything is first written under a temporary sibling name and renamed into place at the end, so
+a reader never sees half a file and an interrupted write leaves nothing behind. What a file or
+folder means is not known here.
+"""
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from subscape._checks import problem
+
+_REPAIR = "It was cut short or is not ours: write it again, or copy it again from its source."
+
+
+def write_json(path: str | Path, obj: object) -> None:
+    """Write an object as JSON.
+
+    Args:
+        path: The file; its folder is made if need be.
+        obj: What `json` can write. Numbers must be finite: JSON has no NaN.
+    """
+    text = json.dumps(obj, indent=2, allow_nan=False) + "\n"
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: If the file is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(problem(str(path), "a JSON file", f"{error}", _REPAIR)) from error
+
+
+def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Append one record as a line of JSON.
+
+    Args:
+        path: The file; it and its folder are made if need be.
+        record: What `json` can write. Numbers must be finite: JSON has no NaN.
+    """
+    line = json.dumps(dict(record), allow_nan=False) + "\n"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered, so that the line goes out in one piece and an interrupt does not tear it.
+    with path.open("ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write named tensors as a safetensors file.
+
+    Args:
+        path: The file; its folder is made if need be.
+        tensors: Tensors by name; views and tensors that share memory are written out in full.
+        metadata: Strings to keep in the header of the file.
+    """
+    separate = _separate(tensors)
+    header = None if metadata is None else dict(metadata)
+    with _replacing(path) as temporary:
+        # safetensors hides its files from all other users; a file made here shows the usual mode.
+        temporary.touch()
+        usual = stat.S_IMODE(temporary.stat().st_mode)
+        safetensors.torch.save_file(separate, temporary, metadata=header)
+        temporary.chmod(usual)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file onto the CPU.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ValueError: If the file is not a whole safetensors file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(_not_safetensors(path, error)) from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read the header strings of a safetensors file, and none of its tensors.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The metadata that `write_tensors` was given.
+
+    Raises:
+        ValueError: If the file is not a whole safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise ValueError(_not_safetensors(path, error)) from error
+
+
+@contextmanager
+def new_folder(path: str | Path, overwrite: bool = False) -> Generator[Path]:
+    """Build a folder under a temporary name and rename it into place at success.
+
+        with new_folder("runs/tms") as folder:
+            write_json(folder / "config.json", config)
+
+    Args:
+        path: The folder to make; an empty one may stand there already.
+        overwrite: Whether to replace a folder that holds something.
+
+    Yields:
+        The temporary folder to write into. An exception removes it and leaves `path` as it was.
+    """
+    target = Path(path).resolve()
+    _check_target(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        # Once more, as somebody else may have written there meanwhile.
+        _check_target(target, overwrite)
+        _move_into_place(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise FileExistsError(
+            problem("path", "a folder to make", f"the file {target}", "Choose another path.")
+        )
+    # Replacing one of these would delete far more than an earlier result.
+    if any(place.resolve().is_relative_to(target) for place in (Path.cwd(), Path.home())):
+        raise FileExistsError(
+            problem(
+                "path",
+                "a folder of its own",
+                f"{target}, which holds the working or the home folder",
+                "Choose a folder inside it.",
+            )
+        )
+    if not overwrite and any(target.iterdir()):
+        raise FileExistsError(
+            problem(
+                "path",
+                "a folder that is new or empty",
+                f"{target}, which holds files",
+                "Choose another path, or pass overwrite=True to replace it.",
+            )
+        )
+
+
+def _move_into_place(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        temporary.rename(target)
+        return
+    # No rename replaces a full folder, so the old one steps aside and returns on failure.
+    aside = _sibling(target)
+    target.rename(aside)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside)
+
+
+@contextmanager
+def _replacing(path: str | Path) -> Generator[Path]:
+    """A temporary file name beside `path` that is renamed to it at success."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(path)
+    try:
+        yield temporary
+        # A rename may reach the disk before the content does; after a power cut the file
+        # would then be empty under its final name.
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sibling(path: Path) -> Path:
+    # A name of our own, not `tempfile`'s, which would hide the result from all other users.
+    return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors that share no memory, as safetensors wants them."""
+    separate: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().contiguous()
+        storage = whole.untyped_storage().data_ptr()
+        separate[name] = whole.clone() if storage in storages else whole
+        storages.add(storage)
+    return separate
+
+
+def _not_safetensors(path: str | Path, error: Exception) -> str:
+    return problem(str(path), "a whole safetensors file", f"{error}", _REPAIR)

@@ -1,0 +1,126 @@
+"""Data as rows can be drawn from it: a tree of tensors that share their first axis.
+
+Takes what users have (a tensor, an (inputs, labels) tuple, a dict or BatchEncoding, a data set or a
+loader) and gives something that can be indexed by sample. Labels are never used: a divergence compares
+outputs with outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subscape._checks import problem
+
+Samples = Tensor | dict[str, Tensor]
+
+
+def as_samples(data: Any) -> Samples:
+    """Turn `data` into a tensor or a dict of tensors with samples along the first axis.
+
+    Args:
+        data: a tensor [sample, ...]; a mapping of such tensors (BatchEncoding too); a tuple whose first
+            entry is one of these (the rest, labels, is dropped); or an iterable of batches of any of
+            these (a DataLoader), which is read to its end.
+
+    Returns:
+        The samples.
+
+    Raises:
+        ValueError: if there is no sample, or tensors disagree on how many there are.
+        TypeError: if `data` is none of these.
+    """
+    if isinstance(data, Tensor):
+        samples: Samples = data
+    elif isinstance(data, Mapping):
+        samples = {str(k): v for k, v in data.items() if isinstance(v, Tensor)}
+        lengths = {k: len(v) for k, v in samples.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                problem(
+                    "data", "tensors of one length", str(lengths), "Cut them to the same samples."
+                )
+            )
+    elif isinstance(data, tuple) and data and isinstance(data[0], Tensor | Mapping):
+        return as_samples(data[0])
+    elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Path):
+        batches = [as_samples(batch) for batch in data]
+        if not batches:
+            raise ValueError(_empty("an iterable without batches"))
+        samples = _concatenate(batches)
+    else:
+        raise TypeError(
+            problem(
+                "data",
+                "a tensor, a mapping of tensors, or an iterable of batches",
+                type(data).__name__,
+                "For text use subscape.data.text_windows, for arrays torch.from_numpy.",
+            )
+        )
+    if not isinstance(samples, Tensor) and not samples:
+        raise ValueError(_empty("a mapping without tensors"))
+    if n_samples(samples) == 0:
+        raise ValueError(_empty("0 samples"))
+    return samples
+
+
+def _empty(got: str) -> str:
+    return problem("data", "at least 2 samples", got, "Check the path or the filter that made it.")
+
+
+def _concatenate(batches: list[Samples]) -> Samples:
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat([b for b in batches if isinstance(b, Tensor)])
+    return {k: torch.cat([b[k] for b in batches if not isinstance(b, Tensor)]) for k in first}
+
+
+def n_samples(samples: Samples) -> int:
+    """Number of samples."""
+    return len(samples) if isinstance(samples, Tensor) else len(next(iter(samples.values())))
+
+
+def take(samples: Samples, index: Tensor | slice) -> Samples:
+    """The samples at `index`, in its order."""
+    if isinstance(samples, Tensor):
+        return samples[index]
+    return {k: v[index] for k, v in samples.items()}
+
+
+def text_windows(
+    path: str | Path, tokenizer: Any, *, length: int = 16, separator: str = "<|endoftext|>"
+) -> dict[str, Tensor]:
+    """Cut a text file into windows of `length` tokens, one story never running into the next.
+
+    Args:
+        path: a UTF-8 text file; stories are separated by `separator`.
+        tokenizer: a Hugging Face tokenizer, called on every story with its own special tokens.
+        length: tokens in a window; a story's shorter remainder is dropped, so there is no padding.
+        separator: what stands between stories.
+
+    Returns:
+        `{"input_ids": [window, length]}`.
+
+    Raises:
+        ValueError: if no story has `length` tokens.
+    """
+    stories = [s.strip() for s in Path(path).read_text(encoding="utf-8").split(separator)]
+    windows = []
+    for story in filter(None, stories):
+        ids = torch.tensor(tokenizer(story)["input_ids"])
+        windows.append(ids[: len(ids) // length * length].view(-1, length))
+    ids = torch.cat(windows) if windows else torch.empty(0, length)
+    if len(ids) == 0:
+        raise ValueError(
+            problem(
+                "data",
+                f"at least one text of {length} tokens in {path}",
+                f"{len(stories)} shorter ones",
+                "Lower the window length, or check the separator.",
+            )
+        )
+    return {"input_ids": ids}

@@ -1,0 +1,160 @@
+"""Engines: from inputs and ∂D/∂f to row gradients, ∇_W D = J(x)ᵀ ∂D/∂f.
+
+An engine is a callable `(inputs, position, output_gradient) -> flat [row, parameter]`: `inputs` has one
+sample per row, `position` [row] says which position of the outputs a token row is (None for sample
+rows), `output_gradient` [row, *output] is ∂D/∂f at that row.
+
+- `vmap_gradients`: the whole model under vmap(grad), in chunks;
+- `jacobian`: J of every sample, for `CachedJacobian`, where outputs × parameters × samples is small;
+- `loop_gradients`: row by row with plain autograd on the divergence itself; the oracle and last resort.
+
+Factored engines (hooks on linear and convolutional modules) are to take their place beside these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.func import grad, jacrev, vmap
+
+from subscape._shapes import Float, Int
+from subscape.data import Samples, n_samples, take
+from subscape.divergences import Divergence
+from subscape.gradients.row_gradients import DenseRowGradients
+from subscape.targets import Target
+
+
+def row_outputs(
+    target: Target, inputs: Samples, position: Int[Tensor, " row"] | None
+) -> Float[Tensor, "row *output"]:
+    """f(x) at every row, without gradient.
+
+    Args:
+        target: the model and its parameters.
+        inputs: one sample per row.
+        position: which position of a sequence each row is; None where a sample is a row.
+
+    Returns:
+        Outputs [row, *output].
+    """
+    with torch.no_grad():
+        outputs = target.outputs(inputs)
+        if position is None:
+            return outputs
+        return outputs[
+            torch.arange(len(outputs), device=outputs.device), position.to(outputs.device)
+        ]
+
+
+def vmap_gradients(
+    target: Target,
+    inputs: Samples,
+    position: Int[Tensor, " row"] | None,
+    output_gradient: Float[Tensor, "row *output"],
+    *,
+    chunk: int | None = None,
+) -> Float[Tensor, "row parameter"]:
+    """Row gradients by vmap(grad) over the whole model.
+
+    Args:
+        target: the model and its parameters.
+        inputs: one sample per row.
+        position: see `row_outputs`.
+        output_gradient: ∂D/∂f at every row.
+        chunk: rows at a time; None takes all at once.
+
+    Returns:
+        Gradients, flattened and concatenated in model order.
+    """
+    parameters = {name: p.detach() for name, p in target.parameters.items()}
+
+    def scalar(values: dict[str, Tensor], x: Samples, at: Tensor | None, e: Tensor) -> Tensor:
+        outputs = target.outputs(_as_batch(x), values)[0]
+        if at is not None:
+            outputs = outputs.index_select(0, at[None])[0]
+        return (outputs * e).sum()
+
+    in_dims = (None, 0, None if position is None else 0, 0)
+    with _outside():
+        by_name = vmap(grad(scalar), in_dims=in_dims, chunk_size=chunk)(
+            parameters, inputs, position, output_gradient
+        )
+    return torch.cat([g.flatten(1) for g in by_name.values()], dim=1)
+
+
+def jacobian(
+    target: Target, inputs: Samples, *, chunk: int = 64
+) -> Float[Tensor, "row output parameter"]:
+    """∂f/∂W of every sample at W0, for targets whose outputs × parameters are few.
+
+    Args:
+        target: the model and its parameters.
+        inputs: one sample per row.
+        chunk: samples at a time.
+
+    Returns:
+        The Jacobian, output axes flattened, parameters flattened in model order.
+    """
+    parameters = {name: p.detach() for name, p in target.parameters.items()}
+
+    def outputs(values: dict[str, Tensor], x: Samples) -> Tensor:
+        return target.outputs(_as_batch(x), values)[0].flatten()
+
+    with _outside():
+        by_name = vmap(jacrev(outputs), in_dims=(None, 0), chunk_size=chunk)(parameters, inputs)
+    return torch.cat([j.flatten(2) for j in by_name.values()], dim=2)
+
+
+def loop_gradients(
+    target: Target,
+    inputs: Samples,
+    position: Int[Tensor, " row"] | None,
+    reference: Float[Tensor, "row *output"],
+    divergence: Divergence,
+) -> DenseRowGradients:
+    """Row gradients one row at a time, by plain autograd through model and divergence.
+
+    Slow and obviously right: the oracle that every other engine is tested against.
+
+    Args:
+        target: the model and its parameters.
+        inputs: one sample per row.
+        position: see `row_outputs`.
+        reference: y_r of every row.
+        divergence: one value per row.
+
+    Returns:
+        The gradients.
+    """
+    rows = []
+    for i in range(n_samples(inputs)):
+        leaves = {
+            name: p.detach().clone().requires_grad_(True) for name, p in target.parameters.items()
+        }
+        outputs = target.outputs(take(inputs, slice(i, i + 1)), leaves)
+        if position is not None:
+            outputs = outputs[:, int(position[i])]
+        value = divergence(outputs, reference[i : i + 1]).sum()
+        grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        rows.append(torch.cat([g.flatten() for g in grads]))
+    return DenseRowGradients(torch.stack(rows), target.shapes)
+
+
+@contextmanager
+def _outside() -> Generator[None]:
+    """No graph through the model's other parameters, and attention in plain operations.
+
+    Fused attention has no batching rule: under vmap it falls back to a loop over rows.
+    """
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _as_batch(sample: Samples) -> Samples:
+    if isinstance(sample, Tensor):
+        return sample[None]
+    return {k: v[None] for k, v in sample.items()}

@@ -1,0 +1,277 @@
+"""A source of row gradients: a target, data, a divergence and a reference rule, batch after batch.
+
+Which samples, positions and references a batch holds depends on the seed and the number of the batch
+only, so a run can be resumed anywhere and replayed without touching any global random state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from subscape._checks import problem
+from subscape._shapes import Float, Int
+from subscape.data import Samples, as_samples, n_samples, take
+from subscape.divergences import Divergence, output_gradient
+from subscape.divergences import resolve as resolve_divergence
+from subscape.gradients.engines import jacobian, loop_gradients, row_outputs, vmap_gradients
+from subscape.gradients.row_gradients import DenseRowGradients
+from subscape.references import Reference
+from subscape.references import resolve as resolve_reference
+from subscape.targets import Target
+
+Rows = Literal["sample", "token"]
+Engine = Literal["auto", "jacobian", "vmap", "loop"]
+
+JACOBIAN_BUDGET = 256 * 2**20
+"""Bytes that a cached output Jacobian may take before `auto` passes it by."""
+CHUNK_BUDGET = 128 * 2**20
+"""Bytes of dense row gradients that one vmap chunk may make."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which rows a batch holds, and their references."""
+
+    samples: Int[Tensor, " row"]
+    """Index of every row's sample in the data."""
+    position: Int[Tensor, " row"] | None
+    """Position in the sequence of every token row."""
+    reference: Float[Tensor, "row *output"]
+    """y_r of every row."""
+    outputs: Float[Tensor, "row *output"]
+    """f(x) at every row."""
+
+
+class GradientSource:
+    """Row gradients of a target over a data set.
+
+    Args:
+        target: the model and its parameters.
+        data: anything `subscape.data.as_samples` takes.
+        divergence: a name of `subscape.divergences.NAMED` or a callable.
+        reference: a name of `subscape.references.NAMED` or a callable.
+        rows: `sample` (one row per sample) or `token` (one row per sampled position of a sequence).
+        engine: `auto`, `jacobian`, `vmap` or `loop`.
+        seed: draws the order of samples, positions and references.
+
+    Raises:
+        ValueError: if the data do not fit the rows asked for.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        data: Any,
+        *,
+        divergence: str | Divergence = "mse",
+        reference: str | Reference = "another-row",
+        rows: Rows = "sample",
+        engine: Engine = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.target = target
+        self.data: Samples = as_samples(data)
+        self.divergence = resolve_divergence(divergence)
+        self.reference = resolve_reference(reference)
+        self.rows: Rows = rows
+        self.seed = seed
+        self._output_shape = self._probe()
+        self.engine: Engine = self._choose(engine)
+        self._outputs: Tensor | None = None
+        self._jacobian: Tensor | None = None
+        if self.engine == "jacobian":
+            self._outputs = row_outputs(target, self.data, None)
+            self._jacobian = jacobian(target, self.data)
+
+    def __len__(self) -> int:
+        return n_samples(self.data)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every target tensor."""
+        return self.target.shapes
+
+    def batch(self, number: int, size: int) -> Batch:
+        """The rows and references of batch `number` when batches have `size` rows.
+
+        Args:
+            number: 0, 1, 2, …; every len(self) // size batches the samples are shuffled anew.
+            size: rows in a batch; each comes from another sample.
+
+        Returns:
+            The batch; the same for the same seed, number and size.
+
+        Raises:
+            ValueError: if there are fewer samples than `size`.
+        """
+        n = len(self)
+        if size > n:
+            raise ValueError(
+                problem(
+                    "batch_size",
+                    f"at most the {n} samples there are",
+                    f"{size}",
+                    "Lower it, or give more data.",
+                )
+            )
+        epoch, place = divmod(number, n // size)
+        order = self._order(epoch)
+        return self.rows_at(order[place * size : (place + 1) * size], draw=number)
+
+    def _order(self, epoch: int) -> Tensor:
+        return _permutation(len(self), self.seed, epoch)
+
+    def rows_at(self, samples: Int[Tensor, " row"], *, draw: int) -> Batch:
+        """Rows of given samples, with positions and references drawn for draw number `draw`."""
+        generator = generator_of(self.seed, 1, draw)
+        position = None
+        if self.rows == "token":
+            position = torch.randint(0, self._output_shape[0], (len(samples),), generator=generator)
+        if self._outputs is not None:
+            outputs = self._outputs[samples]
+        else:
+            outputs = row_outputs(self.target, take(self.data, samples), position)
+        reference = self.reference(outputs, samples, generator)
+        return Batch(samples, position, reference, outputs)
+
+    def gradients(self, batch: Batch) -> DenseRowGradients:
+        """∇_W D of every row of a batch.
+
+        Args:
+            batch: rows and references.
+
+        Returns:
+            Row gradients.
+
+        Raises:
+            ValueError: if a gradient is not finite, or the divergence is not one value per row.
+        """
+        inputs = take(self.data, batch.samples)
+        if self.engine == "loop":
+            found = loop_gradients(
+                self.target, inputs, batch.position, batch.reference, self.divergence
+            )
+        else:
+            e = output_gradient(self.divergence, batch.outputs, batch.reference)
+            if self._jacobian is not None:
+                flat = torch.bmm(e.flatten(1)[:, None], self._jacobian[batch.samples])[:, 0]
+            else:
+                flat = vmap_gradients(
+                    self.target, inputs, batch.position, e, chunk=self._chunk(len(batch.samples))
+                )
+            found = DenseRowGradients(flat, self.shapes)
+        check_finite(found)
+        return found
+
+    def _probe(self) -> tuple[int, ...]:
+        """Shape of one sample's output, checked against the kind of rows."""
+        outputs = row_outputs(self.target, take(self.data, slice(0, 2)), None)
+        if self.rows == "token" and outputs.dim() < 3:
+            raise ValueError(
+                problem(
+                    "rows",
+                    "outputs [sample, position, output] for token rows",
+                    f"outputs of shape {list(outputs.shape)}",
+                    "Use rows='sample', or an outputs function that keeps positions.",
+                )
+            )
+        if self.rows not in ("sample", "token"):
+            raise ValueError(problem("rows", "'sample' or 'token'", repr(self.rows), ""))
+        if outputs.shape[0] != min(2, len(self)):
+            raise ValueError(
+                problem(
+                    "outputs",
+                    f"one entry per sample along the first axis ({min(2, len(self))})",
+                    f"shape {list(outputs.shape)}",
+                    "Do not reduce over samples in the outputs function.",
+                )
+            )
+        if not torch.isfinite(outputs).all():
+            raise ValueError(
+                problem(
+                    "outputs", "finite values", "NaN or infinite ones", "Check inputs and model."
+                )
+            )
+        return tuple(outputs.shape[1:])
+
+    def _choose(self, engine: Engine) -> Engine:
+        if engine not in ("auto", "jacobian", "vmap", "loop"):
+            raise ValueError(
+                problem("engine", "'auto', 'jacobian', 'vmap' or 'loop'", repr(engine), "")
+            )
+        if engine == "jacobian" and self.rows == "token":
+            raise ValueError(
+                problem(
+                    "engine", "'vmap' or 'loop' for token rows", "'jacobian'", "Use engine='auto'."
+                )
+            )
+        if engine != "auto":
+            return engine
+        n_outputs = torch.Size(self._output_shape).numel()
+        entries = n_outputs * self.target.n_parameters * len(self)
+        small = entries * self.target.like.element_size() <= JACOBIAN_BUDGET
+        return "jacobian" if small and self.rows == "sample" else "vmap"
+
+    def _chunk(self, n_rows: int) -> int | None:
+        row = self.target.n_parameters * self.target.like.element_size()
+        chunk = max(1, CHUNK_BUDGET // row)
+        return None if chunk >= n_rows else chunk
+
+
+def check_finite(gradients: DenseRowGradients) -> None:
+    """Refuse gradients that are not finite, naming the tensors.
+
+    Args:
+        gradients: row gradients.
+
+    Raises:
+        ValueError: if any entry is NaN or infinite.
+    """
+    # One sum is enough to see a NaN or an infinity; only then look for where it is.
+    if torch.isfinite(gradients.flat.sum()):
+        return
+    bad = [name for name, g in gradients.dense().items() if not torch.isfinite(g).all()]
+    if bad:
+        raise ValueError(
+            problem(
+                "gradients",
+                "finite row gradients",
+                f"NaN or infinite values in {bad}",
+                "Check the inputs, the divergence (kl takes logits) and the model's dtype.",
+            )
+        )
+
+
+def generator_of(*numbers: int) -> torch.Generator:
+    """A CPU generator that depends on `numbers` only: its own stream for every use of a seed."""
+    state = 0
+    for number in numbers:
+        # splitmix64 step: neighbouring numbers must not give related Mersenne seeds.
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state - 2**63)
+
+
+@lru_cache(maxsize=8)
+def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=generator_of(seed, 0, epoch))
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """Several batches as one, in order; every row keeps its own reference."""
+    if len(batches) == 1:
+        return batches[0]
+    positions = [b.position for b in batches if b.position is not None]
+    return Batch(
+        torch.cat([b.samples for b in batches]),
+        torch.cat(positions) if positions else None,
+        torch.cat([b.reference for b in batches]),
+        torch.cat([b.outputs for b in batches]),
+    )

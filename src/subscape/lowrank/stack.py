@@ -1,0 +1,133 @@
+"""Stacks of low-rank directions: the numbers behind a layout.
+
+A stack holds, for every replica (restart) and subnetwork, the flat vector of pieces that its layout
+describes, and turns it into dense tensors. It knows nothing of gradients or training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subscape._shapes import Float
+from subscape.lowrank.layout import Layout, TensorLayout
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Low-rank directions with any leading axes, usually (replica, subnetwork) or (subnetwork,).
+
+    Two stacks make a decomposition: an encoder V_in and a decoder V_out (arXiv 2504.00194, sec. 3).
+    """
+
+    layout: Layout
+    weights: Float[Tensor, "*lead size"]
+    """All pieces of a direction in one vector, in the order of `layout.sizes`."""
+
+    def pieces(self) -> dict[str, list[Float[Tensor, "..."]]]:
+        """The pieces by parameter name: core (Tucker only), then factors; each [*lead, *piece]."""
+        lead = self.weights.shape[:-1]
+        parts = iter(self.weights.split(self.layout.sizes, dim=-1))
+        return {
+            t.name: [next(parts).view(*lead, *shape) for shape in t.piece_shapes]
+            for t in self.layout.tensors
+        }
+
+    def dense(self) -> dict[str, Float[Tensor, "..."]]:
+        """The directions as full tensors by parameter name, each [*lead, *shape]."""
+        pieces = self.pieces()
+        return {t.name: compose(t, pieces[t.name]) for t in self.layout.tensors}
+
+    def flat(self) -> Float[Tensor, "*lead parameter"]:
+        """The directions as full vectors: all tensors flattened and concatenated in model order."""
+        lead = self.weights.dim() - 1
+        return torch.cat([d.flatten(lead) for d in self.dense().values()], dim=-1)
+
+    def norms(self) -> Float[Tensor, "*lead tensor"]:
+        """L2 norm of every direction in each tensor, in model order."""
+        lead = self.weights.dim() - 1
+        return torch.stack([d.flatten(lead).norm(dim=-1) for d in self.dense().values()], dim=-1)
+
+    def scaled(self, factor: Float[Tensor, "*lead"]) -> Stack:
+        """The stack with every direction multiplied by `factor` (> 0).
+
+        The factor is spread evenly over the pieces of a tensor (its m-th root to each of m), so that
+        no piece drifts to a scale of its own under an optimiser whose steps do not know scale.
+        """
+        scales = []
+        for t in self.layout.tensors:
+            m = len(t.piece_shapes)
+            share = factor if m == 1 else factor ** (1.0 / m)
+            scales += [share] * m
+        sizes = torch.tensor(self.layout.sizes, device=self.weights.device)
+        per_entry = torch.stack(scales, dim=-1).repeat_interleave(sizes, dim=-1)
+        return Stack(self.layout, self.weights * per_entry)
+
+    def select(self, index: int | slice | Tensor) -> Stack:
+        """The stack at `index` of its first leading axis."""
+        return Stack(self.layout, self.weights[index])
+
+
+def compose(tensor: TensorLayout, pieces: list[Tensor]) -> Float[Tensor, "..."]:
+    """Multiply the pieces of one tensor out to [*lead, *shape]."""
+    if tensor.form == "cp":
+        return _compose_cp(pieces)
+    core, *factors = pieces
+    if len(tensor.shape) == 2:
+        for mode, factor in zip(tensor.factored_modes, factors, strict=True):
+            core = factor @ core if mode == 0 else core @ factor.mT
+        return core
+    for mode, factor in zip(tensor.factored_modes, factors, strict=True):
+        core = _mode_product(core, factor, mode - len(tensor.shape))
+    return core
+
+
+def _mode_product(core: Tensor, factor: Tensor, mode: int) -> Tensor:
+    """Multiply `factor` [*lead, d, r] onto the axis `mode` (negative) of `core` [*lead, ..., r, ...]."""
+    n_modes_after = -mode - 1
+    axes = "abcdefgh"[:n_modes_after]
+    # Axes before `mode` stay in '...' only when they are leading axes; the modes before it are named.
+    n_before = core.dim() - (factor.dim() - 2) - n_modes_after - 1
+    before = "ijklmnop"[:n_before]
+    return torch.einsum(f"...{before}r{axes},...dr->...{before}d{axes}", core, factor)
+
+
+def _compose_cp(factors: list[Tensor]) -> Tensor:
+    if len(factors) == 2:
+        return factors[0] @ factors[1].mT
+    axes = "abcdefgh"[: len(factors)]
+    terms = ",".join(f"...{a}r" for a in axes)
+    return torch.einsum(f"{terms}->...{axes}", *factors)
+
+
+def initial_stack(
+    layout: Layout, lead: tuple[int, ...], generator: torch.Generator, like: Tensor
+) -> Stack:
+    """Random directions of unit norm, every tensor drawn with the same mean square per entry.
+
+    Args:
+        layout: the pieces.
+        lead: leading axes, usually (replica, subnetwork).
+        generator: a CPU generator; the draw is the same on every device.
+        like: device and dtype to follow.
+
+    Returns:
+        A stack whose directions have L2 norm 1 over all tensors together.
+    """
+    parts = []
+    for t in layout.tensors:
+        for shape in t.piece_shapes:
+            values = torch.randn(*lead, math.prod(shape), generator=generator, dtype=torch.float64)
+            # Factors with columns of about unit length; a core that makes entries of unit variance.
+            parts.append(values / math.sqrt(shape[-1]) if len(shape) > 1 else values)
+    weights = torch.cat(parts, dim=-1).to(device=like.device, dtype=like.dtype)
+    return unit(Stack(layout, weights))
+
+
+def unit(stack: Stack) -> Stack:
+    """Scale every direction to unit L2 norm over all tensors together (true unit vectors)."""
+    norm = stack.flat().norm(dim=-1).clamp_min(torch.finfo(stack.weights.dtype).tiny)
+    return stack.scaled(1 / norm)

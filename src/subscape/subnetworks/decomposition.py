@@ -1,0 +1,298 @@
+"""A trained decomposition: a sequence of subnetworks that encodes, decodes, saves and loads.
+
+A saved decomposition is a folder: `config.json` (format version, settings, the target it belongs to)
+and `subnetworks.safetensors` with the pieces of every tensor, `decoder.<parameter>.core`,
+`decoder.<parameter>.factors.0` and so on, and the same under `encoder.`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import subscape._version as version
+from subscape._checks import problem
+from subscape._io import new_folder, read_json, read_tensors, write_json, write_tensors
+from subscape._shapes import Float
+from subscape.gradients.row_gradients import RowGradients
+from subscape.lowrank import Layout, Stack, TensorLayout
+from subscape.targets import Target
+
+FORMAT_VERSION = "1.0"
+
+
+@dataclass(frozen=True)
+class Subnetwork:
+    """One subnetwork: a unit direction v_k in parameter space, in low-rank form."""
+
+    index: int
+    """Its place in the decomposition."""
+    stack: Stack
+    """The direction, without leading axes."""
+
+    def __getitem__(self, name: str) -> Float[Tensor, "..."]:
+        """The dense part of the direction in one target parameter."""
+        dense = self.dense()
+        if name not in dense:
+            raise KeyError(
+                problem("name", f"a target parameter, one of {list(dense)}", repr(name), "")
+            )
+        return dense[name]
+
+    def dense(self) -> dict[str, Float[Tensor, "..."]]:
+        """The direction as full tensors by parameter name."""
+        return self.stack.dense()
+
+    def norms(self) -> dict[str, float]:
+        """L2 norm of the direction in every tensor; their squares sum to 1."""
+        return dict(zip(self.stack.layout.names, self.stack.norms().tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """The subnetworks of a target: encoder V_in, decoder V_out, and how single rows are encoded."""
+
+    encoder: Stack
+    """V_in, [subnetwork]."""
+    decoder: Stack
+    """V_out, [subnetwork]; every direction has unit L2 norm over all tensors together."""
+    threshold: float
+    """A coefficient of at least this size is active when rows are encoded one by one."""
+    target: Mapping[str, Any]
+    """Fingerprint of the target it belongs to."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """What it reached on rows not trained on."""
+
+    def __len__(self) -> int:
+        return self.decoder.weights.shape[0]
+
+    def __getitem__(self, index: int) -> Subnetwork:
+        if not -len(self) <= index < len(self):
+            raise IndexError(
+                problem("index", f"a subnetwork from 0 to {len(self) - 1}", repr(index), "")
+            )
+        return Subnetwork(index % len(self), self.decoder.select(index))
+
+    def __iter__(self) -> Iterator[Subnetwork]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        n_tensors = len(self.decoder.layout.tensors)
+        return f"Decomposition({len(self)} subnetworks over {n_tensors} tensors of {self.target['model']})"
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and ranks of the tensors."""
+        return self.decoder.layout
+
+    def coefficients(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
+        """⟨g_i, V_in⟩ of every row, all of them, in divergence per unit length of V_out."""
+        return gradients.inner(self.encoder)
+
+    def encode(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
+        """Coefficients of every row, zero where they do not reach the threshold.
+
+        Rows do not influence each other here, unlike in training, where batch top-k selects.
+
+        Args:
+            gradients: row gradients of the target.
+
+        Returns:
+            Sparse coefficients as a dense matrix.
+        """
+        coefficients = self.coefficients(gradients)
+        return coefficients * (coefficients.abs() >= self.threshold)
+
+    def decode(
+        self, coefficients: Float[Tensor, "row subnetwork"]
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """ĝ = s V_out by parameter name, each [row, *shape]."""
+        if coefficients.shape[-1] != len(self):
+            raise ValueError(
+                problem(
+                    "coefficients",
+                    f"one column for each of the {len(self)} subnetworks",
+                    f"shape {list(coefficients.shape)}",
+                    "Use what encode or coefficients returned.",
+                )
+            )
+        return {
+            name: torch.tensordot(coefficients, direction, dims=([-1], [0]))
+            for name, direction in self.decoder.dense().items()
+        }
+
+    def norms(self) -> dict[str, Float[Tensor, " subnetwork"]]:
+        """L2 norm of every subnetwork in every tensor, by parameter name."""
+        return dict(zip(self.layout.names, self.decoder.norms().unbind(-1), strict=True))
+
+    def similarity(self) -> Float[Tensor, "subnetwork subnetwork"]:
+        """Cosines between the subnetworks."""
+        flat = self.decoder.flat()
+        return flat @ flat.mT
+
+    def verify(self, target: Target) -> None:
+        """Refuse a target that this decomposition does not belong to.
+
+        Args:
+            target: the target at hand.
+
+        Raises:
+            ValueError: if names, shapes, dtypes or values of its parameters differ; says which.
+        """
+        mine, other = self.target, target.fingerprint()
+        ours = {t["name"]: t for t in mine["tensors"]}
+        theirs = {t["name"]: t for t in other["tensors"]}
+        if ours.keys() != theirs.keys():
+            missing, extra = (
+                sorted(ours.keys() - theirs.keys()),
+                sorted(theirs.keys() - ours.keys()),
+            )
+            raise ValueError(
+                problem(
+                    "target",
+                    f"the parameters {list(ours)} this decomposition was made for",
+                    f"missing {missing}, unknown {extra}",
+                    "Choose the same parameters of the same model.",
+                )
+            )
+        for name, tensor in ours.items():
+            if tensor != theirs[name]:
+                raise ValueError(
+                    problem(
+                        "target",
+                        f"{name} of shape {tensor['shape']} and type {tensor['dtype']}",
+                        f"shape {theirs[name]['shape']} and type {theirs[name]['dtype']}",
+                        "Load the model this decomposition was made for.",
+                    )
+                )
+        if mine["sha256"] != other["sha256"]:
+            raise ValueError(
+                problem(
+                    "target",
+                    f"parameter values with SHA-256 {mine['sha256'][:12]}…",
+                    f"{other['sha256'][:12]}…: same shapes, other values",
+                    "Load the very checkpoint this decomposition was made for, or decompose this one.",
+                )
+            )
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the decomposition to a folder, all of it or nothing.
+
+        Args:
+            folder: where to; must not exist unless `overwrite`.
+            overwrite: replace what is there.
+
+        Returns:
+            The folder.
+        """
+        tensors = {}
+        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+            for t, pieces in zip(self.layout.tensors, stack.pieces().values(), strict=True):
+                for key, piece in zip(piece_keys(t), pieces, strict=True):
+                    tensors[f"{side}.{t.name}.{key}"] = piece.detach().cpu()
+        config = {
+            "format_version": FORMAT_VERSION,
+            "subscape_version": version.__version__,
+            "torch_version": torch.__version__,
+            "method": "l3d",
+            "n_subnetworks": len(self),
+            "threshold": self.threshold,
+            "target": dict(self.target),
+            "layout": [
+                {"name": t.name, "shape": list(t.shape), "form": t.form, "ranks": list(t.ranks)}
+                for t in self.layout.tensors
+            ],
+            "settings": dict(self.settings),
+            "metrics": dict(self.metrics),
+        }
+        with new_folder(folder, overwrite=overwrite) as temporary:
+            write_json(temporary / "config.json", config)
+            write_tensors(temporary / "subnetworks.safetensors", tensors)
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Decomposition:
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            folder: the folder.
+
+        Returns:
+            The decomposition.
+
+        Raises:
+            ValueError: if the folder holds something else, is incomplete, or is of a newer format.
+        """
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        _check_format(config, folder)
+        layout = Layout(
+            tuple(
+                TensorLayout(t["name"], tuple(t["shape"]), t["form"], tuple(t["ranks"]))
+                for t in config["layout"]
+            )
+        )
+        tensors = read_tensors(folder / "subnetworks.safetensors")
+        n = config["n_subnetworks"]
+        return cls(
+            encoder=_stack(layout, tensors, "encoder", n, folder),
+            decoder=_stack(layout, tensors, "decoder", n, folder),
+            threshold=config["threshold"],
+            target=config["target"],
+            settings=config.get("settings", {}),
+            metrics=config.get("metrics", {}),
+        )
+
+
+def piece_keys(tensor: TensorLayout) -> list[str]:
+    """Names of the pieces of a tensor in a saved file, in the order of its `piece_shapes`."""
+    factors = [f"factors.{mode}" for mode in tensor.factored_modes]
+    return factors if tensor.form == "cp" else ["core", *factors]
+
+
+def _stack(layout: Layout, tensors: Mapping[str, Tensor], side: str, n: int, folder: Path) -> Stack:
+    parts = []
+    for t in layout.tensors:
+        for key, shape in zip(piece_keys(t), t.piece_shapes, strict=True):
+            name = f"{side}.{t.name}.{key}"
+            if name not in tensors or tuple(tensors[name].shape) != (n, *shape):
+                got = list(tensors[name].shape) if name in tensors else "no such tensor"
+                raise ValueError(
+                    problem(
+                        str(folder / "subnetworks.safetensors"),
+                        f"{name} of shape {[n, *shape]}",
+                        f"{got}",
+                        "The file does not go with config.json: save the decomposition again.",
+                    )
+                )
+            parts.append(tensors[name].flatten(1))
+    return Stack(layout, torch.cat(parts, dim=1))
+
+
+def _check_format(config: Any, folder: Path) -> None:
+    if not isinstance(config, dict) or config.get("method") != "l3d" or "layout" not in config:
+        raise ValueError(
+            problem(
+                str(folder / "config.json"),
+                "the config of a saved decomposition",
+                "something else",
+                "Give the folder that save_pretrained wrote.",
+            )
+        )
+    major = str(config.get("format_version", "")).split(".")[0]
+    if major != FORMAT_VERSION.split(".")[0]:
+        raise ValueError(
+            problem(
+                str(folder / "config.json"),
+                f"format_version {FORMAT_VERSION}",
+                repr(config.get("format_version")),
+                "Update subscape to read a newer format.",
+            )
+        )

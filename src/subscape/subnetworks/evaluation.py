@@ -1,0 +1,135 @@
+"""FVU, L0 and active rates of stacks over rows that were not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subscape._checks import problem
+from subscape._shapes import Float
+from subscape.gradients.row_gradients import RowGradients
+from subscape.gradients.source import GradientSource
+from subscape.lowrank import Stack
+from subscape.subnetworks.objective import reconstruct, reconstruct_with
+from subscape.subnetworks.selection import n_active
+
+DEAD_RATE = 1e-4
+"""A subnetwork that is active in at most this share of the evaluation rows is called dead."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a decomposition reaches on given rows; every field keeps the replica axis of its stacks."""
+
+    fvu: Float[Tensor, "*replica"]
+    """Fraction of variance unexplained with batch top-k, pooled over all rows, uncentred."""
+    l0: Float[Tensor, "*replica"]
+    """Mean number of active subnetworks per row."""
+    active_rate: Float[Tensor, "*replica subnetwork"]
+    """P_act: share of rows in which a subnetwork is active."""
+    n_rows: int
+    """Rows evaluated."""
+
+    @property
+    def dead(self) -> Float[Tensor, "*replica"]:
+        """Share of subnetworks active in at most `DEAD_RATE` of the rows."""
+        return (self.active_rate <= DEAD_RATE).to(self.active_rate.dtype).mean(-1)
+
+
+def evaluate(
+    source: GradientSource,
+    encoder: Stack,
+    decoder: Stack,
+    active_fraction: float,
+    *,
+    n_rows: int,
+    batch_size: int,
+    threshold: Float[Tensor, "*replica"] | None = None,
+) -> Evaluation:
+    """Pool reconstruction over batches of a source.
+
+    Args:
+        source: rows to evaluate on, not those of the training.
+        encoder: V_in.
+        decoder: V_out.
+        active_fraction: k of batch top-k.
+        n_rows: rows to look at, rounded up to whole batches.
+        batch_size: rows per batch top-k; cut to the samples there are.
+        threshold: if given, a coefficient is active when its size reaches it, row by row, instead of by
+            batch top-k.
+
+    Returns:
+        The figures.
+
+    Raises:
+        ValueError: if all gradients are zero.
+    """
+    batch_size = min(batch_size, len(source))
+    error = total = active = torch.zeros(())
+    n_batches = -(-n_rows // batch_size)
+    with torch.no_grad():
+        for number in range(n_batches):
+            gradients = source.gradients(source.batch(number, batch_size))
+            if threshold is None:
+                found = reconstruct(gradients, encoder, decoder, active_fraction)
+            else:
+                coefficients = gradients.inner(encoder)
+                mask = coefficients.abs() >= threshold[..., None, None]
+                found = reconstruct_with(gradients, coefficients, mask, decoder)
+            error = error + found.error.double()
+            total = total + found.total.double()
+            active = active + found.active.sum(-2).double()
+    check_not_zero(total)
+    seen = n_batches * batch_size
+    return Evaluation(error / total, active.sum(-1) / seen, active / seen, seen)
+
+
+def check_not_zero(total: Tensor) -> None:
+    """Refuse gradients of which all are zero.
+
+    Args:
+        total: Σ‖g‖².
+
+    Raises:
+        ValueError: if it is zero.
+    """
+    if not (total > 0).all():
+        raise ValueError(
+            problem(
+                "gradients",
+                "row gradients that are not all zero",
+                "only zeros",
+                "The outputs do not depend on the chosen parameters, or every row equals its reference.",
+            )
+        )
+
+
+def inference_threshold(
+    source: GradientSource, encoder: Stack, active_fraction: float, *, n_rows: int, batch_size: int
+) -> Float[Tensor, "*replica"]:
+    """The size from which on a coefficient counts as active when rows are encoded one by one.
+
+    The cut that keeps the share `active_fraction` of all (row, subnetwork) pairs over many batches
+    together, so that it does not depend on the luck of one batch.
+
+    Args:
+        source: rows of the training data.
+        encoder: V_in.
+        active_fraction: k.
+        n_rows: rows to pool.
+        batch_size: rows per engine call.
+
+    Returns:
+        One threshold per replica.
+    """
+    batch_size = min(batch_size, len(source))
+    sizes = []
+    with torch.no_grad():
+        for number in range(-(-n_rows // batch_size)):
+            gradients: RowGradients = source.gradients(source.batch(number, batch_size))
+            sizes.append(gradients.inner(encoder).abs())
+    pooled = torch.cat(sizes, dim=-2).flatten(-2)
+    keep = n_active(active_fraction, pooled.shape[-1])
+    return pooled.topk(keep, dim=-1).values.amin(-1)

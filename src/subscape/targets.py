@@ -1,0 +1,254 @@
+"""The target: which parameters of which model are decomposed, and how to get its outputs.
+
+Takes the user's `nn.Module` and globs over `named_parameters()`; gives names, shapes and a function of
+the parameters. The module is only ever called functionally, so it stays exactly as it was found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from subscape._checks import nearest, problem
+from subscape._shapes import Float
+from subscape.data import Samples
+
+Outputs = Callable[[Callable[..., Any], Any], Tensor]
+
+
+class Target:
+    """A model, the parameters of it to decompose, and its outputs as a function of those.
+
+    Args:
+        model: any module, in eval mode if it has dropout or batch norm.
+        parameters: globs over `named_parameters()`, or names of modules (all their parameters);
+            `!glob` takes away, `re:pattern` is a regular expression. A parameter is chosen if any
+            pattern matches it and no `!` does.
+        outputs: `outputs(model, batch) -> Tensor [sample, ...]` for models whose output is neither a
+            tensor nor carries `.logits`. `model` is called there like the user's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: str | Sequence[str] = "*",
+        *,
+        outputs: Outputs | None = None,
+    ) -> None:
+        self.model = model
+        self.names = select(
+            model, [parameters] if isinstance(parameters, str) else list(parameters)
+        )
+        self._outputs = outputs or default_outputs
+        every = dict(model.named_parameters(remove_duplicate=False))
+        self.parameters: dict[str, Tensor] = {name: every[name] for name in self.names}
+        check_deterministic_modules(model)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every chosen parameter, in model order."""
+        return {name: tuple(p.shape) for name, p in self.parameters.items()}
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of chosen scalars."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    @property
+    def like(self) -> Tensor:
+        """A chosen parameter: the device and dtype to work in."""
+        return next(iter(self.parameters.values())).detach()
+
+    def outputs(
+        self, batch: Samples, parameters: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "sample ..."]:
+        """f(x, W): the model's outputs for `batch`, with other values for the chosen parameters.
+
+        Args:
+            batch: samples as the model takes them: a tensor, or keyword arguments by name.
+            parameters: values by name; those left out keep the model's own.
+
+        Returns:
+            Outputs with one entry per sample along the first axis.
+
+        Raises:
+            TypeError: if the model's output is not a tensor and no `outputs` function was given.
+        """
+        values = {name: p.detach() for name, p in self.parameters.items()} | dict(parameters or {})
+        return self._outputs(_Functional(self.model, values), batch)
+
+    def summary(self) -> str:
+        """A table of the chosen parameters."""
+        width = max(len(name) for name in self.names)
+        rows = [
+            f"  {name:<{width}}  {str(list(p.shape)):<16} {p.numel():>10,}  {str(p.dtype)[6:]}"
+            for name, p in self.parameters.items()
+        ]
+        total = sum(p.numel() for p in self.model.parameters())
+        share = self.n_parameters / total
+        head = (
+            f"{len(self.names)} tensors of {type(self.model).__name__}, "
+            f"{self.n_parameters:,} of {total:,} parameters ({share:.1%})"
+        )
+        return "\n".join([head, *rows])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Names, shapes, dtypes and a SHA-256 of the values: what a decomposition belongs to."""
+        digest = hashlib.sha256()
+        tensors = []
+        for name, p in self.parameters.items():
+            raw = p.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(raw.numpy().tobytes())
+            tensors.append({"name": name, "shape": list(p.shape), "dtype": str(p.dtype)[6:]})
+        model = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+        return {"model": model, "tensors": tensors, "sha256": digest.hexdigest()}
+
+
+class _Functional:
+    """The model with some parameters replaced, callable like the model itself."""
+
+    def __init__(self, model: nn.Module, values: dict[str, Tensor]) -> None:
+        self._model, self._values = model, values
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return functional_call(self._model, self._values, args, kwargs, tie_weights=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def default_outputs(model: Callable[..., Any], batch: Any) -> Tensor:
+    """Call the model on a tensor or on keyword arguments; take the tensor, `.logits`, or entry 0."""
+    output = model(**batch) if isinstance(batch, Mapping) else model(batch)
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise TypeError(
+        problem(
+            "outputs",
+            "a model that returns a tensor, a tuple that starts with one, or `.logits`",
+            type(output).__name__,
+            "Pass Target(..., outputs=lambda model, batch: model(batch).your_tensor).",
+        )
+    )
+
+
+def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Names of the floating-point parameters that `patterns` choose, in model order.
+
+    Args:
+        model: the module.
+        patterns: globs, module names, `!` exclusions and `re:` expressions; see `Target`.
+
+    Returns:
+        Names as in `named_parameters()`; a tied parameter under its first name only.
+
+    Raises:
+        ValueError: if a pattern or all together match nothing, or half of a tied parameter is chosen.
+    """
+    every = dict(model.named_parameters(remove_duplicate=False))
+    wanted: set[str] = set()
+    dropped: set[str] = set()
+    for pattern in patterns:
+        body = pattern.removeprefix("!")
+        matched = {name for name in every if _matches(name, body)}
+        if not matched:
+            raise ValueError(
+                problem(
+                    "parameters",
+                    f"patterns over the {len(every)} names of named_parameters()",
+                    f"{pattern!r}, which matches none",
+                    nearest(body, every) or "List them: [n for n, _ in model.named_parameters()].",
+                )
+            )
+        (dropped if pattern.startswith("!") else wanted).update(matched)
+    if not wanted and dropped:
+        wanted = set(every)  # only exclusions: everything else
+    chosen = [name for name in every if name in wanted - dropped]
+    if not chosen:
+        raise ValueError(
+            problem(
+                "parameters",
+                "patterns that leave at least one parameter",
+                repr(list(patterns)),
+                "The '!' patterns take away all that the others match.",
+            )
+        )
+    not_float = [name for name in chosen if not every[name].is_floating_point()]
+    if not_float:
+        raise ValueError(
+            problem(
+                "parameters",
+                "floating-point parameters",
+                f"{not_float} of integer or quantised type",
+                f"Exclude them: '!{not_float[0]}'.",
+            )
+        )
+    return _first_names(every, chosen)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if pattern.startswith("re:"):
+        return re.fullmatch(pattern[3:], name) is not None
+    return fnmatchcase(name, pattern) or name.startswith(pattern + ".")
+
+
+def _first_names(every: Mapping[str, Tensor], chosen: list[str]) -> list[str]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in every.items():
+        names.setdefault(id(parameter), []).append(name)
+    kept = []
+    for group in names.values():
+        hit = [name for name in group if name in chosen]
+        if hit and len(hit) < len(group):
+            missing = [name for name in group if name not in chosen]
+            raise ValueError(
+                problem(
+                    "parameters",
+                    f"all names of a tied parameter ({group} are one tensor)",
+                    f"only {hit}",
+                    f"Add {missing}, or exclude {hit[0]!r} with '!{hit[0]}'.",
+                )
+            )
+        if hit:
+            kept.append(hit[0])
+    return kept
+
+
+def check_deterministic_modules(model: nn.Module) -> None:
+    """Refuse a model whose rows depend on chance or on their neighbours in the batch.
+
+    Args:
+        model: the module.
+
+    Raises:
+        ValueError: if dropout or a batch norm is in train mode.
+    """
+    mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    bad = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, mixing) and module.training and getattr(module, "p", 1.0) > 0
+    ]
+    if bad:
+        raise ValueError(
+            problem(
+                "model",
+                "dropout and batch norm in eval mode, so that a row's gradient is its own",
+                f"train mode in {bad[:3]}{' …' if len(bad) > 3 else ''}",
+                "Call model.eval() first.",
+            )
+        )

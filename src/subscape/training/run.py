@@ -1,0 +1,174 @@
+"""A whole training run: steps, metrics, checkpoints, and the choice among restarts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from subscape._io import append_jsonl
+from subscape.gradients import GradientSource
+from subscape.lowrank import Stack
+from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.evaluation import Evaluation, evaluate, inference_threshold
+from subscape.training.checkpoint import load_checkpoint, save_checkpoint
+from subscape.training.config import TrainingConfig
+from subscape.training.trainer import Trainer
+
+METRICS = "metrics.jsonl"
+
+
+def train(
+    source: GradientSource,
+    heldout: GradientSource,
+    config: TrainingConfig,
+    *,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Decomposition:
+    """Train the restarts of one target side by side and keep the best.
+
+    Args:
+        source: rows to train on.
+        heldout: rows to choose the restart and to report FVU by.
+        config: the settings.
+        folder: run folder for metrics and checkpoints; a run found there goes on where it stopped.
+        progress: show a progress bar.
+
+    Returns:
+        The restart with the lowest FVU on the held-out rows.
+    """
+    return train_side_by_side([source], [heldout], config, folder=folder, progress=progress)[0]
+
+
+def train_side_by_side(
+    sources: Sequence[GradientSource],
+    heldout: Sequence[GradientSource],
+    config: TrainingConfig,
+    *,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> list[Decomposition]:
+    """Train several targets of one shape in one vectorised run; see `train`.
+
+    Args:
+        sources: rows to train on, one source per target.
+        heldout: rows to evaluate on, one source per target.
+        config: the settings.
+        folder: run folder for metrics and checkpoints.
+        progress: show a progress bar.
+
+    Returns:
+        One decomposition per source.
+    """
+    trainer = Trainer(sources, config)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if load_checkpoint(folder, trainer):
+            _cut_metrics(folder / METRICS, trainer.step_number)
+    started, first = time.perf_counter(), trainer.step_number
+    bar = tqdm(
+        total=config.steps, initial=first, disable=not progress, desc="decompose", unit="step"
+    )
+    with bar:
+        while trainer.step_number < config.steps:
+            found = trainer.step()
+            step = trainer.step_number
+            bar.update()
+            if step % config.log_every == 0 or step == config.steps:
+                fvu = found.fvu.detach()
+                bar.set_postfix(fvu=f"{fvu.min():.3f}")
+                if folder is not None:
+                    append_jsonl(folder / METRICS, _metrics(step, fvu, found.active))
+            if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
+                save_checkpoint(folder, trainer)
+    seconds = time.perf_counter() - started
+    return [
+        _best(trainer, index, held, {"seconds": seconds, "steps": config.steps})
+        for index, held in enumerate(heldout)
+    ]
+
+
+def _metrics(step: int, fvu: Tensor, active: Tensor) -> dict[str, Any]:
+    rate = active.to(fvu.dtype).mean(-2)
+    return {
+        "step": step,
+        "fvu": fvu.tolist(),
+        "l0": rate.sum(-1).tolist(),
+        "silent": (rate == 0).to(fvu.dtype).mean(-1).tolist(),
+    }
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop lines that an interrupted run wrote after its last checkpoint."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _best(
+    trainer: Trainer, index: int, heldout: GradientSource, metrics: dict[str, Any]
+) -> Decomposition:
+    config = trainer.config
+    replicas = slice(index * config.n_restarts, (index + 1) * config.n_restarts)
+    encoder = _frozen(trainer.encoder.select(replicas))
+    decoder = _frozen(trainer.decoder.select(replicas))
+    result = evaluate(
+        heldout,
+        encoder,
+        decoder,
+        config.active_fraction,
+        n_rows=config.n_heldout_rows,
+        batch_size=config.batch_size,
+    )
+    best = int(result.fvu.argmin())
+    encoder, decoder = encoder.select(best), decoder.select(best)
+    source = trainer.sources[index]
+    threshold = inference_threshold(
+        source,
+        encoder,
+        config.active_fraction,
+        n_rows=config.n_heldout_rows,
+        batch_size=config.batch_size,
+    )
+    alone = evaluate(
+        heldout,
+        encoder,
+        decoder,
+        config.active_fraction,
+        n_rows=config.n_heldout_rows,
+        batch_size=config.batch_size,
+        threshold=threshold,
+    )
+    return Decomposition(
+        encoder=encoder,
+        decoder=decoder,
+        threshold=float(threshold),
+        target=source.target.fingerprint(),
+        metrics=metrics | _figures(result, alone, best),
+    )
+
+
+def _figures(result: Evaluation, alone: Evaluation, best: int) -> dict[str, Any]:
+    return {
+        "fvu": float(result.fvu[best]),
+        "l0": float(result.l0[best]),
+        "dead": float(result.dead[best]),
+        "active_rate": result.active_rate[best].tolist(),
+        "fvu_row_by_row": float(alone.fvu),
+        "l0_row_by_row": float(alone.l0),
+        "fvu_of_restarts": result.fvu.tolist(),
+        "restart": best,
+        "heldout_rows": result.n_rows,
+    }
+
+
+def _frozen(stack: Stack) -> Stack:
+    return Stack(stack.layout, stack.weights.detach().clone())

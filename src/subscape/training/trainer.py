@@ -1,0 +1,142 @@
+"""Train stacks of subnetworks on streams of row gradients; all restarts in one vectorised run.
+
+What flows in: sources of row gradients (one, or several targets of one shape side by side) and a
+`TrainingConfig`. What flows out: an encoder and a decoder stack per replica. The trainer knows no model
+and no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from subscape.gradients import DenseRowGradients, GradientSource, generator_of
+from subscape.gradients.source import concatenate
+from subscape.lowrank import Layout, Stack, initial_stack, make_layout
+from subscape.lowrank.stack import unit
+from subscape.subnetworks.objective import Reconstruction, reconstruct
+from subscape.training.config import TrainingConfig
+from subscape.training.schedule import active_fraction, learning_rate
+
+PREFETCH_BUDGET = 64 * 2**20
+"""Bytes of row gradients made ahead in one engine call, where batches are small."""
+PREFETCH_STEPS = 64
+"""Batches made ahead at most."""
+
+
+class Trainer:
+    """Adam on encoder and decoder, unit decoder rows after every step.
+
+    Args:
+        sources: row gradients to train on; several are trained side by side, each with its own restarts.
+        config: the settings.
+
+    The replicas lie source after source, restart after restart.
+    """
+
+    def __init__(self, sources: Sequence[GradientSource], config: TrainingConfig) -> None:
+        self.sources = list(sources)
+        self.config = config
+        self.layout: Layout = make_layout(self.sources[0].shapes, config.rank, config.form)
+        like = self.sources[0].target.like
+        lead = (config.n_restarts, config.n_subnetworks)
+        starts = [
+            initial_stack(self.layout, lead, generator_of(source.seed, 2), like).weights
+            for source in self.sources
+        ]
+        weights = torch.cat(starts)
+        # The encoder starts equal to the decoder.
+        self.encoder_weights = weights.clone().requires_grad_(True)
+        self.decoder_weights = weights.clone().requires_grad_(True)
+        self.optimiser = torch.optim.Adam(
+            [self.encoder_weights, self.decoder_weights], lr=config.learning_rate, fused=True
+        )
+        for weight in (self.encoder_weights, self.decoder_weights):
+            self.optimiser.state[weight] = {
+                "step": torch.zeros((), dtype=torch.float32, device=like.device),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+        self.step_number = 0
+        self.active_count = torch.zeros(weights.shape[:2], dtype=torch.long, device=like.device)
+        """Rows in which a subnetwork was active since the last revival."""
+        self._block: tuple[int, Tensor] | None = None
+
+    @property
+    def encoder(self) -> Stack:
+        """V_in of every replica, [replica, subnetwork]."""
+        return Stack(self.layout, self.encoder_weights)
+
+    @property
+    def decoder(self) -> Stack:
+        """V_out of every replica, [replica, subnetwork]; unit rows."""
+        return Stack(self.layout, self.decoder_weights)
+
+    def step(self) -> Reconstruction:
+        """One optimiser step; gives the reconstruction before it."""
+        k = active_fraction(self.config, self.step_number)
+        gradients = self.gradients(self.step_number)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step_number)
+        self.optimiser.zero_grad()
+        found = reconstruct(gradients, self.encoder, self.decoder, k)
+        found.fvu.sum().backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            self.decoder_weights.copy_(unit(self.decoder).weights)
+            self.active_count += found.active.sum(-2)
+        self.step_number += 1
+        return found
+
+    def gradients(self, number: int) -> DenseRowGradients:
+        """Row gradients of batch `number` of every source, [replica, row, parameter] or shared."""
+        per_block = self._steps_per_block()
+        first = number // per_block * per_block
+        if self._block is None or self._block[0] != first:
+            flats = []
+            for source in self.sources:
+                batches = [
+                    source.batch(first + i, self.config.batch_size) for i in range(per_block)
+                ]
+                flat = source.gradients(concatenate(batches)).flat
+                flats.append(flat.unflatten(0, (per_block, self.config.batch_size)))
+            self._block = (first, torch.stack(flats, dim=1))
+        flat = self._block[1][number - first]
+        shapes = self.sources[0].shapes
+        if len(self.sources) == 1:
+            return DenseRowGradients(flat[0], shapes)
+        return DenseRowGradients(flat.repeat_interleave(self.config.n_restarts, 0), shapes)
+
+    def _steps_per_block(self) -> int:
+        """Blocks start at multiples of their length, so a resumed run makes the very same ones."""
+        row = self.layout.n_parameters * self.encoder_weights.element_size()
+        per_step = row * self.config.batch_size * len(self.sources)
+        return max(1, min(PREFETCH_STEPS, PREFETCH_BUDGET // per_step))
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the rest of the run depends on."""
+        state = {
+            "step": torch.tensor(self.step_number),
+            "active_count": self.active_count,
+            "encoder": self.encoder_weights.detach(),
+            "decoder": self.decoder_weights.detach(),
+        }
+        for side, weight in (("encoder", self.encoder_weights), ("decoder", self.decoder_weights)):
+            for key, value in self.optimiser.state[weight].items():
+                state[f"{side}.{key}"] = value
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self.step_number = int(state["step"])
+        with torch.no_grad():
+            self.active_count.copy_(state["active_count"])
+            for side, weight in (
+                ("encoder", self.encoder_weights),
+                ("decoder", self.decoder_weights),
+            ):
+                weight.copy_(state[side])
+                for key, value in self.optimiser.state[weight].items():
+                    value.copy_(state[f"{side}.{key}"])

@@ -1,0 +1,279 @@
+import json
+import math
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subscape import _io
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # Lone surrogates are no text.
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner),
+    max_leaves=8,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+# JSON
+
+
+@given(value=json_values)
+def test_json_round_trip_is_the_identity(tmp_path_factory: pytest.TempPathFactory, value: object):
+    path = tmp_path_factory.getbasetemp() / "round_trip.json"
+    _io.write_json(path, value)
+    assert _io.read_json(path) == value
+
+
+def test_write_json_makes_the_folder(tmp_path: Path):
+    _io.write_json(tmp_path / "a" / "b.json", {"rank": 1})
+    assert _io.read_json(tmp_path / "a" / "b.json") == {"rank": 1}
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"), [(math.nan, ValueError), (math.inf, ValueError), (object(), TypeError)]
+)
+def test_refused_json_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, bad: object, error: type[Exception]
+):
+    path = tmp_path / "config.json"
+    _io.write_json(path, {"old": True})
+    with pytest.raises(error):
+        _io.write_json(path, {"bad": bad})
+    assert _io.read_json(path) == {"old": True}
+    assert names(tmp_path) == ["config.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"rank": ', b"\xff\xfe\x00"])
+def test_read_json_names_the_broken_file(tmp_path: Path, content: bytes):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json: expected a JSON file; .*write it again"):
+        _io.read_json(path)
+
+
+def test_reading_what_is_not_there_says_so(tmp_path: Path):
+    for read in (_io.read_json, _io.read_tensors, _io.read_metadata):
+        with pytest.raises(FileNotFoundError, match="absent"):
+            read(tmp_path / "absent")
+
+
+def test_append_jsonl_adds_one_line_a_record(tmp_path: Path):
+    path = tmp_path / "logs" / "train.jsonl"
+    for step in range(3):
+        _io.append_jsonl(path, {"step": step, "note": "two\nlines"})
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
+
+
+def test_append_jsonl_refuses_before_it_writes(tmp_path: Path):
+    path = tmp_path / "train.jsonl"
+    with pytest.raises(ValueError):
+        _io.append_jsonl(path, {"loss": math.nan})
+    assert names(tmp_path) == []
+
+
+# Tensors
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool]
+)
+def test_tensors_round_trip_is_the_identity(tmp_path: Path, dtype: torch.dtype):
+    tensors = {
+        "matrix": torch.arange(6).reshape(2, 3).to(dtype),
+        "scalar": torch.tensor(1).to(dtype),
+        "empty": torch.zeros(0, 3, dtype=dtype),
+        "also_empty": torch.zeros(2, 0, dtype=dtype),
+    }
+    _io.write_tensors(tmp_path / "a.safetensors", tensors, {"kind": "test"})
+    loaded = _io.read_tensors(tmp_path / "a.safetensors")
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(loaded[name], tensor, rtol=0, atol=0)
+    assert _io.read_metadata(tmp_path / "a.safetensors") == {"kind": "test"}
+
+
+def test_views_and_shared_tensors_are_written_in_full(tmp_path: Path):
+    base = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4))
+    tensors = {
+        "base": base,
+        "tied": base,
+        "transposed": base.T,
+        "row": base[1],
+        "column": base[:, 2],
+        "expanded": base[0, :1].expand(5),
+    }
+    _io.write_tensors(tmp_path / "a.safetensors", tensors)
+    loaded = _io.read_tensors(tmp_path / "a.safetensors")
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(loaded[name], tensor.detach(), rtol=0, atol=0)
+    assert _io.read_metadata(tmp_path / "a.safetensors") == {}
+
+
+def test_read_tensors_names_the_broken_file(tmp_path: Path):
+    path = tmp_path / "stack.safetensors"
+    _io.write_tensors(path, {"a": torch.ones(100)})
+    whole = path.read_bytes()
+    for content in (b"", whole[:4], whole[:40], whole[:-1], whole + b"x", b"foreign " * 20):
+        path.write_bytes(content)
+        for read in (_io.read_tensors, _io.read_metadata):
+            with pytest.raises(ValueError, match=r"stack\.safetensors: expected a whole.*again"):
+                read(path)
+
+
+def test_interrupted_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "stack.safetensors"
+    _io.write_tensors(path, {"a": torch.zeros(2)})
+
+    def half_a_write(tensors: object, filename: Path, metadata: object) -> None:
+        filename.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(safetensors.torch, "save_file", half_a_write)
+    with pytest.raises(KeyboardInterrupt):
+        _io.write_tensors(path, {"a": torch.ones(2)})
+    assert names(tmp_path) == ["stack.safetensors"]
+    assert _io.read_tensors(path)["a"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX")
+def test_files_and_folders_get_the_usual_permissions(tmp_path: Path):
+    old = os.umask(0o022)
+    try:
+        with _io.new_folder(tmp_path / "run") as folder:
+            _io.write_json(folder / "config.json", {})
+            _io.write_tensors(folder / "a.safetensors", {"a": torch.ones(1)})
+    finally:
+        os.umask(old)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run").iterdir()}
+    assert modes == {"config.json": 0o644, "a.safetensors": 0o644}
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o755
+
+
+# Folders
+
+
+def test_new_folder_appears_only_at_success(tmp_path: Path):
+    target = tmp_path / "runs" / "tms"
+    with _io.new_folder(target) as folder:
+        _io.write_json(folder / "config.json", {"rank": 1})
+        assert not target.exists()
+    assert names(target.parent) == ["tms"]
+    assert _io.read_json(target / "config.json") == {"rank": 1}
+
+
+def test_new_folder_fills_an_empty_one(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    with _io.new_folder(tmp_path / "run") as folder:
+        _io.write_json(folder / "config.json", {})
+    assert names(tmp_path) == ["run"]
+    assert names(tmp_path / "run") == ["config.json"]
+
+
+def test_new_folder_refuses_one_that_holds_files(tmp_path: Path):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(FileExistsError, match="overwrite=True"), _io.new_folder(target):
+        pytest.fail("the body must not run")
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_overwrite_replaces_the_folder(tmp_path: Path):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "old").touch()
+    with _io.new_folder(target, overwrite=True) as folder:
+        (folder / "new").touch()
+        assert names(target) == ["old"]
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failing_body_leaves_nothing_behind(
+    tmp_path: Path, overwrite: bool, error: type[BaseException]
+):
+    target = tmp_path / "run"
+    if overwrite:
+        target.mkdir()
+        (target / "old").touch()
+    with pytest.raises(error), _io.new_folder(target, overwrite) as folder:
+        (folder / "half").touch()
+        raise error
+    assert names(tmp_path) == (["run"] if overwrite else [])
+    assert not overwrite or names(target) == ["old"]
+
+
+def test_a_folder_filled_meanwhile_is_kept(tmp_path: Path):
+    target = tmp_path / "run"
+    with pytest.raises(FileExistsError, match="holds files"), _io.new_folder(target):
+        target.mkdir()
+        (target / "theirs").touch()
+    assert names(target) == ["theirs"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_failing_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def failing(self: Path, to: Path) -> Path:
+        # The second of the two renames: the new folder to its final name.
+        if (self / "new").exists():
+            raise OSError("disk full")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with (
+        pytest.raises(OSError, match="disk full"),
+        _io.new_folder(target, overwrite=True) as folder,
+    ):
+        (folder / "new").touch()
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path):
+    (tmp_path / "run").write_text("precious")
+    with (
+        pytest.raises(FileExistsError, match="Choose another path"),
+        _io.new_folder(tmp_path / "run", overwrite=True),
+    ):
+        pytest.fail("the body must not run")
+    assert (tmp_path / "run").read_text() == "precious"
+
+
+def test_overwrite_refuses_the_folder_one_stands_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "precious").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (".", "..", tmp_path):
+        with (
+            pytest.raises(FileExistsError, match="working or the home folder"),
+            _io.new_folder(path, overwrite=True),
+        ):
+            pytest.fail("the body must not run")
+    assert names(tmp_path) == ["here", "precious"]
