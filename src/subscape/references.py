@@ -22,9 +22,10 @@ Reference = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 def another_row(
     outputs: Float[Tensor, "row *output"], rows: Int[Tensor, " row"], generator: torch.Generator
 ) -> Float[Tensor, "row *output"]:
-    """The output of another row of the batch, uniform over all but the row itself.
+    """The output of another row, uniform over all rows drawn together but the row itself.
 
-    (The paper draws a random sample of X; the authors' code allows a row to meet itself.)
+    A row of the same sample is passed over too, where batches drawn together hold a sample twice. (The
+    paper draws a random sample of X; the authors' code allows a row to meet itself.)
     """
     n = outputs.shape[0]
     if n < 2:
@@ -38,6 +39,9 @@ def another_row(
         )
     offset = torch.randint(1, n, (n,), generator=generator)
     other = (torch.arange(n) + offset) % n
+    if rows.unique().numel() > 1:
+        while (twin := rows[other] == rows).any():
+            other = torch.where(twin, (other + 1) % n, other)
     return outputs[other.to(outputs.device)]
 
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.func import grad, jacrev, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subscape._shapes import Float, Int
 from subscape.data import Samples, n_samples, take
@@ -83,7 +83,7 @@ def vmap_gradients(
         by_name = vmap(grad(scalar), in_dims=in_dims, chunk_size=chunk)(
             parameters, inputs, position, output_gradient
         )
-    return torch.cat([g.flatten(1) for g in by_name.values()], dim=1)
+    return torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
 
 
 def jacobian(
@@ -106,7 +106,7 @@ def jacobian(
 
     with _outside():
         by_name = vmap(jacrev(outputs), in_dims=(None, 0), chunk_size=chunk)(parameters, inputs)
-    return torch.cat([j.flatten(2) for j in by_name.values()], dim=2)
+    return torch.cat([j.reshape(*j.shape[:2], -1) for j in by_name.values()], dim=2)
 
 
 def loop_gradients(

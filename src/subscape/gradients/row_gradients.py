@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from subscape._shapes import Float
 from subscape.lowrank import Stack
 
 
+@runtime_checkable
 class RowGradients(Protocol):
     """∇_W D of every row of a batch with respect to the target's parameters."""
 

@@ -97,14 +97,20 @@ class GradientSource:
         return self.target.shapes
 
     def batch(self, number: int, size: int) -> Batch:
-        """The rows and references of batch `number` when batches have `size` rows.
+        """The rows and references of batch `number` when batches have `size` rows; see `block`."""
+        return self.block(number, 1, size)
+
+    def block(self, first: int, count: int, size: int) -> Batch:
+        """The rows and references of `count` batches in a row, drawn together.
 
         Args:
-            number: 0, 1, 2, …; every len(self) // size batches the samples are shuffled anew.
-            size: rows in a batch; each comes from another sample.
+            first: number of the first batch, from 0; every len(self) // size batches the samples are
+                shuffled anew.
+            count: how many batches. Engines are faster on many rows at once.
+            size: rows in a batch; within a batch each comes from another sample.
 
         Returns:
-            The batch; the same for the same seed, number and size.
+            The rows, batch after batch; the same for the same seed, first, count and size.
 
         Raises:
             ValueError: if there are fewer samples than `size`.
@@ -119,12 +125,12 @@ class GradientSource:
                     "Lower it, or give more data.",
                 )
             )
-        epoch, place = divmod(number, n // size)
-        order = self._order(epoch)
-        return self.rows_at(order[place * size : (place + 1) * size], draw=number)
-
-    def _order(self, epoch: int) -> Tensor:
-        return _permutation(len(self), self.seed, epoch)
+        picked = []
+        for number in range(first, first + count):
+            epoch, place = divmod(number, n // size)
+            order = _permutation(n, self.seed, epoch)
+            picked.append(order[place * size : (place + 1) * size])
+        return self.rows_at(torch.cat(picked), draw=first)
 
     def rows_at(self, samples: Int[Tensor, " row"], *, draw: int) -> Batch:
         """Rows of given samples, with positions and references drawn for draw number `draw`."""
@@ -262,16 +268,3 @@ def generator_of(*numbers: int) -> torch.Generator:
 @lru_cache(maxsize=8)
 def _permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=generator_of(seed, 0, epoch))
-
-
-def concatenate(batches: list[Batch]) -> Batch:
-    """Several batches as one, in order; every row keeps its own reference."""
-    if len(batches) == 1:
-        return batches[0]
-    positions = [b.position for b in batches if b.position is not None]
-    return Batch(
-        torch.cat([b.samples for b in batches]),
-        torch.cat(positions) if positions else None,
-        torch.cat([b.reference for b in batches]),
-        torch.cat([b.outputs for b in batches]),
-    )

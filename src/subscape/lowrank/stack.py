@@ -43,13 +43,15 @@ class Stack:
 
     def flat(self) -> Float[Tensor, "*lead parameter"]:
         """The directions as full vectors: all tensors flattened and concatenated in model order."""
-        lead = self.weights.dim() - 1
-        return torch.cat([d.flatten(lead) for d in self.dense().values()], dim=-1)
+        lead = self.weights.shape[:-1]
+        return torch.cat([d.reshape(*lead, -1) for d in self.dense().values()], dim=-1)
 
     def norms(self) -> Float[Tensor, "*lead tensor"]:
         """L2 norm of every direction in each tensor, in model order."""
-        lead = self.weights.dim() - 1
-        return torch.stack([d.flatten(lead).norm(dim=-1) for d in self.dense().values()], dim=-1)
+        lead = self.weights.shape[:-1]
+        return torch.stack(
+            [d.reshape(*lead, -1).norm(dim=-1) for d in self.dense().values()], dim=-1
+        )
 
     def scaled(self, factor: Float[Tensor, "*lead"]) -> Stack:
         """The stack with every direction multiplied by `factor` (> 0).

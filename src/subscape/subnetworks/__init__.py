@@ -5,7 +5,6 @@ from subscape.subnetworks.objective import (
     dense_error,
     projected_error,
     reconstruct,
-    reconstruct_with,
 )
 from subscape.subnetworks.selection import batch_top_k, check_active_fraction, n_active
 
@@ -17,5 +16,4 @@ __all__ = [
     "n_active",
     "projected_error",
     "reconstruct",
-    "reconstruct_with",
 ]

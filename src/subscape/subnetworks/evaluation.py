@@ -12,8 +12,8 @@ from subscape._shapes import Float
 from subscape.gradients.row_gradients import RowGradients
 from subscape.gradients.source import GradientSource
 from subscape.lowrank import Stack
-from subscape.subnetworks.objective import reconstruct, reconstruct_with
-from subscape.subnetworks.selection import n_active
+from subscape.subnetworks.objective import dense_error
+from subscape.subnetworks.selection import batch_top_k, n_active
 
 DEAD_RATE = 1e-4
 """A subnetwork that is active in at most this share of the evaluation rows is called dead."""
@@ -72,15 +72,14 @@ def evaluate(
     with torch.no_grad():
         for number in range(n_batches):
             gradients = source.gradients(source.batch(number, batch_size))
+            coefficients = gradients.inner(encoder)
             if threshold is None:
-                found = reconstruct(gradients, encoder, decoder, active_fraction)
+                mask = batch_top_k(coefficients, active_fraction)
             else:
-                coefficients = gradients.inner(encoder)
                 mask = coefficients.abs() >= threshold[..., None, None]
-                found = reconstruct_with(gradients, coefficients, mask, decoder)
-            error = error + found.error.double()
-            total = total + found.total.double()
-            active = active + found.active.sum(-2).double()
+            error = error + dense_error(gradients, coefficients * mask, decoder).double()
+            total = total + gradients.squared_norm().sum(-1).double()
+            active = active + mask.sum(-2).double()
     check_not_zero(total)
     seen = n_batches * batch_size
     return Evaluation(error / total, active.sum(-1) / seen, active / seen, seen)

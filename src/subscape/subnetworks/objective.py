@@ -4,9 +4,10 @@ With active coefficients s = topk(⟨g, V_in⟩) a gradient is rebuilt as ĝ = s
 
     FVU = Σ_rows ‖g − ĝ‖² / Σ_rows ‖g‖²     (pooled over the batch, uncentred; arXiv 2504.00194, Eq. 4-6).
 
-Two exact forms. `dense_error` builds ĝ. `projected_error` never does: with p = ⟨g, V_out⟩ and the Gram
+Two exact forms. `dense_error` builds ĝ; evaluation uses it. `projected_error` never does: with p = ⟨g, V_out⟩ and the Gram
 matrix K = V_out V_outᵀ, Σ‖g − ĝ‖² = Σ(‖g‖² − 2 s·p + sᵀK s). In float32 the second loses digits as the
-FVU goes to zero (2e-6 relative at 0.1, 6e-2 at 1e-6), so near-exact recovery is checked in float64.
+FVU goes to zero (2e-6 relative at 0.1, 6e-2 at 1e-6), but is cheaper, also where dense rows exist: all
+restarts share one product with the gradients. Training uses it; near-exact recovery is a case for float64.
 """
 
 from __future__ import annotations
@@ -55,24 +56,8 @@ def reconstruct(
     """
     coefficients = gradients.inner(encoder)
     active = batch_top_k(coefficients.detach(), active_fraction)
-    return reconstruct_with(gradients, coefficients, active, decoder)
-
-
-def reconstruct_with(
-    gradients: RowGradients,
-    coefficients: Float[Tensor, "*replica row subnetwork"],
-    active: Bool[Tensor, "*replica row subnetwork"],
-    decoder: Stack,
-) -> Reconstruction:
-    """The same, for coefficients and a selection that are given."""
-    kept = coefficients * active
-    total = gradients.squared_norm().sum(-1)
-    if isinstance(gradients, DenseRowGradients):
-        # Dense rows exist anyway: building ĝ costs no more than p and K, and keeps all digits.
-        error = dense_error(gradients, kept, decoder)
-    else:
-        error = projected_error(gradients, kept, decoder)
-    total = total.expand(error.shape) if total.dim() <= error.dim() else total
+    error = projected_error(gradients, coefficients * active, decoder)
+    total = gradients.squared_norm().sum(-1).expand(error.shape)
     return Reconstruction(error, total, coefficients, active)
 
 

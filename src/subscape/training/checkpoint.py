@@ -6,13 +6,10 @@ state is the two stacks, Adam's moments, the counters, and the number of steps d
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import json
-
-import torch
 
 from subscape._checks import problem
 from subscape._io import read_metadata, read_tensors, write_tensors

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from subscape._checks import problem, require
+from subscape._checks import require
 from subscape.lowrank.layout import Form, RankChoice
 from subscape.subnetworks.selection import check_active_fraction
 

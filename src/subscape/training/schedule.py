@@ -17,5 +17,5 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def active_fraction(config: TrainingConfig, step: int) -> float:
-    """k at `step`: everything during the warm start, `config.active_fraction` after it."""
+    """K at `step`: everything during the warm start, `config.active_fraction` after it."""
     return 1.0 if step < config.warm_start * config.steps else config.active_fraction

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from subscape.gradients import DenseRowGradients, GradientSource, generator_of
-from subscape.gradients.source import concatenate
 from subscape.lowrank import Layout, Stack, initial_stack, make_layout
 from subscape.lowrank.stack import unit
 from subscape.subnetworks.objective import Reconstruction, reconstruct
 from subscape.training.config import TrainingConfig
+from subscape.training.revival import N_CANDIDATES, n_replaced_at_most, replacements
 from subscape.training.schedule import active_fraction, learning_rate
 
 PREFETCH_BUDGET = 64 * 2**20
 """Bytes of row gradients made ahead in one engine call, where batches are small."""
+REVIVAL_ROWS = 1024
+"""Rows, or one batch if that is more, on which the use of subnetworks is measured."""
 PREFETCH_STEPS = 64
 """Batches made ahead at most."""
 
@@ -60,8 +62,6 @@ class Trainer:
                 "exp_avg_sq": torch.zeros_like(weight),
             }
         self.step_number = 0
-        self.active_count = torch.zeros(weights.shape[:2], dtype=torch.long, device=like.device)
-        """Rows in which a subnetwork was active since the last revival."""
         self._block: tuple[int, Tensor] | None = None
 
     @property
@@ -86,28 +86,59 @@ class Trainer:
         self.optimiser.step()
         with torch.no_grad():
             self.decoder_weights.copy_(unit(self.decoder).weights)
-            self.active_count += found.active.sum(-2)
         self.step_number += 1
+        every, until = self.config.revive_every, self.config.revive_until * self.config.steps
+        if every and self.step_number % every == 0 and self.step_number <= until:
+            self._revive()
         return found
+
+    @torch.no_grad()
+    def _revive(self) -> None:
+        """Replace subnetworks of little use; see `revival`."""
+        config = self.config
+        count = max(1, REVIVAL_ROWS // config.batch_size)
+        gradients = self._block_gradients(self.step_number, count)
+        n_draws = N_CANDIDATES * n_replaced_at_most(config.n_subnetworks)
+        # Drawn by source, so that no target depends on those trained beside it.
+        picks = torch.cat([
+            torch.rand(
+                config.n_restarts,
+                n_draws,
+                generator=generator_of(source.seed, 4, self.step_number),
+            )
+            for source in self.sources
+        ])
+        new = replacements(
+            gradients, self.encoder, self.decoder, config.active_fraction, picks.to(gradients.flat)
+        )
+        for weight in (self.encoder_weights, self.decoder_weights):
+            weight[new.replica, new.subnetwork] = new.weights
+            for key in ("exp_avg", "exp_avg_sq"):
+                self.optimiser.state[weight][key][new.replica, new.subnetwork] = 0
+
+    def _block_gradients(self, first: int, count: int) -> DenseRowGradients:
+        """Rows of `count` batches from `first` on, one set per replica or shared by all."""
+        size = self.config.batch_size
+        flats = [s.gradients(s.block(first, count, size)).flat for s in self.sources]
+        return self._for_replicas(torch.stack(flats))
+
+    def _for_replicas(self, flat: Tensor) -> DenseRowGradients:
+        """[source, row, parameter] to what every replica sees."""
+        shapes = self.sources[0].shapes
+        if len(self.sources) == 1:
+            return DenseRowGradients(flat[0], shapes)
+        return DenseRowGradients(flat.repeat_interleave(self.config.n_restarts, 0), shapes)
 
     def gradients(self, number: int) -> DenseRowGradients:
         """Row gradients of batch `number` of every source, [replica, row, parameter] or shared."""
         per_block = self._steps_per_block()
         first = number // per_block * per_block
         if self._block is None or self._block[0] != first:
-            flats = []
-            for source in self.sources:
-                batches = [
-                    source.batch(first + i, self.config.batch_size) for i in range(per_block)
-                ]
-                flat = source.gradients(concatenate(batches)).flat
-                flats.append(flat.unflatten(0, (per_block, self.config.batch_size)))
-            self._block = (first, torch.stack(flats, dim=1))
-        flat = self._block[1][number - first]
-        shapes = self.sources[0].shapes
-        if len(self.sources) == 1:
-            return DenseRowGradients(flat[0], shapes)
-        return DenseRowGradients(flat.repeat_interleave(self.config.n_restarts, 0), shapes)
+            size = self.config.batch_size
+            flats = [s.gradients(s.block(first, per_block, size)).flat for s in self.sources]
+            block = torch.stack(flats).unflatten(1, (per_block, size)).movedim(1, 0)
+            self._block = (first, block)
+        return self._for_replicas(self._block[1][number - first])
 
     def _steps_per_block(self) -> int:
         """Blocks start at multiples of their length, so a resumed run makes the very same ones."""
@@ -119,7 +150,6 @@ class Trainer:
         """Every tensor that the rest of the run depends on."""
         state = {
             "step": torch.tensor(self.step_number),
-            "active_count": self.active_count,
             "encoder": self.encoder_weights.detach(),
             "decoder": self.decoder_weights.detach(),
         }
@@ -132,7 +162,6 @@ class Trainer:
         """Take over what `state` gave."""
         self.step_number = int(state["step"])
         with torch.no_grad():
-            self.active_count.copy_(state["active_count"])
             for side, weight in (
                 ("encoder", self.encoder_weights),
                 ("decoder", self.decoder_weights),

@@ -1,0 +1,134 @@
+"""`subscape decompose`: a model, data and settings to a run folder with a saved decomposition."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from subscape._checks import problem
+from subscape.cli import toml
+from subscape.cli.loading import load_data, load_model
+from subscape.gradients.source import Engine, Rows
+from subscape.subnetworks.decomposition import Decomposition
+from subscape.targets import Target
+from subscape.training import TrainingConfig, decompose
+
+CONFIG = "run.toml"
+
+
+@dataclass(frozen=True)
+class DecomposeRun:
+    """Decompose a model: find the low-rank parameter directions of which a few at a time make up the
+    gradient of any row's divergence.
+
+    Example: subscape decompose MODEL --parameters 'model.layers.2.self_attn.*' --data train.txt
+    --heldout heldout.txt --rows token --divergence kl --out runs/attention
+    """
+
+    model: Annotated[str, tyro.conf.Positional] = ""
+    """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
+    parameters: tuple[str, ...] = ("*",)
+    """Globs over parameter names, or module names; '!glob' takes away."""
+    data: str = ""
+    """A .txt, .npy, .npz or .safetensors file, or package.module:function."""
+    heldout: str | None = None
+    """Data not trained on, to report FVU by; without it a tenth of the data is set aside."""
+    window: int = 16
+    """Tokens in a window of text."""
+    rows: Rows = "sample"
+    """What one divergence is computed for: a sample, or a token position of a sequence."""
+    divergence: Literal["mse", "half-reference-mse", "kl"] = "mse"
+    """Between a row's output and its reference; kl takes logits."""
+    reference: Literal["another-row", "batch-mean", "uniform"] = "another-row"
+    """Which output a row is compared with."""
+    engine: Engine = "auto"
+    """How row gradients are made."""
+    out: Path = Path("runs/decomposition")
+    """Run folder; a run of the same settings that was interrupted there is resumed."""
+    overwrite: bool = False
+    """Begin anew in a run folder that exists."""
+    json: bool = False
+    """Print the result as JSON."""
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
+    """Settings of the training."""
+
+
+def run(settings: DecomposeRun) -> Decomposition:
+    """Carry out the command.
+
+    Args:
+        settings: what the command line said.
+
+    Returns:
+        The decomposition, which is also saved in the run folder.
+    """
+    for name in ("model", "data"):
+        if not getattr(settings, name):
+            raise ValueError(problem(name, "a value", "nothing", "See subscape decompose --help."))
+    loaded = load_model(settings.model)
+    target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
+    if not settings.json:
+        print(target.summary())
+    data = load_data(settings.data, settings.model, settings.window)
+    heldout = settings.heldout and load_data(settings.heldout, settings.model, settings.window)
+    _prepare(settings)
+    result = decompose(
+        target,
+        data,
+        heldout=heldout or None if not settings.heldout else heldout,
+        divergence=settings.divergence,
+        reference=settings.reference,
+        rows=settings.rows,
+        engine=settings.engine,
+        config=settings.training,
+        out=settings.out,
+        progress=not settings.json,
+    )
+    _print(result, settings)
+    return result
+
+
+def _prepare(settings: DecomposeRun) -> None:
+    """Make the run folder and leave the replayable configuration in it."""
+    written = settings.out / CONFIG
+    table = {k: v for k, v in asdict(settings).items() if k not in ("json", "overwrite")}
+    text = toml.dumps(table)
+    if settings.out.exists() and any(settings.out.iterdir()):
+        same = written.exists() and written.read_text(encoding="utf-8") == text
+        if not same and not settings.overwrite:
+            raise ValueError(
+                problem(
+                    "out",
+                    "a new folder, or one of a run with the same settings, which is then resumed",
+                    f"{settings.out}, which holds something else",
+                    "Choose another --out, or begin anew with --overwrite.",
+                )
+            )
+        if settings.overwrite:
+            for name in ("checkpoint.safetensors", "metrics.jsonl"):
+                (settings.out / name).unlink(missing_ok=True)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    written.write_text(text, encoding="utf-8")
+
+
+def _print(result: Decomposition, settings: DecomposeRun) -> None:
+    figures = {k: v for k, v in result.metrics.items() if k != "active_rate"}
+    if settings.json:
+        print(json.dumps({"out": str(settings.out), "metrics": result.metrics}))
+        return
+    print(f"\n{result}\n")
+    print(f"  FVU on {figures['heldout_rows']:,} held-out rows  {figures['fvu']:.3f}")
+    print(f"  L0 (active subnetworks per row)  {figures['l0']:.2f}")
+    print(
+        f"  row by row with the threshold    FVU {figures['fvu_row_by_row']:.3f}, "
+        f"L0 {figures['l0_row_by_row']:.2f}"
+    )
+    print(f"  dead subnetworks                 {figures['dead']:.1%}")
+    print(
+        f"\nSaved in {settings.out / 'final'}; replay with "
+        f"subscape decompose --config {settings.out / CONFIG}"
+    )

@@ -1,0 +1,171 @@
+"""Models and data from what a command line can say: folders, files, `package.module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+from torch import nn
+
+from subscape._checks import problem
+from subscape._io import read_tensors
+from subscape.data import Samples, as_samples, text_windows
+from subscape.targets import Outputs
+
+
+class LoadedModel(NamedTuple):
+    """A model and, where its maker gave one, its outputs function."""
+
+    model: nn.Module
+    """In eval mode."""
+    outputs: Outputs | None
+    """See `subscape.Target`."""
+
+
+def load_model(name: str) -> LoadedModel:
+    """Load a model by name.
+
+    Args:
+        name: `package.module:function`, which is called without arguments and returns a module or
+            `(module, outputs)`; or a Hugging Face folder or hub id of a causal language model.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    if ":" in name and not Path(name).exists():
+        made = _call(name, "model")
+        model, outputs = made if isinstance(made, tuple) else (made, None)
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                problem("model", f"a torch module from {name}", type(model).__name__, "Return one.")
+            )
+        return LoadedModel(model.eval(), outputs)
+    folder = Path(name)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ValueError(
+            problem(
+                "model",
+                f"a Hugging Face folder with a config.json at {name}",
+                "a folder without one" if folder.is_dir() else "a file",
+                "For other models write package.module:function that returns the module.",
+            )
+        )
+    if folder.exists():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "model_type" not in config:
+            raise ValueError(
+                problem(
+                    "model",
+                    f"a Hugging Face config.json with a model_type in {name}",
+                    f"keys {sorted(config)[:6]}",
+                    "For other models write package.module:function that returns the module.",
+                )
+            )
+    elif name.startswith((".", "/", "~")):
+        raise ValueError(problem("model", "a folder that exists", repr(name), "Check the path."))
+    auto = _transformers().AutoModelForCausalLM
+    return LoadedModel(auto.from_pretrained(name).eval(), None)
+
+
+def load_data(name: str, model: str, window: int) -> Samples:
+    """Load samples by name.
+
+    Args:
+        name: a text file (stories separated by <|endoftext|>, cut to windows with the model's tokenizer),
+            an .npz, .npy or .safetensors file, or `package.module:function` that returns data.
+        model: the model's name, for its tokenizer.
+        window: tokens in a window of text.
+
+    Returns:
+        The samples.
+
+    Raises:
+        ValueError: if there is no such file, or its kind is unknown.
+    """
+    if ":" in name and not Path(name).exists():
+        return as_samples(_call(name, "data"))
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(problem("data", "a file that exists", repr(name), "Check the path."))
+    match path.suffix:
+        case ".txt":
+            return text_windows(path, load_tokenizer(model), length=window)
+        case ".npy":
+            return torch.from_numpy(numpy.load(path, allow_pickle=False))
+        case ".npz":
+            with numpy.load(path, allow_pickle=False) as arrays:
+                return _only(path, {k: torch.from_numpy(arrays[k]) for k in arrays.files})
+        case ".safetensors":
+            return _only(path, read_tensors(path))
+        case _:
+            raise ValueError(
+                problem(
+                    "data",
+                    "a .txt, .npy, .npz or .safetensors file, or package.module:function",
+                    repr(name),
+                    "Convert it, or write a function that returns a tensor.",
+                )
+            )
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer that belongs to a Hugging Face model."""
+    return _transformers().AutoTokenizer.from_pretrained(model)
+
+
+def _only(path: Path, tensors: dict[str, torch.Tensor]) -> Samples:
+    if "inputs" in tensors:
+        return tensors["inputs"]
+    if len(tensors) == 1:
+        return next(iter(tensors.values()))
+    if "input_ids" in tensors:
+        return tensors
+    raise ValueError(
+        problem(
+            "data",
+            f"one array, or one called 'inputs' or 'input_ids', in {path}",
+            f"{sorted(tensors)}",
+            "Rename the array that the model takes to 'inputs'.",
+        )
+    )
+
+
+def _call(name: str, argument: str) -> Any:
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:  # like `python -m`: modules beside the user
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        function: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            problem(
+                argument,
+                "package.module:function that can be imported from here",
+                f"{name!r} ({error})",
+                "Check the spelling, and that the module lies in this folder or is installed.",
+            )
+        ) from error
+    return function()
+
+
+def _transformers() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise ValueError(
+            problem(
+                "model",
+                "transformers to be installed for a Hugging Face model",
+                "no such package",
+                "pip install 'subscape[lm]'",
+            )
+        ) from error

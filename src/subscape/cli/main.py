@@ -1,0 +1,78 @@
+"""Parse the command line, carry out the command, and turn errors into one line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from subscape.cli import decompose, demo, reproduce, toml
+
+ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, PermissionError)
+"""What a wrong argument raises at the library's door; anything else is a bug and keeps its traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command line without the program's name; by default that of the process.
+
+    Returns:
+        Exit status: 0, 2 for a wrong argument, 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+    try:
+        arguments, defaults = _config_file(arguments)
+        commands = (
+            Annotated[
+                decompose.DecomposeRun, tyro.conf.subcommand(name="decompose", default=defaults)
+            ]
+            | Annotated[demo.DemoRun, tyro.conf.subcommand(name="demo")]
+            | Annotated[reproduce.ReproduceRun, tyro.conf.subcommand(name="reproduce")]
+        )
+        chosen = tyro.cli(
+            commands,  # pyright: ignore[reportArgumentType]
+            prog="subscape",
+            description="Find the sparsely active subnetworks in a model's loss landscape.",
+            args=arguments,
+        )
+        match chosen:
+            case decompose.DecomposeRun():
+                decompose.run(chosen)
+            case demo.DemoRun():
+                demo.run(chosen)
+            case reproduce.ReproduceRun():
+                reproduce.run(chosen)
+    except ERRORS as error:
+        print(f"subscape: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "subscape: interrupted; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def _config_file(arguments: list[str]) -> tuple[list[str], decompose.DecomposeRun]:
+    """Take `--config FILE` out of the arguments of `decompose`; the file gives the flags' defaults."""
+    if "--config" not in arguments or arguments[0] != "decompose":
+        return arguments, decompose.DecomposeRun()
+    at = arguments.index("--config")
+    if at + 1 == len(arguments):
+        raise ValueError("config: expected a TOML file after --config; got nothing.")
+    path = Path(arguments[at + 1])
+    table = toml.read(path)
+    for key in ("out",):
+        if key in table:
+            table[key] = Path(table[key])
+    return arguments[:at] + arguments[at + 2 :], toml.build(
+        decompose.DecomposeRun, table, str(path)
+    )

@@ -1,0 +1,142 @@
+"""The demonstration: a toy of superposition, decomposed and held against its known circuits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from subscape._io import read_json, write_json
+from subscape.gradients import GradientSource, generator_of
+from subscape.measures.oracle import oracle, pca_fvu
+from subscape.measures.recovery import Recovery, absolute_cosines, recovery
+from subscape.report import draw_toy_decomposition
+from subscape.reproduction import reproduction
+from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.evaluation import DEAD_RATE
+from subscape.targets import Target
+from subscape.toys import tms, true_subnetworks
+from subscape.training import decompose
+
+STEPS = 4_000
+N_RESTARTS = 8
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration found."""
+
+    decomposition: Decomposition
+    """The decomposition of the toy."""
+    recovered: Recovery
+    """Its comparison with the true subnetworks."""
+    figures: dict[str, Any]
+    """All numbers that are printed."""
+    out: Path
+    """The run folder."""
+
+    def text(self) -> str:
+        """The result in words."""
+        f = self.figures
+        rows = [
+            f"  feature {j}: subnetwork {k}, |cosine| {c:.3f}, active in {f['active_rate'][k]:.1%} of rows"
+            for j, (k, c) in enumerate(zip(f["index"], f["cosine"], strict=True))
+        ]
+        return "\n".join([
+            "",
+            "A network with 5 inputs, 2 hidden units and 5 outputs has learned to pass on sparse inputs.",
+            f"Decomposed into {len(self.decomposition)} directions in parameter space, it turns out to be",
+            "made of one subnetwork per feature:",
+            "",
+            *rows,
+            "",
+            f"  FVU on rows not trained on  {f['fvu']:.3f} at L0 {f['l0']:.2f}",
+            f"  the true subnetworks reach  {f['fvu_oracle']:.3f} at the same L0 (oracle)",
+            f"  the best {f['pca_components']} fixed direction gives {f['fvu_pca']:.3f} (PCA, active in all rows)",
+            f"  of {f['matched']} of {f['truths']} true subnetworks found",
+            "",
+            f"Picture   {self.out / 'subnetworks.png'}",
+            f"Run       {self.out}  (decomposition in final/, metrics.jsonl, demo.json)",
+        ])
+
+
+def run_demo(out: Path, seed: int = 0, *, progress: bool = True) -> DemoResult:
+    """Train TMS 5-2, decompose it, compare, and draw.
+
+    Args:
+        out: run folder; what an earlier demonstration left there is replaced.
+        seed: draws the target, its data and the decomposition.
+        progress: show a progress bar.
+
+    Returns:
+        What was found.
+
+    Raises:
+        FileExistsError: if `out` holds something else.
+    """
+    _clear(out)
+    what = reproduction("tms")
+    toy = tms(seed)
+    target = Target(toy.model)
+    inputs = toy.sample(what.n_samples, generator_of(seed, 7, 0))
+    fresh = toy.sample(2_000, generator_of(seed, 7, 1))
+    config = replace(what.training, steps=STEPS, n_restarts=N_RESTARTS, seed=seed)
+    found = decompose(target, inputs, heldout=fresh, config=config, out=out, progress=progress)
+    truth = true_subnetworks(toy)
+    directions = found.decoder.flat()
+    rate = found.metrics["active_rate"]
+    compared = recovery(
+        directions,
+        truth.directions,
+        alive=torch.tensor(rate) > DEAD_RATE,
+        represented=toy.represented,
+    )
+    heldout = GradientSource(target, fresh, seed=seed + 1)
+    gradients = heldout.gradients(heldout.batch(0, len(heldout))).flat
+    figures = {
+        "fvu": found.metrics["fvu"],
+        "l0": found.metrics["l0"],
+        "fvu_oracle": oracle(gradients, truth.directions, found.metrics["l0"]).fvu,
+        "pca_components": 1,
+        "fvu_pca": pca_fvu(gradients, 1),
+        "matched": compared.n_matched,
+        "truths": compared.n_truths,
+        "cosine": compared.cosine.tolist(),
+        "index": compared.index.tolist(),
+        "active_rate": rate,
+    }
+    cosines = absolute_cosines(truth.directions, directions)
+    history = _history(out)
+    draw_toy_decomposition(
+        out / "subnetworks.png",
+        found.decoder.dense(),
+        cosines,
+        rate,
+        history,
+        "TMS 5-2-5: the subnetworks found, one per feature",
+    )
+    write_json(out / "demo.json", figures | {"cosines": cosines.tolist(), "history": history})
+    return DemoResult(found, compared, figures, out)
+
+
+def _history(out: Path) -> list[tuple[int, float]]:
+    best = read_json(out / "final" / "config.json")["metrics"]["restart"]
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(m["step"], m["fvu"][best]) for m in map(json.loads, lines)]
+
+
+def _clear(out: Path) -> None:
+    if not out.exists() or not any(out.iterdir()):
+        return
+    known = {"metrics.jsonl", "checkpoint.safetensors", "final", "demo.json", "subnetworks.png"}
+    strange = {p.name for p in out.iterdir()} - known
+    if strange:
+        raise FileExistsError(
+            f"out: expected a new folder or one of an earlier demo; got {out} with {sorted(strange)}. "
+            "Choose another --out."
+        )
+    shutil.rmtree(out)

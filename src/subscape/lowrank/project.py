@@ -1,0 +1,83 @@
+"""Dense directions to the nearest pieces of a layout, to start subnetworks from gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from subscape._shapes import Float
+from subscape.lowrank.layout import Layout, TensorLayout
+from subscape.lowrank.stack import Stack
+
+
+def project(layout: Layout, directions: Float[Tensor, "direction parameter"]) -> Stack:
+    """Low-rank approximations of dense directions, not normalised.
+
+    Tucker by truncated higher-order SVD (best for matrices, near-best beyond, De Lathauwer 2000), CP of
+    matrices by SVD; CP of higher order starts from the best terms of the first unfolding.
+
+    Args:
+        layout: the pieces.
+        directions: flattened directions, tensors concatenated in model order.
+
+    Returns:
+        A stack with one leading axis.
+    """
+    parts: list[Tensor] = []
+    dense = directions.double().split([t.numel for t in layout.tensors], dim=-1)
+    for t, block in zip(layout.tensors, dense, strict=True):
+        tensors = block.unflatten(-1, t.shape)
+        pieces = _cp(t, tensors) if t.form == "cp" else _tucker(t, tensors)
+        parts += [p.flatten(1) for p in pieces]
+    return Stack(layout, torch.cat(parts, dim=-1).to(directions.dtype))
+
+
+def _tucker(t: TensorLayout, tensors: Tensor) -> list[Tensor]:
+    core, factors = tensors, []
+    for mode in t.factored_modes:
+        factor = _leading(tensors, mode, t.ranks[mode])[0]
+        factors.append(factor)
+        core = torch.einsum("n...d,ndr->n...r", core.movedim(mode + 1, -1), factor).movedim(
+            -1, mode + 1
+        )
+    return _balanced([core, *factors])
+
+
+def _cp(t: TensorLayout, tensors: Tensor) -> list[Tensor]:
+    left, values, right = _leading(tensors, 0, t.ranks[0], with_right=True)
+    if len(t.shape) == 2:
+        return _balanced([_padded(left * values[:, None], t.ranks[0]), _padded(right, t.ranks[0])])
+    # Split the right vectors on, mode after mode, into their leading terms.
+    factors = [_padded(left * values[:, None], t.ranks[0])]
+    rest = right.mT.unflatten(-1, t.shape[1:])
+    for mode in range(1, len(t.shape)):
+        columns = [_leading(rest[:, r], mode - 1, 1)[0] for r in range(rest.shape[1])]
+        factors.append(_padded(torch.cat(columns, dim=-1), t.ranks[0]))
+    return _balanced(factors)
+
+
+def _leading(
+    tensors: Tensor, mode: int, rank: int, with_right: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    unfolded = tensors.movedim(mode + 1, 1).flatten(2)
+    left, values, right = torch.linalg.svd(unfolded, full_matrices=False)
+    k = min(rank, values.shape[-1])
+    left = _padded(left[..., :k], rank) if not with_right else left[..., :k]
+    return left, values[..., :k], right[:, :k].mT
+
+
+def _padded(factor: Tensor, rank: int) -> Tensor:
+    return torch.nn.functional.pad(factor, (0, rank - factor.shape[-1]))
+
+
+def _balanced(pieces: list[Tensor]) -> list[Tensor]:
+    """The same product with pieces of equal mean square, so that one step size fits them all."""
+    if len(pieces) == 1:
+        return pieces
+    tiny = torch.finfo(pieces[0].dtype).tiny
+    sizes = [p.flatten(1).square().mean(1).sqrt().clamp_min(tiny) for p in pieces]
+    middle = torch.stack(sizes).log().mean(0).exp()
+    return [
+        p * (middle / size).view(-1, *[1] * (p.dim() - 1))
+        for p, size in zip(pieces, sizes, strict=True)
+    ]

@@ -1,0 +1,235 @@
+"""Oracle FVU: how well given directions can reconstruct gradients at a given L0, with the best codes.
+
+An FVU means nothing without its L0 and this number beside it: with the true directions and at most L0
+active ones per row on average, no encoder does better. Baselines are the same with other directions.
+
+Codes are found in three steps. Per row and size s, the subset of s directions that explains most: by
+trying all subsets while there are at most `MAX_SUBSETS` of that size, beyond that by orthogonal least
+squares (add the direction that explains most together with those already taken). Coefficients are refitted
+by least squares. Then the budget of round(L0 · rows) is spread over the rows by gain per active direction,
+best first, as batch top-k spreads it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Generator, Tensor
+
+from subscape._checks import require
+from subscape._shapes import Float, Int
+
+MAX_SUBSETS = 3000
+"""Subsets of one size that are all tried: every pair of 77, triple of 27, quadruple of 17."""
+ROW_CHUNK = 512
+SMALL_PIVOT = 1e-10
+"""A unit direction whose part outside the chosen ones has a smaller square is taken to lie in their span."""
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The best reconstruction found."""
+
+    fvu: float
+    """Σ‖g - ĝ‖² / Σ‖g‖² with the best codes found."""
+    l0: float
+    """Active directions per row; below what was asked where more do not help or `max_active` is reached."""
+    n_active: Int[Tensor, " row"]
+    """Active directions of every row."""
+    exhaustive: bool
+    """Whether all subsets of all sizes used were tried. The FVU is then the optimum, but for the last row
+    served, whose gain may come in a step that no longer fits; otherwise it is an upper bound."""
+
+
+def oracle(
+    gradients: Float[Tensor, "row parameter"],
+    directions: Float[Tensor, "direction parameter"],
+    l0: float | int,
+    *,
+    max_active: int = 6,
+) -> Oracle:
+    """Reconstruct gradients from directions with the best sparse codes.
+
+    Args:
+        gradients: one per row.
+        directions: unit or not; at least one.
+        l0: mean number of active directions per row.
+        max_active: largest number of active directions in one row.
+
+    Returns:
+        What was reached.
+    """
+    require(l0 >= 0, "l0", "0 or more", l0)
+    require(len(directions) > 0, "directions", "at least one", "none")
+    g = gradients.double()
+    t = directions.double() / directions.double().norm(dim=1, keepdim=True)
+    total = g.square().sum()
+    require(bool(total > 0), "gradients", "not all zero", "only zeros")
+    largest = min(max_active, len(t))
+    explained, n_tried = _explained(g @ t.mT, t @ t.mT, largest)
+    n_active = spread(explained, round(l0 * len(g)))
+    reached = explained.gather(1, n_active[:, None]).sum()
+    # A row at `largest` might have taken more, had that been allowed.
+    within = bool((n_active <= n_tried).all()) and (
+        largest == len(t) or bool((n_active < largest).all())
+    )
+    return Oracle(float(1 - reached / total), float(n_active.double().mean()), n_active, within)
+
+
+def _explained(
+    inner: Float[Tensor, "row direction"], gram: Float[Tensor, "direction direction"], largest: int
+) -> tuple[Float[Tensor, "row size"], int]:
+    """Energy explained per row with 0..largest active ones; the largest size tried exhaustively."""
+    explained = orthogonal_least_squares(inner, gram, largest)
+    tried = 0
+    for size in range(1, largest + 1):
+        if math.comb(inner.shape[1], size) > MAX_SUBSETS:
+            break
+        every = best_subsets(inner, gram, size)
+        explained[:, size] = torch.maximum(explained[:, size], every)
+        tried = size
+    return explained.cummax(1).values, tried
+
+
+def best_subsets(
+    inner: Float[Tensor, "row direction"], gram: Float[Tensor, "direction direction"], size: int
+) -> Float[Tensor, " row"]:
+    """Most energy explained by any subset of a size: max over S of p_S · K_S⁻¹ p_S.
+
+    Args:
+        inner: ⟨g, t⟩.
+        gram: ⟨t, t⟩.
+        size: directions in a subset.
+
+    Returns:
+        The energy per row.
+    """
+    subsets = torch.tensor(list(combinations(range(inner.shape[1]), size)), device=inner.device)
+    within = gram[subsets[:, :, None], subsets[:, None, :]]
+    # Pseudo-inverse: subsets of dependent directions explain what their span does.
+    inverse = torch.linalg.pinv(within, hermitian=True, rtol=SMALL_PIVOT)
+    best = [
+        torch.einsum("rsi,sij,rsj->rs", p, inverse, p).amax(1)
+        for p in (rows[:, subsets] for rows in inner.split(ROW_CHUNK))
+    ]
+    return torch.cat(best)
+
+
+def orthogonal_least_squares(
+    inner: Float[Tensor, "row direction"], gram: Float[Tensor, "direction direction"], largest: int
+) -> Float[Tensor, "row size"]:
+    """Energy explained with 0..largest directions, each added where it then explains most.
+
+    Gram-Schmidt in the space of inner products: u_1, u_2, … is the orthonormal basis of a row's chosen
+    directions, `basis[i]` holds ⟨u_i, t_l⟩ for every l.
+
+    Args:
+        inner: ⟨g, t⟩.
+        gram: ⟨t, t⟩.
+        largest: number of directions to add.
+
+    Returns:
+        The energy per row and size, from size 0.
+    """
+    residual = inner.clone()
+    outside = gram.diagonal().expand_as(inner).clone()
+    explained = [inner.new_zeros(len(inner))]
+    basis: list[Tensor] = []
+    for _ in range(largest):
+        gain = torch.where(outside > SMALL_PIVOT, residual.square() / outside, 0.0)
+        gain, chosen = gain.max(1, keepdim=True)
+        explained.append(explained[-1] + gain[:, 0])
+        along = gram[chosen[:, 0]]
+        for u in basis:
+            along = along - u.gather(1, chosen) * u
+        # Where nothing is left to gain the step is void.
+        pivot = outside.gather(1, chosen)
+        unit = torch.where(gain > 0, along / pivot.clamp(min=SMALL_PIVOT).sqrt(), 0.0)
+        step = residual.gather(1, chosen) / pivot.clamp(min=SMALL_PIVOT).sqrt()
+        residual = residual - torch.where(gain > 0, step, 0.0) * unit
+        outside = outside - unit.square()
+        basis.append(unit)
+    return torch.stack(explained, dim=1)
+
+
+def spread(explained: Float[Tensor, "row size"], budget: int) -> Int[Tensor, " row"]:
+    """Spread a budget of active directions over rows, best gain per direction first.
+
+    A row's gains need not fall with size (two directions may help only together), so they are replaced by
+    the slopes of their concave hull: min over a ≤ i of max over b ≥ i of the mean gain of steps a..b.
+
+    Args:
+        explained: energy per row with 0, 1, 2, … active directions, not falling.
+        budget: active directions in all rows together.
+
+    Returns:
+        Active directions per row.
+    """
+    n_sizes = explained.shape[1] - 1
+    slopes = torch.empty_like(explained[:, 1:])
+    for i in range(n_sizes):
+        ends = torch.arange(i + 1, n_sizes + 1, device=explained.device)
+        means = [(explained[:, ends] - explained[:, [a]]) / (ends - a) for a in range(i + 1)]
+        slopes[:, i] = torch.stack([m.amax(1) for m in means]).amin(0)
+    # Stable and row by row: the steps of a row stay in order and those of a joint gain together.
+    order = slopes.flatten().sort(descending=True, stable=True)
+    taken = order.indices[: max(budget, 0)][order.values[: max(budget, 0)] > 0]
+    return torch.bincount(taken // n_sizes, minlength=len(explained))
+
+
+def pca_fvu(
+    gradients: Float[Tensor, "row parameter"], n_components: int, l0: float | int | None = None
+) -> float:
+    """FVU of the top principal directions, uncentred, as a baseline.
+
+    Args:
+        gradients: one per row.
+        n_components: number of directions.
+        l0: mean number of active directions per row, with the best codes; all are active if None.
+
+    Returns:
+        The FVU.
+    """
+    g = gradients.double()
+    directions = torch.linalg.svd(g, full_matrices=False).Vh[:n_components]
+    if l0 is None:
+        return float(1 - (g @ directions.mT).square().sum() / g.square().sum())
+    return oracle(g, directions, l0).fvu
+
+
+def line_clusters(
+    gradients: Float[Tensor, "row parameter"],
+    n_clusters: int,
+    *,
+    generator: Generator,
+    n_iterations: int = 30,
+) -> Float[Tensor, "cluster parameter"]:
+    """k-means with lines through the origin instead of points: directions for a baseline.
+
+    Args:
+        gradients: one per row.
+        n_clusters: number of lines.
+        generator: draws the rows to start from, spread out as in k-means++.
+        n_iterations: rounds of assigning rows and turning lines.
+
+    Returns:
+        Unit directions.
+    """
+    g = gradients.double()
+    energy = g.square().sum(1)
+    left, lines = energy, g.new_empty(0, g.shape[1])
+    for _ in range(n_clusters):
+        row = torch.multinomial(left.clamp(min=0) + SMALL_PIVOT, 1, generator=generator)
+        lines = torch.cat([lines, g[row] / energy[row].sqrt().clamp(min=SMALL_PIVOT)[:, None]])
+        left = energy - (g @ lines.mT).square().amax(1)
+    for _ in range(n_iterations):
+        inner = g @ lines.mT
+        own = torch.nn.functional.one_hot(inner.abs().argmax(1), n_clusters)
+        # One power step per cluster; a line without rows stays.
+        turned = torch.einsum("rc,rp->cp", inner * own, g)
+        length = turned.norm(dim=1, keepdim=True)
+        lines = torch.where(length > 0, turned / length.clamp(min=SMALL_PIVOT), lines)
+    return lines

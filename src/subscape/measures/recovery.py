@@ -1,0 +1,214 @@
+"""Recovery: whether subnetworks are the true ones, in tensors only, whatever the target.
+
+Takes decoder rows and true directions over the same flattened parameters; gives cosines, a one-to-one
+match and a verdict. Signs are free: a subnetwork and its negative are the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subscape._checks import problem, require
+from subscape._shapes import Bool, Float, Int
+
+MATCHED = 0.9
+"""Smallest |cosine| at which a subnetwork counts as a true one. 0.95 would be too strict: rows with
+several active features tilt every subnetwork of TMS 40-10 to .94-.97."""
+SPLIT = 0.5
+"""A second subnetwork at this |cosine| from a true one means that the circuit was split."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How the alive subnetworks compare with the represented true directions."""
+
+    mmcs: float
+    """Mean over truths of |cos| to the matched subnetwork, matched one to one (Hungarian)."""
+    mmcs_unmatched: float
+    """Mean over truths of the largest |cos| to any subnetwork (the form of APD and SPD, sign-free)."""
+    min_cosine: float
+    """Smallest matched |cos|."""
+    precision: float
+    """Mean over alive subnetworks of the largest |cos| to any truth; NaN if none is alive."""
+    cosine: Float[Tensor, " truth"]
+    """Matched |cos| per truth; 0 where there is no match, NaN where the target lacks the feature."""
+    index: Int[Tensor, " truth"]
+    """Matched subnetwork per truth; -1 where there is none."""
+    second_cosine: float
+    """Largest |cos| between a truth and an alive subnetwork that is not its match."""
+    n_truths: int
+    """Represented truths."""
+    n_alive: int
+    """Alive subnetworks."""
+
+    @property
+    def n_matched(self) -> int:
+        """Truths matched at `MATCHED` or better."""
+        return int((self.cosine >= MATCHED).sum())
+
+    @property
+    def all_matched(self) -> bool:
+        """Success for groups: every truth is matched at `MATCHED`, whatever the others do."""
+        return self.n_matched == self.n_truths
+
+    @property
+    def success(self) -> bool:
+        """All truths matched, and no other alive subnetwork within `SPLIT` of any of them."""
+        return self.all_matched and self.second_cosine < SPLIT
+
+
+def recovery(
+    subnetworks: Float[Tensor, "subnetwork parameter"],
+    truth: Float[Tensor, "truth its_parameter"],
+    *,
+    alive: Bool[Tensor, " subnetwork"] | None = None,
+    represented: Bool[Tensor, " truth"] | None = None,
+) -> Recovery:
+    """Compare subnetworks with true directions.
+
+    Args:
+        subnetworks: decoder rows, target tensors flattened and concatenated; any length but zero.
+        truth: true directions in the same layout; any length but zero.
+        alive: subnetworks that are used; a dead one is neither matched nor counted against.
+        represented: truths that the target computes; the others are left out.
+
+    Returns:
+        The comparison.
+    """
+    require(
+        subnetworks.shape[1] == truth.shape[1],
+        "truth",
+        f"directions over {subnetworks.shape[1]} parameters, as the subnetworks",
+        truth.shape[1],
+        "Use the same parameter patterns for both.",
+    )
+    alive_at = _indices(alive, len(subnetworks), subnetworks)
+    truth_at = _indices(represented, len(truth), truth)
+    require(len(truth_at) > 0, "represented", "at least one true entry", "none")
+    cosines = absolute_cosines(truth[truth_at], subnetworks[alive_at])
+
+    row, column = match(cosines)
+    cosine = cosines.new_full((len(truth),), torch.nan)
+    cosine[truth_at] = 0.0
+    cosine[truth_at[row]] = cosines[row, column]
+    index = torch.full((len(truth),), -1, device=truth.device)
+    index[truth_at[row]] = alive_at[column]
+    others = cosines.clone()
+    others[row, column] = 0.0
+
+    matched = cosine[truth_at]
+    any_alive = cosines.shape[1] > 0
+    return Recovery(
+        mmcs=float(matched.mean()),
+        mmcs_unmatched=float(cosines.amax(1).mean()) if any_alive else 0.0,
+        min_cosine=float(matched.min()),
+        precision=float(cosines.amax(0).mean()) if any_alive else float("nan"),
+        cosine=cosine,
+        index=index,
+        second_cosine=float(others.max()) if any_alive else 0.0,
+        n_truths=len(truth_at),
+        n_alive=len(alive_at),
+    )
+
+
+def absolute_cosines(
+    left: Float[Tensor, "left parameter"], right: Float[Tensor, "right parameter"]
+) -> Float[Tensor, "left right"]:
+    """|cos| of every pair, in float64."""
+    left, right = (v.double() / v.double().norm(dim=1, keepdim=True) for v in (left, right))
+    return (left @ right.mT).abs()
+
+
+def match(score: Float[Tensor, "left right"]) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+    """Match left with right one to one so that the scores sum to the most.
+
+    Args:
+        score: of every pair.
+
+    Returns:
+        Left and right indices of the pairs, as many as the shorter side is long.
+
+    Raises:
+        ImportError: without scipy.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ImportError(
+            problem(
+                "scipy",
+                "to be installed, for the one-to-one match",
+                "no such module",
+                "Install it: pip install 'subscape[toys]'.",
+            )
+        ) from error
+    left, right = linear_sum_assignment(score.cpu().numpy(), maximize=True)
+    return (
+        torch.as_tensor(left, dtype=torch.long, device=score.device),
+        torch.as_tensor(right, dtype=torch.long, device=score.device),
+    )
+
+
+def _indices(mask: Tensor | None, n: int, like: Tensor) -> Tensor:
+    if mask is None:
+        return torch.arange(n, device=like.device)
+    return mask.to(like.device).nonzero()[:, 0]
+
+
+@dataclass(frozen=True)
+class Purity:
+    """Whether a subnetwork fires for one group of inputs only."""
+
+    purity: Float[Tensor, " subnetwork"]
+    """Of the rows in which it fires, the share in which its majority group is active; NaN where it is
+    dead or fires too rarely."""
+    majority: Int[Tensor, " subnetwork"]
+    """The group that is active in most of the rows in which it fires; -1 where there is no purity."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over the subnetworks that have a purity; NaN if none has."""
+        return float(self.purity.nanmean())
+
+    @property
+    def n_groups(self) -> int:
+        """Groups that are some subnetwork's majority."""
+        return len(self.majority[self.majority >= 0].unique())
+
+
+def purity(
+    coefficients: Float[Tensor, "row subnetwork"],
+    active_groups: Bool[Tensor, "row group"],
+    *,
+    alive: Bool[Tensor, " subnetwork"] | None = None,
+    min_rate: float = 0.05,
+) -> Purity:
+    """Share of a subnetwork's firing that goes with its majority group.
+
+    A subnetwork fires in a row if its coefficient there, after selection, is not zero; how large it is
+    does not matter. A row with several active groups counts for each of them, so that a pure subnetwork
+    is not blamed for its company; a subnetwork that fires at random gets the group's rate.
+
+    Args:
+        coefficients: after batch top-k or threshold, zero where not active.
+        active_groups: which groups are active in which row.
+        alive: subnetworks to look at.
+        min_rate: a subnetwork needs to fire in more than this share of the rows.
+
+    Returns:
+        Purities.
+    """
+    fires = (coefficients != 0).double()
+    together = fires.mT @ active_groups.double()
+    n_fired = fires.sum(0)
+    seen = n_fired > min_rate * len(fires)
+    if alive is not None:
+        seen = seen & alive
+    most, majority = together.max(1)
+    return Purity(
+        torch.where(seen, most / n_fired.clamp(min=1), torch.nan),
+        torch.where(seen, majority, -1),
+    )

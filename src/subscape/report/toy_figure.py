@@ -1,0 +1,124 @@
+"""One picture of a decomposed two-layer toy: every subnetwork as a network, and its match to the truth.
+
+Edges are weights of W_in and W_out, output nodes are biases; blue is positive, red negative, pale is
+nearly nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from subscape._checks import problem
+from subscape._shapes import Float
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = "RdBu"
+INK = "#333333"
+
+
+def draw_toy_decomposition(
+    path: str | Path,
+    subnetworks: Mapping[str, Float[Tensor, "subnetwork ..."]],
+    cosines: Float[Tensor, "truth subnetwork"],
+    active_rate: Sequence[float],
+    history: Sequence[tuple[int, float]],
+    title: str,
+) -> None:
+    """Draw subnetworks, cosines with the true ones, and the training curve to a file.
+
+    Args:
+        path: where to; the ending says the kind of file.
+        subnetworks: dense `W_in` [subnetwork, hidden, feature], `W_out` [subnetwork, output, hidden] and
+            `bias` [subnetwork, output].
+        cosines: |cos| of every true subnetwork with every found one.
+        active_rate: share of rows in which each is active.
+        history: step and FVU of the batch at that step.
+        title: headline.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            problem(
+                "matplotlib",
+                "to be installed, for figures",
+                "no such package",
+                "pip install 'subscape[plot]'",
+            )
+        ) from error
+    n = len(active_rate)
+    figure = Figure(figsize=(2.3 * n, 5.6), layout="constrained")
+    figure.suptitle(title, color=INK)
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.15, 1])
+    colours = matplotlib.colormaps[COLOURS]
+    for k, axes in enumerate(top.subplots(1, n, squeeze=False)[0]):
+        _network(axes, {name: t[k] for name, t in subnetworks.items()}, colours)
+        axes.set_title(f"subnetwork {k}\nactive in {active_rate[k]:.1%} of rows", size=9, color=INK)
+    left, right = bottom.subplots(1, 2)
+    _cosines(left, cosines)
+    right.plot([s for s, _ in history], [f for _, f in history], color="#2166ac", linewidth=1)
+    right.set(xlabel="step", ylabel="FVU of a batch", ylim=(0, None))
+    right.set_title("reconstruction error while training", size=9, color=INK)
+    for side in ("top", "right"):
+        right.spines[side].set_visible(False)
+    figure.savefig(Path(path), dpi=150)
+
+
+def _network(axes: Axes, weights: Mapping[str, Tensor], colours: Any) -> None:
+    w_in, w_out, bias = (weights[name].detach() for name in ("W_in", "W_out", "bias"))
+    scale = max(float(t.abs().max()) for t in (w_in, w_out, bias))
+    rows = [_places(w_in.shape[1], 0.0), _places(w_in.shape[0], 1.0), _places(w_out.shape[0], 2.0)]
+    edges = [
+        (rows[layer][j], rows[layer + 1][i], float(matrix[i, j]) / scale)
+        for layer, matrix in enumerate((w_in, w_out))
+        for i in range(matrix.shape[0])
+        for j in range(matrix.shape[1])
+    ]
+    for (x0, y0), (x1, y1), value in sorted(edges, key=lambda e: abs(e[2])):
+        width = 0.4 + 3.2 * abs(value)
+        axes.plot([x0, x1], [y0, y1], color=colours(0.5 + value / 2), linewidth=width, zorder=1)
+    for layer, places in enumerate(rows):
+        fill = [colours(0.5 + float(b) / scale / 2) for b in bias] if layer == 2 else "white"
+        xs, ys = zip(*places, strict=True)
+        axes.scatter(xs, ys, s=90, c=fill, edgecolors=INK, linewidths=0.8, zorder=2)
+    for x, y in rows[0]:
+        axes.text(
+            x,
+            y - 0.18,
+            f"x{round((x + 1) / 2 * (len(rows[0]) - 1))}",
+            ha="center",
+            va="top",
+            size=7,
+        )
+    axes.set(xlim=(-1.2, 1.2), ylim=(-0.45, 2.2))
+    axes.set_axis_off()
+
+
+def _places(n: int, height: float) -> list[tuple[float, float]]:
+    if n == 1:
+        return [(0.0, height)]
+    half = 1.0 if n > 2 else 0.4
+    return [(-half + 2 * half * i / (n - 1), height) for i in range(n)]
+
+
+def _cosines(axes: Axes, cosines: Tensor) -> None:
+    axes.imshow(cosines.numpy(), vmin=0, vmax=1, cmap="Greys")
+    for i in range(cosines.shape[0]):
+        for j in range(cosines.shape[1]):
+            value = float(cosines[i, j])
+            shade = "white" if value > 0.5 else "#888888"
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", size=8, color=shade)
+    axes.set_xticks(range(cosines.shape[1]))
+    axes.set_yticks(range(cosines.shape[0]))
+    axes.set(xlabel="subnetwork found", ylabel="true subnetwork")
+    axes.set_title("|cosine| with the true subnetworks", size=9, color=INK)

@@ -1,0 +1,127 @@
+"""The true subnetworks of a toy: what gradients look like when one circuit alone is at work.
+
+t_j is the top right singular vector of the stacked row gradients of inputs in which only group j is
+active, their references drawn from the toy's training distribution. It needs the target and the
+divergence only, no knowledge of the architecture.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subscape._checks import require
+from subscape._shapes import Float
+from subscape.divergences import Divergence, output_gradient, resolve
+from subscape.gradients import row_outputs, vmap_gradients
+from subscape.targets import Target
+from subscape.toys.toy import Toy
+
+MatrixFunction = Callable[[Float[Tensor, "row parameter"]], Float[Tensor, " parameter"]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true subnetworks of a toy under a divergence, in float64."""
+
+    directions: Float[Tensor, "group parameter"]
+    """t_j, unit rows; target tensors flattened and concatenated in model order."""
+    energy: Float[Tensor, " group"]
+    """Share of Σ‖g‖² of the group's gradients that lies along t_j: 1 where a circuit is one direction."""
+
+
+def true_subnetworks(
+    toy: Toy,
+    divergence: str | Divergence = "mse",
+    *,
+    parameters: str | list[str] = "*",
+    n_samples: int = 512,
+    seed: int = 0,
+    direction: MatrixFunction | None = None,
+) -> Truth:
+    """Find the true subnetworks of a toy.
+
+    Args:
+        toy: the toy.
+        divergence: as for `subscape.decompose`; the true subnetworks depend on it.
+        parameters: which parameters, as for `subscape.Target`.
+        n_samples: inputs per group.
+        seed: seed of the inputs and references.
+        direction: from one group's gradients [row, parameter] to its direction; the top right singular
+            vector if None.
+
+    Returns:
+        The directions and how much of the gradients each of them holds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    directions, energies = [], []
+    for group in range(toy.n_groups):
+        inputs = toy.single(group, n_samples, generator)
+        gradients = row_gradients(
+            toy, inputs, toy.sample(n_samples, generator), divergence, parameters=parameters
+        )
+        total = gradients.square().sum()
+        require(
+            bool(total > 0),
+            "toy",
+            "a target whose outputs depend on every group",
+            f"zero gradients for group {group}",
+            "Train it with more candidates.",
+        )
+        found = (direction or top_right_singular_vector)(gradients)
+        found = found / found.norm()
+        directions.append(found)
+        energies.append((gradients @ found).square().sum() / total)
+    return Truth(torch.stack(directions), torch.stack(energies))
+
+
+def row_gradients(
+    toy: Toy,
+    inputs: Float[Tensor, "row feature"],
+    reference_inputs: Float[Tensor, "row feature"],
+    divergence: str | Divergence = "mse",
+    *,
+    parameters: str | list[str] = "*",
+) -> Float[Tensor, "row parameter"]:
+    """∇_W D of every input against its reference, dense and in float64.
+
+    Args:
+        toy: the toy.
+        inputs: one per row.
+        reference_inputs: one per row; their outputs are the references.
+        divergence: as for `subscape.decompose`.
+        parameters: which parameters, as for `subscape.Target`.
+
+    Returns:
+        Gradients, flattened and concatenated in model order.
+    """
+    target = Target(copy.deepcopy(toy.model).double(), parameters)
+    inputs, reference_inputs = inputs.double(), reference_inputs.double()
+    towards = output_gradient(
+        resolve(divergence),
+        row_outputs(target, inputs, None),
+        row_outputs(target, reference_inputs, None),
+    )
+    return vmap_gradients(target, inputs, None, towards)
+
+
+def top_right_singular_vector(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " column"]:
+    """The direction that holds most of the rows' energy, its largest entry positive.
+
+    Args:
+        matrix: one gradient per row, not centred.
+
+    Returns:
+        A unit vector.
+    """
+    # From the smaller Gram matrix: in float64 the squared condition does not matter for the top one.
+    if matrix.shape[0] < matrix.shape[1]:
+        top = torch.linalg.eigh(matrix @ matrix.mT).eigenvectors[:, -1] @ matrix
+    else:
+        top = torch.linalg.eigh(matrix.mT @ matrix).eigenvectors[:, -1]
+    top = top / top.norm()
+    return top * top[top.abs().argmax()].sign()

@@ -1,0 +1,158 @@
+"""Small models of every kind whose row gradients the engines must get right."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+N_SAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with inputs, and how its rows are to be taken."""
+
+    model: nn.Module
+    data: Any
+    parameters: str | list[str] = "*"
+    rows: str = "sample"
+
+
+class RawParameters(nn.Module):
+    """A 3-D, a 1-D and a 0-D parameter of which no module knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(2, 4, 3))
+        self.offset = nn.Parameter(torch.randn(3))
+        self.scale = nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = torch.einsum("nd,hde->nhe", x, self.kernel)
+        return self.scale * torch.tanh(heads).sum(1) + self.offset
+
+
+class Tied(nn.Module):
+    """One tensor under two names, used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+def linear() -> Case:
+    return Case(nn.Linear(4, 3), torch.randn(N_SAMPLES, 4))
+
+
+def mlp() -> Case:
+    model = nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
+    return Case(model, torch.randn(N_SAMPLES, 4))
+
+
+def convolution() -> Case:
+    norm = nn.BatchNorm2d(4)
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        norm,
+        nn.Hardswish(inplace=True),
+        nn.Conv2d(4, 4, 3, stride=2, groups=2),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+    return Case(model.eval(), torch.randn(N_SAMPLES, 2, 5, 5))
+
+
+def raw_parameters() -> Case:
+    return Case(RawParameters(), torch.randn(N_SAMPLES, 4))
+
+
+def tied() -> Case:
+    return Case(Tied(), torch.randn(N_SAMPLES, 4))
+
+
+def _llama() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=16,
+        tie_word_embeddings=True,
+        initializer_range=0.4,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    # The library's own norm computes in float32 whatever its inputs are; a check to 1e-9 needs float64.
+    for block in model.model.layers:
+        block.input_layernorm = nn.RMSNorm(8, eps=config.rms_norm_eps)
+        block.post_attention_layernorm = nn.RMSNorm(8, eps=config.rms_norm_eps)
+    model.model.norm = nn.RMSNorm(8, eps=config.rms_norm_eps)
+    return model
+
+
+def llama_tokens() -> Case:
+    """Token rows; the embedding is tied to the head."""
+    data = {"input_ids": torch.randint(0, 11, (N_SAMPLES, 5))}
+    return Case(_llama(), data, rows="token")
+
+
+def llama_sequences() -> Case:
+    """A sequence is a row; a BatchEncoding as the tokenizer gives it; one block only."""
+    transformers = pytest.importorskip("transformers")
+    ids = torch.randint(0, 11, (N_SAMPLES, 5))
+    data = transformers.BatchEncoding({"input_ids": ids})
+    return Case(_llama(), data, parameters=["model.layers.1.self_attn", "*.0.mlp.down_proj.weight"])
+
+
+def gpt2_tokens() -> Case:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2, initializer_range=0.4
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    data = {"input_ids": torch.randint(0, 11, (N_SAMPLES, 5))}
+    return Case(model, data, rows="token")
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    make.__name__: make
+    for make in (
+        linear,
+        mlp,
+        convolution,
+        raw_parameters,
+        tied,
+        llama_tokens,
+        llama_sequences,
+        gpt2_tokens,
+    )
+}
+
+
+def _to(data: Any, dtype: torch.dtype) -> Any:
+    return data.to(dtype) if isinstance(data, Tensor) else data
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest) -> Callable[[torch.dtype], Case]:
+    """Makes the case in a given dtype, the same every time."""
+
+    def make(dtype: torch.dtype) -> Case:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            made = CASES[request.param]()
+        return Case(made.model.to(dtype), _to(made.data, dtype), made.parameters, made.rows)
+
+    return make

@@ -1,0 +1,176 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subscape import GradientSource, Target
+from subscape.data import take
+from subscape.divergences import mse
+from subscape.gradients import jacobian, loop_gradients, row_outputs, vmap_gradients
+
+MakeCase = Callable[[torch.dtype], Any]
+
+
+def by_hand(outputs: Tensor, reference: Tensor) -> Tensor:
+    """A divergence that is none of the library's."""
+    return (outputs * reference - outputs.sin()).flatten(1).abs().pow(1.5).sum(1)
+
+
+DIVERGENCES = ["mse", "half-reference-mse", "kl", by_hand]
+
+
+def worst_row(found: Tensor, expected: Tensor) -> float:
+    """Largest relative L2 error of a row; no row may be zero, or the comparison would be empty."""
+    assert (expected.norm(dim=-1) > 0).all()
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+
+
+def compare(made: Any, engine: Any, divergence: Any) -> float:
+    target = Target(made.model, made.parameters)
+    source = GradientSource(
+        target, made.data, divergence=divergence, rows=made.rows, engine=engine, seed=3
+    )
+    batch = source.batch(0, len(source))
+    oracle = loop_gradients(
+        target,
+        take(source.data, batch.samples),
+        batch.position,
+        batch.reference,
+        source.divergence,
+    )
+    found = source.gradients(batch)
+    assert found.flat.shape == (len(source), target.n_parameters)
+    # Every tensor has its share, so that an engine that leaves one at zero is found out.
+    for name, gradient in oracle.dense().items():
+        assert gradient.abs().sum() > 0, name
+    return worst_row(found.flat, oracle.flat)
+
+
+# Engines against the oracle
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_vmap_equals_the_loop(case: MakeCase, divergence: Any, dtype: torch.dtype):
+    error = compare(case(dtype), "vmap", divergence)
+    assert error <= (1e-9 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_cached_jacobian_equals_the_loop(case: MakeCase, divergence: Any, dtype: torch.dtype):
+    made = case(dtype)
+    if made.rows == "token":
+        pytest.skip("token rows have no cached Jacobian")
+    error = compare(made, "jacobian", divergence)
+    assert error <= (1e-9 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_vmap_in_chunks_equals_vmap_at_once(case: MakeCase, chunk: int):
+    made = case(torch.float64)
+    target = Target(made.model, made.parameters)
+    source = GradientSource(target, made.data, rows=made.rows, engine="vmap")
+    batch = source.batch(0, len(source))
+    inputs = take(source.data, batch.samples)
+    e = torch.randn_like(batch.outputs)
+    at_once = vmap_gradients(target, inputs, batch.position, e)
+    chunked = vmap_gradients(target, inputs, batch.position, e, chunk=chunk)
+    assert worst_row(chunked, at_once) <= 1e-12
+
+
+def test_jacobian_in_chunks_equals_jacobian_at_once(case: MakeCase):
+    made = case(torch.float64)
+    source = GradientSource(Target(made.model, made.parameters), made.data, engine="vmap")
+    at_once = jacobian(source.target, source.data)
+    torch.testing.assert_close(
+        jacobian(source.target, source.data, chunk=4), at_once, rtol=1e-12, atol=1e-14
+    )
+
+
+# The oracle itself
+
+
+def test_loop_gradients_of_a_linear_map_by_hand():
+    # f(x) = W x + b with W = [[1, 2], [0, -1]], b = [1, 0], x = [1, 2]: f = [6, -2].
+    # Reference [2, 0]: D = ((6-2)² + (-2)²) / 2 = 10; dD/df = 2 (f − r) / 2 = [4, -2].
+    # dD/dW = [4, -2] ⊗ [1, 2] = [[4, 8], [-2, -4]], dD/db = [4, -2].
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
+        model.bias.copy_(torch.tensor([1.0, 0.0]))
+    found = loop_gradients(
+        Target(model), torch.tensor([[1.0, 2.0]]), None, torch.tensor([[2.0, 0.0]]), mse
+    )
+    assert found.flat.tolist() == [[4.0, 8.0, -2.0, -4.0, 4.0, -2.0]]
+    assert found.dense()["weight"].tolist() == [[[4.0, 8.0], [-2.0, -4.0]]]
+
+
+def test_loop_gradients_equal_finite_differences(case: MakeCase):
+    made = case(torch.float64)
+    target = Target(made.model, made.parameters)
+    source = GradientSource(target, made.data, divergence=by_hand, rows=made.rows, engine="loop")
+    batch = source.batch(0, 3)
+    inputs = take(source.data, batch.samples)
+    generator = torch.Generator().manual_seed(0)
+    direction = {
+        name: torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        for name, p in target.parameters.items()
+    }
+
+    def divergence_at(step: float) -> Tensor:
+        moved = {name: p.detach() + step * direction[name] for name, p in target.parameters.items()}
+        outputs = target.outputs(inputs, moved)
+        if batch.position is not None:
+            outputs = outputs[torch.arange(3), batch.position]
+        return by_hand(outputs, batch.reference)
+
+    with torch.no_grad():
+        h = 1e-5
+        slope = (divergence_at(h) - divergence_at(-h)) / (2 * h)
+    flat = torch.cat([d.flatten() for d in direction.values()])
+    analytic = source.gradients(batch).flat @ flat
+    # Central differences with h = 1e-5: truncation about 1e-10, rounding about 1e-16 / 1e-5.
+    torch.testing.assert_close(slope, analytic, rtol=1e-5, atol=1e-7)
+
+
+# Row outputs
+
+
+def test_row_outputs_pick_each_rows_position():
+    model = nn.Identity()
+    model.weight = nn.Parameter(torch.ones(1))
+    inputs = torch.arange(2 * 3 * 2.0).view(2, 3, 2)
+    found = row_outputs(Target(model), inputs, torch.tensor([2, 0]))
+    # Sample 0 at position 2 holds 4, 5; sample 1 at position 0 holds 6, 7.
+    assert found.tolist() == [[4.0, 5.0], [6.0, 7.0]]
+    assert torch.equal(row_outputs(Target(model), inputs, None), inputs)
+
+
+def test_gradients_of_a_token_row_are_zero_for_later_tokens():
+    """A row at position p of a causal model does not depend on embeddings of later tokens."""
+    model = nn.Embedding(6, 3).double()
+    ids = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    target = Target(model)
+    source = GradientSource(target, ids, rows="token", engine="vmap", seed=1)
+    batch = source.batch(0, 2)
+    gradient = source.gradients(batch).dense()["weight"]
+    assert batch.position is not None
+    for row, (sample, position) in enumerate(zip(batch.samples, batch.position, strict=True)):
+        touched = gradient[row].abs().sum(-1).nonzero().flatten().tolist()
+        assert touched == [int(ids[sample, position])]
+
+
+def test_rows_do_not_depend_on_their_neighbours(case: MakeCase):
+    made = case(torch.float64)
+    target = Target(made.model, made.parameters)
+    source = GradientSource(target, made.data, rows=made.rows, engine="vmap")
+    batch = source.batch(0, len(source))
+    inputs = take(source.data, batch.samples)
+    e = torch.randn_like(batch.outputs)
+    together = vmap_gradients(target, inputs, batch.position, e)
+    at = None if batch.position is None else batch.position[2:3]
+    alone = vmap_gradients(target, take(inputs, slice(2, 3)), at, e[2:3])
+    assert worst_row(together[2:3], alone) <= 1e-12

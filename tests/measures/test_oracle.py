@@ -1,0 +1,127 @@
+from itertools import combinations
+
+import pytest
+import torch
+
+from subscape.measures import line_clusters, oracle, pca_fvu
+from subscape.measures.oracle import best_subsets, orthogonal_least_squares, spread
+
+
+def test_orthogonal_directions_by_hand():
+    # Energies 9 + 1 and 4 + 4, the last axis of each row out of reach: 0 and 2. Total 20.
+    g = torch.tensor([[3.0, 1.0, 0.0], [2.0, 2.0, 2**0.5]])
+    t = torch.eye(3)[:2]
+    # Budget 1: row 0 takes its 9. Budget 2: 9 + 4, 3: 9 + 4 + 4, 4: all 18.
+    for l0, reached, n_active in [
+        (0, 0, [0, 0]),
+        (0.5, 9, [1, 0]),
+        (1, 13, [1, 1]),
+        (1.5, 17, [1, 2]),
+        (2, 18, [2, 2]),
+        (5, 18, [2, 2]),
+    ]:
+        found = oracle(g, t, l0)
+        assert found.fvu == pytest.approx(1 - reached / 20)
+        assert found.n_active.tolist() == n_active
+        assert found.l0 == pytest.approx(sum(n_active) / 2)
+        assert found.exhaustive
+
+
+def test_coefficients_are_refitted_and_directions_need_not_be_unit():
+    # t_0 = (1, 0), t_1 along (1, 1): g = (2, 1) is t_0 + (1, 1) exactly; alone, t_0 explains 4 of 5 and
+    # t_1 (3/√2)² = 4.5 of 5.
+    g, t = torch.tensor([[2.0, 1.0]]), torch.tensor([[5.0, 0.0], [1.0, 1.0]])
+    assert oracle(g, t, 1).fvu == pytest.approx(0.1)
+    assert oracle(g, t, 2).fvu == pytest.approx(0, abs=1e-12)
+
+
+def random_problem(rows: int, n: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    t = torch.randn(m, n, generator=g).double()
+    return torch.randn(rows, n, generator=g).double(), t / t.norm(dim=1, keepdim=True)
+
+
+def test_best_subsets_are_the_least_squares_of_every_subset():
+    g, t = random_problem(4, 8, 6)
+    for size in (1, 2, 3):
+        expected = []
+        for row in g:
+            fits = []
+            for subset in combinations(range(6), size):
+                basis, _ = torch.linalg.qr(t[list(subset)].mT)
+                fits.append((row @ basis).square().sum())
+            expected.append(max(fits))
+        found = best_subsets(g @ t.mT, t @ t.mT, size)
+        torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_orthogonal_least_squares_is_never_better_and_ends_at_the_full_span():
+    g, t = random_problem(20, 8, 6)
+    greedy = orthogonal_least_squares(g @ t.mT, t @ t.mT, 6)
+    for size in (1, 2, 3):
+        assert (greedy[:, size] <= best_subsets(g @ t.mT, t @ t.mT, size) + 1e-9).all()
+    torch.testing.assert_close(greedy[:, 1], (g @ t.mT).square().amax(1))
+    basis, _ = torch.linalg.qr(t.mT)
+    torch.testing.assert_close(greedy[:, 6], (g @ basis).square().sum(1))
+
+
+def test_dependent_directions_do_no_harm():
+    t = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    g = torch.tensor([[2.0, 1.0]])
+    for l0, fvu in [(1, 0.2), (2, 0.0), (3, 0.0)]:
+        assert oracle(g, t, l0).fvu == pytest.approx(fvu, abs=1e-9)
+    assert oracle(g, t, 3).n_active.tolist() == [2]
+
+
+def test_spread_takes_the_best_gain_first():
+    # Gains: row 0: 5, 1; row 1: 3, 2.
+    explained = torch.tensor([[0.0, 5.0, 6.0], [0.0, 3.0, 5.0]])
+    assert [spread(explained, b).tolist() for b in range(5)] == [
+        [0, 0],
+        [1, 0],
+        [1, 1],
+        [1, 2],
+        [2, 2],
+    ]
+
+
+def test_spread_sees_that_two_may_help_only_together():
+    # Row 0 gains 0, then 10: 5 a step, more than row 1's 4. Row 1's second step gains nothing.
+    explained = torch.tensor([[0.0, 0.0, 10.0], [0.0, 4.0, 4.0]])
+    assert spread(explained, 2).tolist() == [2, 0]
+    assert spread(explained, 3).tolist() == [2, 1]
+    assert spread(explained, 4).tolist() == [2, 1]
+
+
+def test_many_directions_are_not_exhaustive_and_more_budget_never_hurts():
+    g, t = random_problem(30, 50, 40)
+    found = [oracle(g, t, l0) for l0 in (0.5, 1, 2, 4)]
+    fvus = [o.fvu for o in found]
+    assert fvus == sorted(fvus, reverse=True)
+    assert [o.l0 for o in found] == pytest.approx([0.5, 1, 2, 4])
+    assert not found[-1].exhaustive
+
+
+def test_pca_by_hand():
+    # Energies 16, 4, 1 along the axes: one component leaves 5 of 21; at L0 1 of 2 components over three
+    # rows each row uses its own axis, so only the last row's 1 is lost.
+    g = torch.diag(torch.tensor([4.0, 2.0, 1.0]))
+    assert pca_fvu(g, 1) == pytest.approx(5 / 21)
+    assert pca_fvu(g, 3) == pytest.approx(0)
+    assert pca_fvu(g, 2, 1.0) == pytest.approx(1 / 21)
+    assert pca_fvu(g, 2, 1 / 3) == pytest.approx(5 / 21)
+
+
+def test_line_clusters_find_lines():
+    g = torch.Generator().manual_seed(0)
+    lines = torch.eye(4)[:3]
+    rows = torch.randn(90, 1, generator=g) * lines.repeat(30, 1)
+    rows = rows + 0.01 * torch.randn(90, 4, generator=g)
+    found = line_clusters(rows, 3, generator=g)
+    cosines = (found @ lines.double().mT).abs()
+    assert (cosines.amax(0) > 0.999).all()
+
+
+def test_refuses_zero_gradients():
+    with pytest.raises(ValueError, match="gradients: expected not all zero"):
+        oracle(torch.zeros(2, 3), torch.eye(3), 1)

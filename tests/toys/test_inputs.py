@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from subscape.toys import SparseInputs
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_sample_has_no_zero_rows_and_groups_act_together():
+    inputs = SparseInputs(n_features=6, group_size=2, probability=0.1, low=-1.0, high=1.0)
+    x = inputs.sample(1000, generator())
+    assert x.shape == (1000, 6)
+    assert (x != 0).any(1).all()
+    assert ((x[:, 0::2] != 0) == (x[:, 1::2] != 0)).all()
+    assert x.min() < -0.9
+    assert x.max() > 0.9
+    assert (x.abs() <= 1).all()
+
+
+def test_sample_keeps_the_probability_of_a_group_given_that_one_is_active():
+    inputs = SparseInputs(n_features=2, probability=0.5)
+    share = (inputs.sample(20_000, generator()) != 0).float().mean(0)
+    # P(first | any) = 0.5 / (1 - 0.25) = 2/3.
+    assert share.tolist() == pytest.approx([2 / 3, 2 / 3], abs=0.02)
+
+
+def test_single_activates_one_group_only():
+    inputs = SparseInputs(n_features=6, group_size=2)
+    x = inputs.single(1, 50, generator())
+    assert (x[:, 2:4] > 0).all()
+    assert (x[:, [0, 1, 4, 5]] == 0).all()
+    assert inputs.active_groups(x).float().mean(0).tolist() == [0, 1, 0]
+
+
+def test_same_generator_seed_gives_same_inputs():
+    inputs = SparseInputs(n_features=5)
+    assert torch.equal(inputs.sample(64, generator(3)), inputs.sample(64, generator(3)))
+    assert not torch.equal(inputs.sample(64, generator(3)), inputs.sample(64, generator(4)))
+
+
+def test_refuses_groups_that_do_not_fit_and_unknown_groups():
+    with pytest.raises(ValueError, match="group_size: expected a divisor of n_features=5; got 2"):
+        SparseInputs(n_features=5, group_size=2)
+    with pytest.raises(ValueError, match="one of 0..4"):
+        SparseInputs(n_features=5).single(5, 1, generator())
