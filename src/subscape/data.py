@@ -7,12 +7,13 @@ outputs with outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, default_collate
 
 from subscape._checks import problem
 
@@ -24,8 +25,8 @@ def as_samples(data: Any) -> Samples:
 
     Args:
         data: a tensor [sample, ...]; a mapping of such tensors (BatchEncoding too); a tuple whose first
-            entry is one of these (the rest, labels, is dropped); or an iterable of batches of any of
-            these (a DataLoader), which is read to its end.
+            entry is one of these (the rest, labels, is dropped); a torch data set of samples of these; or
+            an iterable of batches of any of these (a DataLoader), which is read to its end.
 
     Returns:
         The samples.
@@ -47,8 +48,14 @@ def as_samples(data: Any) -> Samples:
             )
     elif isinstance(data, tuple) and data and isinstance(data[0], Tensor | Mapping):
         return as_samples(data[0])
+    elif isinstance(data, Dataset) and isinstance(data, Sized):
+        if len(data) == 0:
+            raise ValueError(_empty("a data set of 0 samples"))
+        whole = default_collate([data[i] for i in range(len(data))])
+        return as_samples(tuple(whole) if isinstance(whole, list) else whole)
     elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Path):
-        batches = [as_samples(batch) for batch in data]
+        # A loader collates (inputs, labels) into a list.
+        batches = [as_samples(tuple(b) if isinstance(b, list) else b) for b in data]
         if not batches:
             raise ValueError(_empty("an iterable without batches"))
         samples = _concatenate(batches)

@@ -109,10 +109,10 @@ def llama_tokens() -> Case:
 
 
 def llama_sequences() -> Case:
-    """A sequence is a row; a BatchEncoding as the tokenizer gives it; one block only."""
+    """A sequence is a row; a BatchEncoding as tokenizers give it, with a mask; some tensors only."""
     transformers = pytest.importorskip("transformers")
     ids = torch.randint(0, 11, (N_SAMPLES, 5))
-    data = transformers.BatchEncoding({"input_ids": ids})
+    data = transformers.BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     return Case(_llama(), data, parameters=["model.layers.1.self_attn", "*.0.mlp.down_proj.weight"])
 
 

@@ -149,8 +149,7 @@ def test_row_outputs_pick_each_rows_position():
     assert torch.equal(row_outputs(Target(model), inputs, None), inputs)
 
 
-def test_gradients_of_a_token_row_are_zero_for_later_tokens():
-    """A row at position p of a causal model does not depend on embeddings of later tokens."""
+def test_a_token_row_of_an_embedding_touches_its_own_token_only():
     model = nn.Embedding(6, 3).double()
     ids = torch.tensor([[0, 1, 2], [3, 4, 5]])
     target = Target(model)
@@ -161,6 +160,39 @@ def test_gradients_of_a_token_row_are_zero_for_later_tokens():
     for row, (sample, position) in enumerate(zip(batch.samples, batch.position, strict=True)):
         touched = gradient[row].abs().sum(-1).nonzero().flatten().tolist()
         assert touched == [int(ids[sample, position])]
+
+
+class BranchesOnValues(nn.Module):
+    """As language models do with a padding mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3, dtype=torch.float64))
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        outputs = x @ self.weight
+        return outputs if attention_mask.all() else outputs * attention_mask
+
+
+def test_a_mask_of_ones_does_not_stop_vmap_and_a_ragged_one_goes_through_the_loop():
+    target = Target(BranchesOnValues())
+    x = torch.randn(4, 3, dtype=torch.float64)
+    ones = {"x": x, "attention_mask": torch.ones(4, 3, dtype=torch.long)}
+    ragged = {"x": x, "attention_mask": torch.ones(4, 3, dtype=torch.long).triu()}
+    for engine in ("vmap", "jacobian"):
+        source = GradientSource(target, ones, engine=engine)
+        batch = source.batch(0, 4)
+        oracle = GradientSource(target, ones, engine="loop").gradients(batch)
+        assert worst_row(source.gradients(batch).flat, oracle.flat) <= 1e-12
+    source = GradientSource(target, ragged, engine="vmap")
+    with pytest.raises(ValueError, match="engine: expected .* Use engine='loop'"):
+        source.gradients(source.batch(0, 4))
+    looped = GradientSource(target, ragged, engine="loop")
+    batch = looped.batch(0, 4)
+    # dW = x ⊗ masked e, written out.
+    e = (2 / 3) * (batch.outputs - batch.reference) * ragged["attention_mask"][batch.samples]
+    expected = torch.einsum("ni,nj->nij", x[batch.samples], e)
+    torch.testing.assert_close(looped.gradients(batch).dense()["weight"], expected)
 
 
 def test_rows_do_not_depend_on_their_neighbours(case: MakeCase):

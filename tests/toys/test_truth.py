@@ -9,6 +9,11 @@ from subscape.toys.networks import Bottleneck
 from subscape.toys.truth import top_right_singular_vector
 
 
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    return tms(0, training=ToyTraining(n_steps=1000))
+
+
 def toy_with(model: Bottleneck, n_groups: int) -> Toy:
     shares = torch.zeros(n_groups)
     return Toy("by hand", 0, model, SparseInputs(n_groups), 0.0, shares, shares <= 1)
@@ -33,8 +38,7 @@ def test_row_gradients_by_hand():
         assert found.tolist() == [pytest.approx(expected)]
 
 
-def test_row_gradients_agree_with_the_loop_oracle():
-    toy = tms(0, training=ToyTraining(n_steps=50, n_samples=256, n_candidates=1))
+def test_row_gradients_agree_with_the_loop_oracle(toy):
     g = torch.Generator().manual_seed(0)
     x, other = toy.sample(6, g), toy.sample(6, g)
     target = Target(toy.model)
@@ -55,15 +59,15 @@ def test_top_right_singular_vector_by_hand():
 
 
 @pytest.mark.parametrize("divergence", ["mse", "half-reference-mse"])
-def test_tms_truths_are_the_analytic_blocks(divergence):
-    toy = tms(0)
+def test_tms_truths_are_the_analytic_blocks(toy, divergence):
     truth = true_subnetworks(toy, divergence)
     assert truth.directions.shape == (5, 25)
     torch.testing.assert_close(truth.directions.norm(dim=1), torch.ones(5).double())
     w = toy.model.W_in.detach().double()
     for j in range(5):
-        # But for a little leakage only output j is open: g = e (x W_out[j] in W_in[:, j], x W_in[:, j] in W_out[j], 1 in b_j), so
-        # t_j lies in the plane of (W_out[j], W_in[:, j], 0) and (0, 0, 1).
+        # But for a little leakage only output j is open: with e = dD/df_j, g is e x W_out[j] in
+        # W_in[:, j], e x W_in[:, j] in W_out[j] and e in b_j. So t_j lies in the plane of
+        # (W_out[j], W_in[:, j], 0) and (0, 0, 1).
         parts = torch.zeros(2, 25).double()
         parts[0, :10].view(2, 5)[:, j] = w[:, j]
         parts[0, 10:20].view(5, 2)[j] = w[:, j]
@@ -75,8 +79,7 @@ def test_tms_truths_are_the_analytic_blocks(divergence):
     assert (truth.energy <= 1 + 1e-12).all()
 
 
-def test_truths_of_chosen_parameters_and_by_another_direction():
-    toy = tms(0, training=ToyTraining(n_steps=200, n_candidates=2))
+def test_truths_of_chosen_parameters_and_by_another_direction(toy):
     assert true_subnetworks(toy, parameters="W_*").directions.shape == (5, 20)
     mean = true_subnetworks(toy, direction=lambda g: g.mean(0), n_samples=64)
     assert mean.directions.shape == (5, 25)

@@ -1,5 +1,1 @@
-"""The command line: `subscape demo`, `decompose`, `reproduce`. Thin: every flag is a config field."""
-
-from subscape.cli.main import main
-
-__all__ = ["main"]
+"""The command line: `subscape demo`, `decompose`, `reproduce`. Every flag is a config field."""

@@ -22,11 +22,13 @@ CONFIG = "run.toml"
 
 @dataclass(frozen=True)
 class DecomposeRun:
-    """Decompose a model: find the low-rank parameter directions of which a few at a time make up the
-    gradient of any row's divergence.
+    """Decompose a model into sparsely active, low-rank directions in parameter space.
 
     Example: subscape decompose MODEL --parameters 'model.layers.2.self_attn.*' --data train.txt
     --heldout heldout.txt --rows token --divergence kl --out runs/attention
+
+    With --config FILE the flags' defaults come from a TOML file, such as the run.toml of an earlier run.
+    An interrupted run goes on from its last checkpoint when the same command is given again.
     """
 
     model: Annotated[str, tyro.conf.Positional] = ""
@@ -65,6 +67,9 @@ def run(settings: DecomposeRun) -> Decomposition:
 
     Returns:
         The decomposition, which is also saved in the run folder.
+
+    Raises:
+        ValueError: if an argument is wrong.
     """
     for name in ("model", "data"):
         if not getattr(settings, name):
@@ -74,12 +79,14 @@ def run(settings: DecomposeRun) -> Decomposition:
     if not settings.json:
         print(target.summary())
     data = load_data(settings.data, settings.model, settings.window)
-    heldout = settings.heldout and load_data(settings.heldout, settings.model, settings.window)
+    heldout = None
+    if settings.heldout is not None:
+        heldout = load_data(settings.heldout, settings.model, settings.window)
     _prepare(settings)
     result = decompose(
         target,
         data,
-        heldout=heldout or None if not settings.heldout else heldout,
+        heldout=heldout,
         divergence=settings.divergence,
         reference=settings.reference,
         rows=settings.rows,

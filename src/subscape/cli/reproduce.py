@@ -93,6 +93,9 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
 
     Returns:
         The results, which are also in DIR/results.json.
+
+    Raises:
+        FileExistsError: if there is a results.json already.
     """
     path = settings.out / "results.json"
     if path.exists() and not settings.overwrite:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from subscape._checks import problem
 from subscape._shapes import Float, Int
 from subscape.data import Samples, n_samples, take
 from subscape.divergences import Divergence
@@ -71,9 +72,10 @@ def vmap_gradients(
         Gradients, flattened and concatenated in model order.
     """
     parameters = {name: p.detach() for name, p in target.parameters.items()}
+    inputs, shared = _without_shared(inputs)
 
     def scalar(values: dict[str, Tensor], x: Samples, at: Tensor | None, e: Tensor) -> Tensor:
-        outputs = target.outputs(_as_batch(x), values)[0]
+        outputs = target.outputs(_as_batch(x, shared), values)[0]
         if at is not None:
             outputs = outputs.index_select(0, at[None])[0]
         return (outputs * e).sum()
@@ -100,9 +102,10 @@ def jacobian(
         The Jacobian, output axes flattened, parameters flattened in model order.
     """
     parameters = {name: p.detach() for name, p in target.parameters.items()}
+    inputs, shared = _without_shared(inputs)
 
     def outputs(values: dict[str, Tensor], x: Samples) -> Tensor:
-        return target.outputs(_as_batch(x), values)[0].flatten()
+        return target.outputs(_as_batch(x, shared), values)[0].flatten()
 
     with _outside():
         by_name = vmap(jacrev(outputs), in_dims=(None, 0), chunk_size=chunk)(parameters, inputs)
@@ -151,10 +154,35 @@ def _outside() -> Generator[None]:
     Fused attention has no batching rule: under vmap it falls back to a loop over rows.
     """
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            raise ValueError(
+                problem(
+                    "engine",
+                    "a model that vmap can follow: no branch on values, no .item()",
+                    f"{str(error).strip().splitlines()[0][:160]} …",
+                    "Use engine='loop'; for text, cut windows without padding (text_windows).",
+                )
+            ) from error
 
 
-def _as_batch(sample: Samples) -> Samples:
+def _without_shared(inputs: Samples) -> tuple[Samples, dict[str, Tensor]]:
+    """Inputs without the flags that all rows share, and these, each with one row.
+
+    A mask of ones, as tokenizers give it, then stays a plain tensor, on which models branch.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs, {}
+    shared = {
+        k: v[:1] for k, v in inputs.items() if k.endswith("mask") and bool((v == v[:1]).all())
+    }
+    return {k: v for k, v in inputs.items() if k not in shared}, shared
+
+
+def _as_batch(sample: Samples, shared: dict[str, Tensor]) -> Samples:
     if isinstance(sample, Tensor):
         return sample[None]
-    return {k: v[None] for k, v in sample.items()}
+    return {k: v[None] for k, v in sample.items()} | shared

@@ -27,8 +27,9 @@ from subscape.targets import Target
 Rows = Literal["sample", "token"]
 Engine = Literal["auto", "jacobian", "vmap", "loop"]
 
-JACOBIAN_BUDGET = 256 * 2**20
-"""Bytes that a cached output Jacobian may take before `auto` passes it by."""
+JACOBIAN_BUDGET = 4 * 2**20
+"""Bytes of cached output Jacobian above which `auto` takes vmap: a Jacobian row is read for every output,
+so beyond the smallest toys vmap over a large block of rows is faster too (benchmarks/engines.py)."""
 CHUNK_BUDGET = 128 * 2**20
 """Bytes of dense row gradients that one vmap chunk may make."""
 

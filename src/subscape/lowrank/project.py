@@ -26,9 +26,9 @@ def project(layout: Layout, directions: Float[Tensor, "direction parameter"]) ->
     parts: list[Tensor] = []
     dense = directions.double().split([t.numel for t in layout.tensors], dim=-1)
     for t, block in zip(layout.tensors, dense, strict=True):
-        tensors = block.unflatten(-1, t.shape)
+        tensors = block.reshape(-1, *t.shape)
         pieces = _cp(t, tensors) if t.form == "cp" else _tucker(t, tensors)
-        parts += [p.flatten(1) for p in pieces]
+        parts += [p.reshape(len(p), -1) for p in pieces]
     return Stack(layout, torch.cat(parts, dim=-1).to(directions.dtype))
 
 
@@ -48,12 +48,17 @@ def _cp(t: TensorLayout, tensors: Tensor) -> list[Tensor]:
     if len(t.shape) == 2:
         return _balanced([_padded(left * values[:, None], t.ranks[0]), _padded(right, t.ranks[0])])
     # Split the right vectors on, mode after mode, into their leading terms.
-    factors = [_padded(left * values[:, None], t.ranks[0])]
     rest = right.mT.unflatten(-1, t.shape[1:])
-    for mode in range(1, len(t.shape)):
-        columns = [_leading(rest[:, r], mode - 1, 1)[0] for r in range(rest.shape[1])]
-        factors.append(_padded(torch.cat(columns, dim=-1), t.ranks[0]))
-    return _balanced(factors)
+    factors = [
+        torch.cat([_leading(rest[:, r], mode, 1)[0] for r in range(rest.shape[1])], dim=-1)
+        for mode in range(len(t.shape) - 1)
+    ]
+    # Singular vectors have any sign: what a term is of its right vector goes to the first factor.
+    axes = "abcdefgh"[: len(factors)]
+    terms = ",".join(f"n{a}r" for a in axes)
+    share = torch.einsum(f"nr{axes},{terms}->nr", rest, *factors)
+    first = left * (values * share)[:, None]
+    return _balanced([_padded(factor, t.ranks[0]) for factor in [first, *factors]])
 
 
 def _leading(

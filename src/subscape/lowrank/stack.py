@@ -32,7 +32,7 @@ class Stack:
         lead = self.weights.shape[:-1]
         parts = iter(self.weights.split(self.layout.sizes, dim=-1))
         return {
-            t.name: [next(parts).view(*lead, *shape) for shape in t.piece_shapes]
+            t.name: [next(parts).view((*lead, *shape)) for shape in t.piece_shapes]
             for t in self.layout.tensors
         }
 
@@ -121,10 +121,15 @@ def initial_stack(
     """
     parts = []
     for t in layout.tensors:
-        for shape in t.piece_shapes:
+        for place, shape in enumerate(t.piece_shapes):
             values = torch.randn(*lead, math.prod(shape), generator=generator, dtype=torch.float64)
-            # Factors with columns of about unit length; a core that makes entries of unit variance.
-            parts.append(values / math.sqrt(shape[-1]) if len(shape) > 1 else values)
+            # Entries of unit variance: those of Tucker are sums over a rank per factor beside a core of
+            # unit variance, those of CP one sum over products of m factors.
+            if t.form == "cp":
+                values *= shape[-1] ** (-0.5 / len(t.shape))
+            elif place > 0:
+                values /= math.sqrt(shape[-1])
+            parts.append(values)
     weights = torch.cat(parts, dim=-1).to(device=like.device, dtype=like.dtype)
     return unit(Stack(layout, weights))
 

@@ -2,7 +2,8 @@
 
 from subscape.measures.mixing import MixingRecovery, mixing_recovery
 from subscape.measures.oracle import Oracle, line_clusters, oracle, pca_fvu
-from subscape.measures.recovery import Purity, Recovery, purity, recovery
+from subscape.measures.purity import Purity, purity
+from subscape.measures.recovery import Recovery, recovery
 
 __all__ = [
     "MixingRecovery",

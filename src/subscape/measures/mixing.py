@@ -1,7 +1,8 @@
 """The matrix A of a target trained on X -> AX, read back from its subnetworks.
 
 Every subnetwork k has a part in W_in and one in W_out. Its feature is the column of the W_in part with the
-largest norm; three readings give that feature's column of A up to one factor.
+largest norm; three readings give that feature's column of A up to one factor. Of the three only the
+published one keeps its sign when the subnetwork changes its own: for the others take the scaled figures.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class MixingRecovery:
     """V_out W_in + W_out V_in against W_out W_in: the first-order change of the target's map."""
     read_out: Reading
     """W_out u against W_out W_in, with u the hidden direction that V_out reads: what the target puts out
-    when the hidden code is the one this subnetwork listens to. Its sign is free: take the scaled figures."""
+    when the hidden code is the one this subnetwork listens to."""
 
 
 def mixing_recovery(

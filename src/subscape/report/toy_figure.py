@@ -59,12 +59,13 @@ def draw_toy_decomposition(
     n = len(active_rate)
     figure = Figure(figsize=(2.3 * n, 5.6), layout="constrained")
     figure.suptitle(title, color=INK)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1.15, 1])
+    grid = figure.add_gridspec(2, 2 * n, height_ratios=[1.15, 1])
     colours = matplotlib.colormaps[COLOURS]
-    for k, axes in enumerate(top.subplots(1, n, squeeze=False)[0]):
+    for k in range(n):
+        axes = figure.add_subplot(grid[0, 2 * k : 2 * k + 2])
         _network(axes, {name: t[k] for name, t in subnetworks.items()}, colours)
         axes.set_title(f"subnetwork {k}\nactive in {active_rate[k]:.1%} of rows", size=9, color=INK)
-    left, right = bottom.subplots(1, 2)
+    left, right = figure.add_subplot(grid[1, :n]), figure.add_subplot(grid[1, n:])
     _cosines(left, cosines)
     right.plot([s for s, _ in history], [f for _, f in history], color="#2166ac", linewidth=1)
     right.set(xlabel="step", ylabel="FVU of a batch", ylim=(0, None))

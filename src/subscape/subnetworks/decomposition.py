@@ -124,7 +124,7 @@ class Decomposition:
                 )
             )
         return {
-            name: torch.tensordot(coefficients, direction, dims=([-1], [0]))
+            name: torch.einsum("rk,k...->r...", coefficients, direction)
             for name, direction in self.decoder.dense().items()
         }
 

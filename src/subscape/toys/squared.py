@@ -16,8 +16,9 @@ from torch.nn import functional
 from subscape._checks import nearest, require
 from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Perceptron, xavier_normal
+from subscape.toys.recipe import Parameters, Recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import Parameters, Recipe, ToyTraining, train_many
+from subscape.toys.training import ToyTraining, train_many
 
 Variant = Literal["paper", "code"]
 N_HIDDEN_LAYERS = 4

@@ -14,8 +14,9 @@ from torch import Generator, Tensor
 
 from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Bottleneck, xavier_normal
+from subscape.toys.recipe import Parameters, Recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import Parameters, Recipe, ToyTraining, train_many
+from subscape.toys.training import ToyTraining, train_many
 
 MAX_COEFFICIENT = 3.0
 """Upper end of the entries of A."""

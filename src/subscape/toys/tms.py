@@ -12,8 +12,9 @@ from torch import Generator, Tensor
 
 from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Bottleneck, xavier_normal
+from subscape.toys.recipe import Parameters, Recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import Parameters, Recipe, ToyTraining, train_many
+from subscape.toys.training import ToyTraining, train_many
 
 DEFAULT_TRAINING = ToyTraining()
 LARGE_TRAINING = ToyTraining(n_steps=2500, learning_rate=0.03, n_candidates=2)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
+from subscape.toys.recipe import measure
 from subscape.toys.tms import DEFAULT_TRAINING, tms_many, tms_recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import ToyTraining, measure
+from subscape.toys.training import ToyTraining
 
 
 def tms_parallel_many(

@@ -15,7 +15,7 @@ class Toy:
     """A trained target model whose circuits are known: one for each group of inputs."""
 
     name: str
-    """Name in `subscape.toys.TOYS`."""
+    """Kind and sizes, as `tms-5-2`."""
     seed: int
     """The seed all of its chance came from."""
     model: nn.Module

@@ -9,27 +9,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.func import functional_call, vmap
+from torch import Generator, Tensor
 
 from subscape._checks import require
-from subscape._shapes import Bool, Float
-from subscape.toys.inputs import SparseInputs
+from subscape._shapes import Float
+from subscape.toys.recipe import Parameters, Recipe, measure, outputs
 from subscape.toys.toy import Toy
-
-Parameters = dict[str, Tensor]
-
-REPRESENTED_SHARE = 0.25
-"""A group is represented if its single-group loss is at most this share of that of predicting zero:
-an output of half the right size has exactly a quarter."""
-
-N_EVALUATION = 4096
-N_SINGLE = 256
 
 
 @dataclass(frozen=True)
@@ -56,30 +45,6 @@ class ToyTraining:
             f"at most n_samples={self.n_samples}",
             self.batch_size,
         )
-
-
-def _unchanged(free: Parameters) -> Parameters:
-    return free
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is trained, apart from how long."""
-
-    name: str
-    """Name of the toy."""
-    model: nn.Module
-    """The architecture; its own values are not used unless `complete` leaves a parameter out."""
-    inputs: SparseInputs
-    """The input distribution."""
-    initial: Callable[[Generator], Parameters]
-    """Initial values of what is trained."""
-    label: Callable[[Tensor, Tensor | None], Tensor]
-    """The right outputs for inputs [*, feature], given the mixing matrix [*, output, feature]."""
-    complete: Callable[[Parameters], Parameters] = _unchanged
-    """From what is trained to the model's parameters, as where two of them are tied."""
-    mixing: Callable[[Generator], Tensor] | None = None
-    """Draws A for X -> AX."""
 
 
 def train_many(recipe: Recipe, seeds: Sequence[int], training: ToyTraining) -> list[Toy]:
@@ -137,13 +102,7 @@ def _draw(recipe: Recipe, seed: int, training: ToyTraining) -> _Drawn:
     return _Drawn(free, x, recipe.label(x, matrix), matrix, evaluation)
 
 
-def _outputs(recipe: Recipe, complete: Parameters, x: Tensor) -> Float[Tensor, "replica row out"]:
-    def single(values: Parameters, rows: Tensor) -> Tensor:
-        return functional_call(recipe.model, values, (rows,))
-
-    return vmap(single, in_dims=(0, 0 if x.dim() == 3 else None))(complete, x)
-
-
+@torch.enable_grad()
 def _fit(
     recipe: Recipe,
     free: Parameters,
@@ -162,7 +121,7 @@ def _fit(
         first = step % n_batches * size
         batch = slice(first, first + size)
         rows, labels = (t[:, batch].repeat_interleave(training.n_candidates, dim=0) for t in (x, y))
-        loss = (_outputs(recipe, recipe.complete(free), rows) - labels).square().mean((1, 2)).sum()
+        loss = (outputs(recipe, recipe.complete(free), rows) - labels).square().mean((1, 2)).sum()
         gradients = torch.autograd.grad(loss, list(free.values()))
         for value, gradient in zip(free.values(), gradients, strict=True):
             value.grad = gradient
@@ -189,45 +148,3 @@ def _best(recipe: Recipe, seed: int, drawn: _Drawn, candidates: Parameters) -> T
         measured.represented[best],
         drawn.mixing,
     )
-
-
-class Measured(NamedTuple):
-    """How well candidates learned."""
-
-    loss: Float[Tensor, " candidate"]
-    """Mean squared error on fresh inputs."""
-    single_loss: Float[Tensor, "candidate group"]
-    """Error on inputs of one group alone, over that of predicting zero."""
-
-    @property
-    def represented(self) -> Bool[Tensor, "candidate group"]:
-        """Which groups a candidate computes."""
-        return self.single_loss <= REPRESENTED_SHARE
-
-
-def measure(
-    recipe: Recipe, candidates: Parameters, mixing: Tensor | None, generator: Generator
-) -> Measured:
-    """Losses of candidates on fresh inputs, all on the same ones.
-
-    Args:
-        recipe: what they were trained on.
-        candidates: the model's parameters with a leading candidate axis.
-        mixing: A, where there is one.
-        generator: source of the inputs.
-
-    Returns:
-        The losses.
-    """
-
-    def error(x: Tensor) -> tuple[Tensor, Tensor]:
-        y = recipe.label(x, mixing)
-        outputs = _outputs(recipe, candidates, x)
-        return (outputs - y).square().mean((1, 2)), y.square().mean()
-
-    loss, _ = error(recipe.inputs.sample(N_EVALUATION, generator))
-    shares = []
-    for group in range(recipe.inputs.n_groups):
-        own, zero = error(recipe.inputs.single(group, N_SINGLE, generator))
-        shares.append(own / zero)
-    return Measured(loss, torch.stack(shares, dim=1))

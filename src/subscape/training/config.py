@@ -35,11 +35,11 @@ class TrainingConfig:
     """Factor of the `step` schedule (the published one is 0.8)."""
     decay_every: int = 3_200
     """Steps between two decays (published for toys: 100 epochs, which are 3,200 steps)."""
-    warm_start: float = 0.0
+    warm_start: float = 0.1
     """Share of the steps, at the start, in which all coefficients are active."""
     n_restarts: int = 1
     """Starts trained side by side; the one with the lowest FVU on rows not trained on is kept."""
-    revive_every: int = 0
+    revive_every: int = 200
     """Steps between revivals of dead subnetworks (0: never)."""
     revive_until: float = 0.5
     """Share of the steps after which nothing is revived any more."""

@@ -1,0 +1,216 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subscape import Target
+from subscape.targets import default_outputs, select
+
+
+def network() -> nn.Module:
+    return nn.ModuleDict(
+        {
+            "embed": nn.Linear(3, 4),
+            "blocks": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)]),
+        }
+    )
+
+
+NAMES = ["embed.weight", "embed.bias", "blocks.0.weight", "blocks.0.bias", "blocks.1.weight"]
+
+
+# Selection
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["*"], NAMES),
+        (["*.weight"], ["embed.weight", "blocks.0.weight", "blocks.1.weight"]),
+        (["embed"], ["embed.weight", "embed.bias"]),
+        (["blocks"], ["blocks.0.weight", "blocks.0.bias", "blocks.1.weight"]),
+        (["blocks.?.weight"], ["blocks.0.weight", "blocks.1.weight"]),
+        (["blocks.1.weight", "embed.bias"], ["embed.bias", "blocks.1.weight"]),
+        (["*", "!*.bias"], ["embed.weight", "blocks.0.weight", "blocks.1.weight"]),
+        (["!*.bias"], ["embed.weight", "blocks.0.weight", "blocks.1.weight"]),
+        (["!blocks", "embed.weight", "blocks.0.bias"], ["embed.weight"]),
+        ([r"re:blocks\.\d+\.weight"], ["blocks.0.weight", "blocks.1.weight"]),
+        ([r"re:blocks"], None),  # a regular expression matches the whole name, or nothing
+        (["embed.weigh"], None),
+        (["Embed"], None),
+    ],
+)
+def test_patterns_choose_in_model_order(patterns: list[str], expected: list[str] | None):
+    if expected is None:
+        with pytest.raises(ValueError, match="matches none"):
+            select(network(), patterns)
+    else:
+        assert select(network(), patterns) == expected
+
+
+def test_one_pattern_needs_no_list():
+    assert Target(network(), "embed.*").names == ["embed.weight", "embed.bias"]
+
+
+def test_brackets_in_globs_are_sets_of_letters():
+    assert select(network(), ["blocks.[01].weight"]) == ["blocks.0.weight", "blocks.1.weight"]
+    assert select(network(), ["blocks.[!0].weight"]) == ["blocks.1.weight"]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+def test_a_tied_parameter_goes_by_its_first_name():
+    assert Target(Tied()).names == ["first.weight", "first.bias"]
+    assert Target(Tied(), "*.weight").names == ["first.weight"]
+
+
+def test_a_tied_parameter_counts_once():
+    assert Target(Tied()).n_parameters == 6
+
+
+def test_other_values_reach_every_use_of_a_tied_parameter():
+    model = Tied()
+    x, other = torch.randn(4, 2), torch.randn(2, 2)
+    with torch.no_grad():
+        expected = (x @ other.mT + model.first.bias) @ other.mT
+        found = Target(model, "*.weight").outputs(x, {"first.weight": other})
+    torch.testing.assert_close(found, expected)
+
+
+# Outputs
+
+
+def test_outputs_without_parameters_are_the_models_own():
+    model, x = nn.Linear(3, 2), torch.randn(4, 3)
+    assert torch.equal(Target(model).outputs(x), model(x))
+
+
+def test_outputs_at_other_values_leave_the_rest_and_the_model_alone():
+    model, x = nn.Linear(3, 2), torch.randn(4, 3)
+    before = model.weight.detach().clone()
+    zero = torch.zeros(2, 3)
+    found = Target(model).outputs(x, {"weight": zero})
+    torch.testing.assert_close(found, model.bias.expand(4, 2))
+    assert torch.equal(model.weight, before)
+
+
+def test_outputs_are_differentiable_in_the_values_given():
+    model, x = nn.Linear(3, 2), torch.randn(4, 3)
+    weight = torch.randn(2, 3, requires_grad=True)
+    Target(model).outputs(x, {"weight": weight}).sum().backward()
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(2, 3))
+    assert model.weight.grad is None
+
+
+LOGITS = torch.randn(2, 3)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        LOGITS,
+        SimpleNamespace(logits=LOGITS),
+        {"loss": torch.zeros(()), "logits": LOGITS},
+        (LOGITS, torch.zeros(5)),
+    ],
+    ids=["tensor", "attribute", "mapping", "tuple"],
+)
+def test_default_outputs_find_the_tensor(given: object):
+    assert default_outputs(lambda batch: given, torch.zeros(2)) is LOGITS
+
+
+def test_default_outputs_pass_mappings_by_keyword():
+    def model(*, a: Tensor, b: Tensor) -> Tensor:
+        return a - b
+
+    found = default_outputs(model, {"b": torch.ones(2), "a": torch.zeros(2)})
+    assert found.tolist() == [-1.0, -1.0]
+
+
+def test_an_outputs_function_sees_a_model_with_other_values_and_the_models_attributes():
+    model = nn.Linear(3, 2)
+    seen = []
+
+    def outputs(called, batch: Tensor) -> Tensor:
+        seen.append(called.out_features)
+        return called(batch)[:, :1]
+
+    target = Target(model, outputs=outputs)
+    found = target.outputs(torch.ones(1, 3), {"weight": torch.ones(2, 3), "bias": torch.ones(2)})
+    assert found.tolist() == [[4.0]]
+    assert seen == [2]
+
+
+# What a target says of itself
+
+
+def test_sizes_and_shapes():
+    target = Target(network(), "blocks.0")
+    assert target.shapes == {"blocks.0.weight": (4, 4), "blocks.0.bias": (4,)}
+    assert target.n_parameters == 20
+    assert target.like.dtype == torch.float32
+    assert not target.like.requires_grad
+
+
+def test_summary_counts_the_chosen_of_all():
+    text = Target(network(), "blocks.0").summary()
+    # 12 + 4 of the first, 16 + 4 and 16 of the blocks: 52, of which 20 are 38.5 %.
+    assert "2 tensors of ModuleDict, 20 of 52 parameters (38.5%)" in text
+    assert "blocks.0.bias" in text
+    assert "[4, 4]" in text
+
+
+def test_fingerprint_changes_with_one_bit_of_a_value():
+    model = nn.Linear(3, 2)
+    before = Target(model).fingerprint()
+    assert before == Target(model).fingerprint()
+    with torch.no_grad():
+        model.weight[1, 2] = torch.nextafter(model.weight[1, 2], torch.tensor(9.0))
+    after = Target(model).fingerprint()
+    assert after["sha256"] != before["sha256"]
+    assert after["tensors"] == before["tensors"]
+
+
+def test_fingerprint_looks_at_chosen_parameters_only():
+    model = nn.Linear(3, 2)
+    before = Target(model, "weight").fingerprint()
+    with torch.no_grad():
+        model.bias += 1
+    assert Target(model, "weight").fingerprint() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_fingerprint_takes_every_dtype_and_layout(dtype: torch.dtype):
+    model = nn.Linear(3, 2).to(dtype)
+    model.weight = nn.Parameter(torch.randn(3, 2).to(dtype).mT)  # not contiguous
+    model.scale = nn.Parameter(torch.ones((), dtype=dtype))
+    found = Target(model).fingerprint()["tensors"]
+    assert found[0] == {"name": "weight", "shape": [2, 3], "dtype": str(dtype)[6:]}
+    assert found[-1]["shape"] == []
+
+
+# Modules that are refused; the message is checked in test_bad_input
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Dropout(0.1), nn.Dropout2d(0.5), nn.AlphaDropout(0.1), nn.BatchNorm1d(3)]
+)
+def test_train_mode_is_refused_for_modules_that_it_changes(module: nn.Module):
+    model = nn.Sequential(nn.Linear(3, 3), module)
+    with pytest.raises(ValueError, match="eval mode"):
+        Target(model)
+    Target(model.eval())
+
+
+def test_train_mode_does_no_harm_elsewhere():
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Dropout(0.0)).train()
+    assert Target(model, "0").n_parameters == 12
