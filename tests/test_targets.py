@@ -9,12 +9,10 @@ from subscape.targets import default_outputs, select
 
 
 def network() -> nn.Module:
-    return nn.ModuleDict(
-        {
-            "embed": nn.Linear(3, 4),
-            "blocks": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)]),
-        }
-    )
+    return nn.ModuleDict({
+        "embed": nn.Linear(3, 4),
+        "blocks": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)]),
+    })
 
 
 NAMES = ["embed.weight", "embed.bias", "blocks.0.weight", "blocks.0.bias", "blocks.1.weight"]

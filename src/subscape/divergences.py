@@ -32,6 +32,13 @@ def half_reference_mse(
 
     Its gradient is proportional to 2f − r, that of a squared error to *half* the reference, so a row
     paired with itself is not null. For reproduction of the published toy figures.
+
+    Args:
+        outputs: f(x_i).
+        reference: y_r.
+
+    Returns:
+        One value per row.
     """
     return (outputs * (outputs - reference)).flatten(1).mean(1)
 

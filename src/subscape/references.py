@@ -26,6 +26,17 @@ def another_row(
 
     A row of the same sample is passed over too, where batches drawn together hold a sample twice. (The
     paper draws a random sample of X; the authors' code allows a row to meet itself.)
+
+    Args:
+        outputs: f(x_i) of the rows drawn together.
+        rows: index of every row's sample.
+        generator: draws the partners.
+
+    Returns:
+        A reference per row.
+
+    Raises:
+        ValueError: if there is one row only.
     """
     n = outputs.shape[0]
     if n < 2:

@@ -197,7 +197,7 @@ def _figures(
         found = reconstruct(gradients, dec.encoder, dec.decoder, what.training.active_fraction)
         inputs = heldout.data
         assert isinstance(inputs, Tensor)
-        groups = inputs[batch.samples].unflatten(1, (toy.n_groups, -1)).ne(0).any(-1)
+        groups = toy.inputs.active_groups(inputs[batch.samples])
         pure = purity(found.coefficients * found.active, groups, alive=alive)
         figures |= {"purity": pure.mean, "groups_fired_for": pure.n_groups}
     return figures

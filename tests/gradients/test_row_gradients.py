@@ -81,9 +81,14 @@ def test_rows_are_taken_after_the_replica_axis():
 
 
 @given(
-    n=st.integers(1, 4), replicas=st.integers(1, 3), subnetworks=st.integers(1, 4), p=st.integers(1, 5)
+    n=st.integers(1, 4),
+    replicas=st.integers(1, 3),
+    subnetworks=st.integers(1, 4),
+    p=st.integers(1, 5),
 )
-def test_times_directions_is_one_product_per_replica(n: int, replicas: int, subnetworks: int, p: int):
+def test_times_directions_is_one_product_per_replica(
+    n: int, replicas: int, subnetworks: int, p: int
+):
     generator = torch.Generator().manual_seed(n + 7 * p)
     flat = torch.randn(n, p, generator=generator, dtype=torch.float64)
     v = torch.randn(replicas, subnetworks, p, generator=generator, dtype=torch.float64)

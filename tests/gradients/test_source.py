@@ -181,9 +181,11 @@ def test_vmap_is_chunked_by_its_budget(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_generators_of_neighbouring_numbers_are_unrelated():
-    draws = torch.stack(
-        [torch.randn(1000, generator=generator_of(seed, use)) for seed in range(4) for use in range(3)]
-    )
+    draws = torch.stack([
+        torch.randn(1000, generator=generator_of(seed, use))
+        for seed in range(4)
+        for use in range(3)
+    ])
     correlation = torch.corrcoef(draws) - torch.eye(12)
     # Independent draws of 1,000 correlate by 0.03; six standard deviations are 0.19.
     assert correlation.abs().max() < 0.19

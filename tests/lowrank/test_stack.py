@@ -23,9 +23,7 @@ def oracle(tensor: TensorLayout, pieces: list[Tensor]) -> Tensor:
         return torch.einsum(f"{terms}->...{modes}", *pieces)
     core, *factors = pieces
     given = dict(zip(tensor.factored_modes, factors, strict=True))
-    eyes = [
-        given.get(mode, torch.eye(d, dtype=core.dtype)) for mode, d in enumerate(tensor.shape)
-    ]
+    eyes = [given.get(mode, torch.eye(d, dtype=core.dtype)) for mode, d in enumerate(tensor.shape)]
     terms = "".join(f",...{mode}{rank}" for mode, rank in zip(modes, ranks, strict=True))
     return torch.einsum(f"...{ranks}{terms}->...{modes}", core, *eyes)
 
@@ -180,7 +178,9 @@ def test_unit_of_a_zero_direction_is_zero_not_nan():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_initial_directions_are_unit_and_random(form: str, dtype: torch.dtype):
     layout = make_layout({"w": (6, 5), "k": (4, 3, 3), "b": (6,)}, 2, form)
-    stack = initial_stack(layout, (3, 8), torch.Generator().manual_seed(0), torch.zeros(1, dtype=dtype))
+    stack = initial_stack(
+        layout, (3, 8), torch.Generator().manual_seed(0), torch.zeros(1, dtype=dtype)
+    )
     flat = stack.flat()
     assert stack.weights.dtype == dtype
     torch.testing.assert_close(flat.norm(dim=-1), torch.ones(3, 8, dtype=dtype))

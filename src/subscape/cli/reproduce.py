@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import torch
 import tyro
 
 from subscape._checks import problem

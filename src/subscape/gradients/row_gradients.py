@@ -30,12 +30,12 @@ class RowGradients(Protocol):
         """⟨g_i, v_k⟩ for every row i and direction k of a stack [*replica, subnetwork]."""
         ...
 
-    def squared_norm(self) -> Float[Tensor, "*replica row"]:
+    def squared_norm(self) -> Float[Tensor, "*target row"]:
         """‖g_i‖² over all target tensors together."""
         ...
 
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
-        """g_i by parameter name, each [*replica, row, *shape]."""
+        """g_i by parameter name, each [*target, row, *shape]."""
         ...
 
 
@@ -43,11 +43,11 @@ class RowGradients(Protocol):
 class DenseRowGradients:
     """Row gradients as full vectors.
 
-    `flat` has no replica axis where all replicas see the same rows; where several targets are
-    decomposed side by side it has one.
+    All restarts of a stack see the same rows; several targets that are decomposed side by side have a
+    leading axis, in stacks too.
     """
 
-    flat: Float[Tensor, "*replica row parameter"]
+    flat: Float[Tensor, "*target row parameter"]
     """All target tensors flattened and concatenated, in model order."""
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of every target tensor, in model order."""
@@ -61,7 +61,7 @@ class DenseRowGradients:
         """⟨g_i, v_k⟩; see `RowGradients`."""
         return times_directions(self.flat, stack.flat())
 
-    def squared_norm(self) -> Float[Tensor, "*replica row"]:
+    def squared_norm(self) -> Float[Tensor, "*target row"]:
         """‖g_i‖²; see `RowGradients`."""
         return self.flat.square().sum(-1)
 
@@ -80,10 +80,15 @@ class DenseRowGradients:
 
 
 def times_directions(
-    flat: Float[Tensor, "*rows parameter"], directions: Float[Tensor, "*directions parameter"]
+    flat: Float[Tensor, "*target row parameter"],
+    directions: Float[Tensor, "*target_and_replica subnetwork parameter"],
 ) -> Float[Tensor, "..."]:
-    """Rows times directions, [*replica, row, subnetwork], as one plain product where rows are shared."""
-    if flat.dim() == 2 and directions.dim() == 3:
-        replicas, n, _ = directions.shape
-        return (flat @ directions.flatten(0, 1).mT).unflatten(-1, (replicas, n)).movedim(-2, 0)
-    return flat @ directions.mT
+    """Rows times directions, [*target, *replica, row, subnetwork].
+
+    The directions of all replicas are one operand, as they share the rows.
+    """
+    if directions.dim() == flat.dim():
+        return flat @ directions.mT
+    replicas, n = directions.shape[-3:-1]
+    products = flat @ directions.flatten(-3, -2).mT
+    return products.unflatten(-1, (replicas, n)).movedim(-2, -3)

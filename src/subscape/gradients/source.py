@@ -6,8 +6,9 @@ only, so a run can be resumed anywhere and replayed without touching any global 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -96,6 +97,25 @@ class GradientSource:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every target tensor."""
         return self.target.shapes
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that its rows and gradients depend on: settings, and SHA-256 of target and data."""
+        by_name = {"data": self.data} if isinstance(self.data, Tensor) else self.data
+        digest = hashlib.sha256()
+        for name, values in by_name.items():
+            digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
+            raw = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(raw.numpy().tobytes())
+        return {
+            "target": self.target.fingerprint()["sha256"],
+            "data": digest.hexdigest(),
+            "divergence": _name(self.divergence),
+            "reference": _name(self.reference),
+            "rows": self.rows,
+            "engine": self.engine,
+            "seed": self.seed,
+        }
 
     def batch(self, number: int, size: int) -> Batch:
         """The rows and references of batch `number` when batches have `size` rows; see `block`."""
@@ -252,6 +272,11 @@ def check_finite(gradients: DenseRowGradients) -> None:
                 "Check the inputs, the divergence (kl takes logits) and the model's dtype.",
             )
         )
+
+
+def _name(rule: Any) -> str:
+    """Name of a function; for objects their repr, which shows their fields."""
+    return getattr(rule, "__qualname__", None) or repr(rule)
 
 
 def generator_of(*numbers: int) -> torch.Generator:

@@ -58,6 +58,12 @@ class Stack:
 
         The factor is spread evenly over the pieces of a tensor (its m-th root to each of m), so that
         no piece drifts to a scale of its own under an optimiser whose steps do not know scale.
+
+        Args:
+            factor: positive.
+
+        Returns:
+            A new stack.
         """
         scales = []
         for t in self.layout.tensors:

@@ -272,7 +272,7 @@ def _stack(layout: Layout, tensors: Mapping[str, Tensor], side: str, n: int, fol
                         "The file does not go with config.json: save the decomposition again.",
                     )
                 )
-            parts.append(tensors[name].flatten(1))
+            parts.append(tensors[name].reshape(n, -1))
     return Stack(layout, torch.cat(parts, dim=1))
 
 

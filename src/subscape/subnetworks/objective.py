@@ -4,10 +4,10 @@ With active coefficients s = topk(⟨g, V_in⟩) a gradient is rebuilt as ĝ = s
 
     FVU = Σ_rows ‖g − ĝ‖² / Σ_rows ‖g‖²     (pooled over the batch, uncentred; arXiv 2504.00194, Eq. 4-6).
 
-Two exact forms. `dense_error` builds ĝ; evaluation uses it. `projected_error` never does: with p = ⟨g, V_out⟩ and the Gram
-matrix K = V_out V_outᵀ, Σ‖g − ĝ‖² = Σ(‖g‖² − 2 s·p + sᵀK s). In float32 the second loses digits as the
-FVU goes to zero (2e-6 relative at 0.1, 6e-2 at 1e-6), but is cheaper, also where dense rows exist: all
-restarts share one product with the gradients. Training uses it; near-exact recovery is a case for float64.
+Two exact forms. `dense_error` builds ĝ; evaluation uses it. `projected_error` never does: with
+p = ⟨g, V_out⟩ and the Gram matrix K = V_out V_outᵀ, Σ‖g − ĝ‖² = Σ(‖g‖² − 2 s·p + sᵀK s). In float32 the
+second loses digits as the FVU goes to zero (2e-6 relative at 0.1, 6e-2 at 1e-6), but it is cheaper, also
+where dense rows exist: all restarts share one product with the gradients. Training uses it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def reconstruct(
     coefficients = gradients.inner(encoder)
     active = batch_top_k(coefficients.detach(), active_fraction)
     error = projected_error(gradients, coefficients * active, decoder)
-    total = gradients.squared_norm().sum(-1).expand(error.shape)
+    total = _total(gradients, error)
     return Reconstruction(error, total, coefficients, active)
 
 
@@ -65,7 +65,11 @@ def dense_error(
     gradients: DenseRowGradients, kept: Float[Tensor, "*replica row subnetwork"], decoder: Stack
 ) -> Float[Tensor, "*replica"]:
     """Σ_rows ‖g − ĝ‖² by building ĝ: the definition, and the oracle of `projected_error`."""
-    return (gradients.flat - kept @ decoder.flat()).square().sum((-2, -1))
+    rebuilt = kept @ decoder.flat()
+    rows = (
+        gradients.flat if rebuilt.dim() == gradients.flat.dim() else gradients.flat[..., None, :, :]
+    )
+    return (rows - rebuilt).square().sum((-2, -1))
 
 
 def projected_error(
@@ -77,4 +81,10 @@ def projected_error(
     gram = directions @ directions.mT
     cross = (kept * projected).sum((-2, -1))
     square = ((kept @ gram) * kept).sum((-2, -1))
-    return gradients.squared_norm().sum(-1) - 2 * cross + square
+    return _total(gradients, cross) - 2 * cross + square
+
+
+def _total(gradients: RowGradients, like: Tensor) -> Tensor:
+    """Σ_rows ‖g‖² for every replica: replicas of one target share its rows."""
+    total = gradients.squared_norm().sum(-1)
+    return total if total.dim() == like.dim() else total[..., None].expand(like.shape)

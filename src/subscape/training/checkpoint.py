@@ -44,16 +44,22 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
     path = folder / NAME
     if not path.exists():
         return False
-    found = json.loads(read_metadata(path)["state"])
+    written = read_metadata(path).get("state")
+    if written is None:
+        raise ValueError(
+            problem("out", "a run folder", f"{path}, which is no checkpoint", "Choose another folder.")
+        )
+    found = json.loads(written)
+    # Once through JSON, as what was written: tuples become lists.
     expected = json.loads(json.dumps(_identity(trainer)))
     for key in expected:
         if found.get(key) != expected[key]:
             raise ValueError(
                 problem(
-                    str(path),
-                    f"a checkpoint of a run with {key} = {expected[key]}",
-                    f"{found.get(key)}",
-                    "Resume with the run's own settings, or choose another folder.",
+                    key,
+                    f"{found.get(key)!r}, as in the run found in {folder}",
+                    repr(expected[key]),
+                    "Resume with the run's own settings and data, or choose another folder.",
                 )
             )
     trainer.load_state(read_tensors(path))
@@ -61,6 +67,11 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
 
 
 def _identity(trainer: Trainer) -> dict[str, Any]:
-    target = trainer.sources[0].target.fingerprint()
-    config = {k: v for k, v in asdict(trainer.config).items() if not k.endswith("_every")}
-    return {"config": config, "target": target["sha256"], "n_samples": len(trainer.sources[0])}
+    """Everything that the course of a run depends on, by the names of the settings."""
+    found = {
+        k: v
+        for k, v in asdict(trainer.config).items()
+        if k not in ("log_every", "checkpoint_every")
+    }
+    sources = [source.identity for source in trainer.sources]
+    return found | {f"source_{key}": [s[key] for s in sources] for key in sources[0]}

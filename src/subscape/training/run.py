@@ -95,12 +95,13 @@ def train_side_by_side(
 
 
 def _metrics(step: int, fvu: Tensor, active: Tensor) -> dict[str, Any]:
+    """One line of metrics; lists run over sources, then restarts."""
     rate = active.to(fvu.dtype).mean(-2)
     return {
         "step": step,
-        "fvu": fvu.tolist(),
-        "l0": rate.sum(-1).tolist(),
-        "silent": (rate == 0).to(fvu.dtype).mean(-1).tolist(),
+        "fvu": fvu.flatten().tolist(),
+        "l0": rate.sum(-1).flatten().tolist(),
+        "silent": (rate == 0).to(fvu.dtype).mean(-1).flatten().tolist(),
     }
 
 
@@ -116,9 +117,8 @@ def _best(
     trainer: Trainer, index: int, heldout: GradientSource, metrics: dict[str, Any]
 ) -> Decomposition:
     config = trainer.config
-    replicas = slice(index * config.n_restarts, (index + 1) * config.n_restarts)
-    encoder = _frozen(trainer.encoder.select(replicas))
-    decoder = _frozen(trainer.decoder.select(replicas))
+    encoder = _frozen(trainer.encoder.select(index))
+    decoder = _frozen(trainer.decoder.select(index))
     result = evaluate(
         heldout,
         encoder,

@@ -35,7 +35,7 @@ class Trainer:
         sources: row gradients to train on; several are trained side by side, each with its own restarts.
         config: the settings.
 
-    The replicas lie source after source, restart after restart.
+    All stacks have the axes [source, restart, subnetwork].
     """
 
     def __init__(self, sources: Sequence[GradientSource], config: TrainingConfig) -> None:
@@ -48,7 +48,7 @@ class Trainer:
             initial_stack(self.layout, lead, generator_of(source.seed, 2), like).weights
             for source in self.sources
         ]
-        weights = torch.cat(starts)
+        weights = torch.stack(starts)
         # The encoder starts equal to the decoder.
         self.encoder_weights = weights.clone().requires_grad_(True)
         self.decoder_weights = weights.clone().requires_grad_(True)
@@ -66,12 +66,12 @@ class Trainer:
 
     @property
     def encoder(self) -> Stack:
-        """V_in of every replica, [replica, subnetwork]."""
+        """V_in, [source, restart, subnetwork]."""
         return Stack(self.layout, self.encoder_weights)
 
     @property
     def decoder(self) -> Stack:
-        """V_out of every replica, [replica, subnetwork]; unit rows."""
+        """V_out, [source, restart, subnetwork]; unit rows."""
         return Stack(self.layout, self.decoder_weights)
 
     def step(self) -> Reconstruction:
@@ -94,51 +94,39 @@ class Trainer:
 
     @torch.no_grad()
     def _revive(self) -> None:
-        """Replace subnetworks of little use; see `revival`."""
+        """Replace subnetworks of little use; see `revival`. Source by source: none depends on another."""
         config = self.config
         count = max(1, REVIVAL_ROWS // config.batch_size)
-        gradients = self._block_gradients(self.step_number, count)
         n_draws = N_CANDIDATES * n_replaced_at_most(config.n_subnetworks)
-        # Drawn by source, so that no target depends on those trained beside it.
-        picks = torch.cat([
-            torch.rand(
+        for index, source in enumerate(self.sources):
+            gradients = source.gradients(source.block(self.step_number, count, config.batch_size))
+            picks = torch.rand(
                 config.n_restarts,
                 n_draws,
                 generator=generator_of(source.seed, 4, self.step_number),
             )
-            for source in self.sources
-        ])
-        new = replacements(
-            gradients, self.encoder, self.decoder, config.active_fraction, picks.to(gradients.flat)
-        )
-        for weight in (self.encoder_weights, self.decoder_weights):
-            weight[new.replica, new.subnetwork] = new.weights
-            for key in ("exp_avg", "exp_avg_sq"):
-                self.optimiser.state[weight][key][new.replica, new.subnetwork] = 0
-
-    def _block_gradients(self, first: int, count: int) -> DenseRowGradients:
-        """Rows of `count` batches from `first` on, one set per replica or shared by all."""
-        size = self.config.batch_size
-        flats = [s.gradients(s.block(first, count, size)).flat for s in self.sources]
-        return self._for_replicas(torch.stack(flats))
-
-    def _for_replicas(self, flat: Tensor) -> DenseRowGradients:
-        """[source, row, parameter] to what every replica sees."""
-        shapes = self.sources[0].shapes
-        if len(self.sources) == 1:
-            return DenseRowGradients(flat[0], shapes)
-        return DenseRowGradients(flat.repeat_interleave(self.config.n_restarts, 0), shapes)
+            new = replacements(
+                gradients,
+                self.encoder.select(index),
+                self.decoder.select(index),
+                config.active_fraction,
+                picks.to(gradients.flat),
+            )
+            for weight in (self.encoder_weights, self.decoder_weights):
+                weight[index, new.replica, new.subnetwork] = new.weights
+                for key in ("exp_avg", "exp_avg_sq"):
+                    self.optimiser.state[weight][key][index, new.replica, new.subnetwork] = 0
 
     def gradients(self, number: int) -> DenseRowGradients:
-        """Row gradients of batch `number` of every source, [replica, row, parameter] or shared."""
+        """Row gradients of batch `number` of every source, [source, row, parameter]."""
         per_block = self._steps_per_block()
         first = number // per_block * per_block
         if self._block is None or self._block[0] != first:
             size = self.config.batch_size
             flats = [s.gradients(s.block(first, per_block, size)).flat for s in self.sources]
-            block = torch.stack(flats).unflatten(1, (per_block, size)).movedim(1, 0)
+            block = torch.stack(flats).unflatten(1, (per_block, size)).movedim(1, 0).contiguous()
             self._block = (first, block)
-        return self._for_replicas(self._block[1][number - first])
+        return DenseRowGradients(self._block[1][number - first], self.sources[0].shapes)
 
     def _steps_per_block(self) -> int:
         """Blocks start at multiples of their length, so a resumed run makes the very same ones."""
