@@ -97,6 +97,10 @@ class Pairs:
     outputs: Tensor
     """Shape [sample, *output]: row i's reference is the entry of its sample."""
 
+    def of_samples(self, index: Int[Tensor, " sample"]) -> Pairs:
+        """The pairs of some of the samples, in the order of `index`."""
+        return Pairs(self.outputs[index.to(self.outputs.device)])
+
     def __call__(self, outputs: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         if self.outputs.shape[1:] != outputs.shape[1:] or rows.max() >= self.outputs.shape[0]:
             raise ValueError(

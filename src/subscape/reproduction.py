@@ -22,12 +22,12 @@ from subscape.gradients import GradientSource, generator_of
 from subscape.measures.mixing import MixingRecovery, mixing_recovery
 from subscape.measures.oracle import oracle
 from subscape.measures.purity import purity
-from subscape.measures.recovery import recovery
+from subscape.measures.recovery import MATCHED, recovery
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.subnetworks.objective import reconstruct
 from subscape.targets import Target
-from subscape.toys import TOYS, Toy, true_subnetworks
+from subscape.toys import TOYS, Toy, Truth, true_subnetworks
 from subscape.training import TrainingConfig, train_side_by_side
 
 Recipe = Literal["default", "published"]
@@ -50,7 +50,7 @@ class Reproduction:
 
 
 DEFAULT = TrainingConfig(
-    rank=1, steps=8_000, batch_size=128, learning_rate=0.01, schedule="cosine", revive_every=200
+    rank=1, steps=5_000, batch_size=128, learning_rate=0.01, schedule="cosine", revive_every=200
 )
 PUBLISHED = {
     "steps": 32_000,
@@ -77,13 +77,13 @@ REPRODUCTIONS = {
             "squared",
             "squared-code",
             "half-reference-mse",
-            training=replace(DEFAULT, n_subnetworks=5, rank=2),
+            training=replace(DEFAULT, n_subnetworks=10, rank=2),
         ),
         Reproduction(
             "squared-paper",
             "squared",
             "half-reference-mse",
-            training=replace(DEFAULT, n_subnetworks=5, rank=2),
+            training=replace(DEFAULT, n_subnetworks=10, rank=2),
         ),
     )
 }
@@ -162,10 +162,11 @@ def _source(what: Reproduction, toy: Toy, seed: int, part: int, n: int) -> Gradi
 def _figures(
     what: Reproduction, toy: Toy, dec: Decomposition, heldout: GradientSource
 ) -> dict[str, Any]:
-    truth = true_subnetworks(toy, what.divergence)
+    truth = _truth(toy, what.divergence)
+    represented = toy.represented.repeat(len(truth.directions) // toy.n_groups)
     alive = torch.tensor(dec.metrics["active_rate"]) > DEAD_RATE
     directions = dec.decoder.flat()
-    compared = recovery(directions, truth.directions, alive=alive, represented=toy.represented)
+    compared = recovery(directions, truth.directions, alive=alive, represented=represented)
     batch = heldout.batch(0, len(heldout))
     gradients = heldout.gradients(batch)
     best = oracle(gradients.flat, truth.directions, dec.metrics["l0"])
@@ -193,6 +194,9 @@ def _figures(
     }
     if toy.mixing is not None and what.toy == "tmcs":
         figures |= _mixing_figures(toy, dec, alive)
+    if toy.inputs.low < 0:
+        by_sign = (compared.cosine >= MATCHED).unflatten(0, (2, toy.n_groups))
+        figures |= {"paths": int(by_sign.any(0).sum()), "all_paths": bool(by_sign.any(0).all())}
     if what.toy == "high-rank":
         found = reconstruct(gradients, dec.encoder, dec.decoder, what.training.active_fraction)
         inputs = heldout.data
@@ -201,6 +205,23 @@ def _figures(
         pure = purity(found.coefficients * found.active, groups, alive=alive)
         figures |= {"purity": pure.mean, "groups_fired_for": pure.n_groups}
     return figures
+
+
+def _truth(toy: Toy, divergence: str) -> Truth:
+    """The toy's true subnetworks; inputs of two signs have a circuit for each.
+
+    A network that squares passes positive and negative inputs through different units: their gradients
+    are nearly orthogonal (|cos| about 0.2), so one direction cannot stand for both.
+    """
+    if toy.inputs.low >= 0:
+        return true_subnetworks(toy, divergence)
+    halves = [
+        true_subnetworks(replace(toy, inputs=replace(toy.inputs, low=low, high=high)), divergence)
+        for low, high in ((0.0, toy.inputs.high), (toy.inputs.low, 0.0))
+    ]
+    return Truth(
+        torch.cat([half.directions for half in halves]), torch.cat([half.energy for half in halves])
+    )
 
 
 def _mixing_figures(toy: Toy, dec: Decomposition, alive: Tensor) -> dict[str, Any]:

@@ -7,7 +7,7 @@ only, so a run can be resumed anywhere and replayed without touching any global 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -108,13 +108,13 @@ class GradientSource:
             raw = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
             digest.update(raw.numpy().tobytes())
         return {
-            "target": self.target.fingerprint()["sha256"],
-            "data": digest.hexdigest(),
+            "target": f"SHA-256 {self.target.fingerprint()['sha256'][:16]}",
+            "data": f"SHA-256 {digest.hexdigest()[:16]}",
             "divergence": _name(self.divergence),
             "reference": _name(self.reference),
             "rows": self.rows,
             "engine": self.engine,
-            "seed": self.seed,
+            "source_seed": self.seed,
         }
 
     def batch(self, number: int, size: int) -> Batch:
@@ -164,6 +164,15 @@ class GradientSource:
         else:
             outputs = row_outputs(self.target, take(self.data, samples), position)
         reference = self.reference(outputs, samples, generator)
+        if reference.shape != outputs.shape:
+            raise ValueError(
+                problem(
+                    "reference",
+                    f"one output per row, shape {list(outputs.shape)}",
+                    f"shape {list(reference.shape)}",
+                    "A rule (outputs, rows, generator) returns what has the shape of outputs.",
+                )
+            )
         return Batch(samples, position, reference, outputs)
 
     def gradients(self, batch: Batch) -> DenseRowGradients:
@@ -197,7 +206,20 @@ class GradientSource:
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of one sample's output, checked against the kind of rows."""
-        outputs = row_outputs(self.target, take(self.data, slice(0, 2)), None)
+        first = take(self.data, slice(0, 2))
+        try:
+            outputs = row_outputs(self.target, first, None)
+        except (RuntimeError, IndexError) as error:
+            by_name = {"": first} if isinstance(first, Tensor) else first
+            shapes = ", ".join(f"{k} {list(v.shape)}".strip() for k, v in by_name.items())
+            raise ValueError(
+                problem(
+                    "data",
+                    "inputs that the model takes",
+                    f"shape {shapes}, at which it fails ({error})",
+                    "Try model(data[:2]), or pass outputs= to call it in another way.",
+                )
+            ) from error
         if self.rows == "token" and outputs.dim() < 3:
             raise ValueError(
                 problem(
@@ -209,13 +231,23 @@ class GradientSource:
             )
         if self.rows not in ("sample", "token"):
             raise ValueError(problem("rows", "'sample' or 'token'", repr(self.rows), ""))
-        if outputs.shape[0] != min(2, len(self)):
+        if outputs.shape[:1] != (min(2, len(self)),):
             raise ValueError(
                 problem(
                     "outputs",
                     f"one entry per sample along the first axis ({min(2, len(self))})",
                     f"shape {list(outputs.shape)}",
                     "Do not reduce over samples in the outputs function.",
+                )
+            )
+        if outputs.dim() < 2:
+            raise ValueError(
+                problem(
+                    "outputs",
+                    "[sample, output] or more axes",
+                    f"shape {list(outputs.shape)}",
+                    "Give single numbers an axis of their own: outputs=lambda model, batch: "
+                    "model(batch)[:, None].",
                 )
             )
         if not torch.isfinite(outputs).all():
@@ -275,8 +307,10 @@ def check_finite(gradients: DenseRowGradients) -> None:
 
 
 def _name(rule: Any) -> str:
-    """Name of a function; for objects their repr, which shows their fields."""
-    return getattr(rule, "__qualname__", None) or repr(rule)
+    """Name of a function or type, the same in every process; a data class shows its fields."""
+    if is_dataclass(rule):
+        return repr(rule)
+    return getattr(rule, "__qualname__", type(rule).__qualname__)
 
 
 def generator_of(*numbers: int) -> torch.Generator:

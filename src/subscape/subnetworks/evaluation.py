@@ -66,7 +66,7 @@ def evaluate(
     Raises:
         ValueError: if all gradients are zero.
     """
-    batch_size = min(batch_size, len(source))
+    batch_size = _batch_size(batch_size, source)
     error = total = active = torch.zeros(())
     n_batches = -(-n_rows // batch_size)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def inference_threshold(
     Returns:
         One threshold per replica.
     """
-    batch_size = min(batch_size, len(source))
+    batch_size = _batch_size(batch_size, source)
     sizes = []
     with torch.no_grad():
         for number in range(-(-n_rows // batch_size)):
@@ -132,3 +132,8 @@ def inference_threshold(
     pooled = torch.cat(sizes, dim=-2).flatten(-2)
     keep = n_active(active_fraction, pooled.shape[-1])
     return pooled.topk(keep, dim=-1).values.amin(-1)
+
+
+def _batch_size(wanted: int, source: GradientSource) -> int:
+    """At most the samples there are; at least 2, as a row alone has no other row for a reference."""
+    return min(max(2, wanted), len(source))

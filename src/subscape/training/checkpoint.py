@@ -47,7 +47,9 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
     written = read_metadata(path).get("state")
     if written is None:
         raise ValueError(
-            problem("out", "a run folder", f"{path}, which is no checkpoint", "Choose another folder.")
+            problem(
+                "out", "a run folder", f"{path}, which is no checkpoint", "Choose another folder."
+            )
         )
     found = json.loads(written)
     # Once through JSON, as what was written: tuples become lists.
@@ -74,4 +76,4 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
         if k not in ("log_every", "checkpoint_every")
     }
     sources = [source.identity for source in trainer.sources]
-    return found | {f"source_{key}": [s[key] for s in sources] for key in sources[0]}
+    return found | {key: [s[key] for s in sources] for key in sources[0]}

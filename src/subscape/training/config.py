@@ -54,17 +54,26 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_active_fraction(self.active_fraction)
-        for name in ("n_subnetworks", "steps", "batch_size", "n_restarts", "log_every"):
-            value = getattr(self, name)
+        for name in (
+            "n_subnetworks",
+            "steps",
+            "batch_size",
+            "decay_every",
+            "n_restarts",
+            "revive_every",
+            "n_heldout_rows",
+            "log_every",
+            "checkpoint_every",
+        ):
+            value, least = getattr(self, name), 0 if name == "revive_every" else 1
             require(
-                isinstance(value, int) and value >= 1,
+                isinstance(value, int) and value >= least,
                 name,
-                "a whole number of at least 1",
+                f"a whole number of at least {least}",
                 repr(value),
             )
-        require(
-            self.learning_rate > 0, "learning_rate", "a positive number", repr(self.learning_rate)
-        )
+        for name in ("learning_rate", "decay"):
+            require(getattr(self, name) > 0, name, "a positive number", repr(getattr(self, name)))
         require(
             self.schedule in ("cosine", "step", "constant"),
             "schedule",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from subscape._checks import problem
+from subscape._checks import nearest, problem, require
 from subscape.data import Samples, as_samples, n_samples, take
 from subscape.divergences import Divergence
 from subscape.gradients import GradientSource, generator_of
 from subscape.gradients.source import Engine, Rows
-from subscape.references import Reference
+from subscape.references import Pairs, Reference
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
 from subscape.training.config import TrainingConfig
@@ -64,15 +64,25 @@ def decompose(
         The decomposition with its figures on held-out rows in `.metrics`.
     """
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
+    known = [f.name for f in fields(TrainingConfig)]
+    for name in settings:
+        require(
+            name in known,
+            name,
+            f"a setting, one of {known}",
+            "an unknown one",
+            nearest(name, known),
+        )
     config = replace(config or TrainingConfig(), **settings)
-    samples, kept = _split(as_samples(data), heldout, config.seed)
-    options = {"divergence": divergence, "reference": reference, "rows": rows, "engine": engine}
-    source = GradientSource(target, samples, seed=config.seed, **options)
-    held = GradientSource(target, kept, seed=config.seed + 1, **options)
+    (samples, pairs), (kept, kept_pairs) = _split(as_samples(data), heldout, reference, config.seed)
+    options = {"divergence": divergence, "rows": rows, "engine": engine}
+    source = GradientSource(target, samples, reference=pairs, seed=config.seed, **options)
+    held = GradientSource(target, kept, reference=kept_pairs, seed=config.seed + 1, **options)
     folder = None if out is None else Path(out)
     result = train(source, held, config, folder=folder, progress=progress)
     named = {
-        k: v if isinstance(v, str) else getattr(v, "__name__", repr(v)) for k, v in options.items()
+        k: v if isinstance(v, str) else getattr(v, "__name__", type(v).__name__)
+        for k, v in (options | {"reference": reference}).items()
     }
     result = replace(result, settings=asdict(config) | named | {"engine": source.engine})
     if folder is not None:
@@ -80,10 +90,26 @@ def decompose(
     return result
 
 
-def _split(samples: Samples, heldout: Any, seed: int) -> tuple[Samples, Samples]:
-    if heldout is not None:
-        return samples, as_samples(heldout)
+Part = tuple[Samples, str | Reference]
+"""Samples, and the reference rule that goes with them."""
+
+
+def _split(
+    samples: Samples, heldout: Any, reference: str | Reference, seed: int
+) -> tuple[Part, Part]:
     n = n_samples(samples)
+    if isinstance(reference, Pairs):
+        require(
+            heldout is None and len(reference.outputs) == n,
+            "reference",
+            f"pairs for the {n} samples of data, and no heldout data, which would have none",
+            f"{len(reference.outputs)} pairs" + ("" if heldout is None else " and heldout data"),
+            "Give a pair for every sample, and held-out samples as a part of data.",
+        )
+    if heldout is not None:
+        kept = as_samples(heldout)
+        require(n_samples(kept) >= 2, "heldout", "at least 2 samples", f"{n_samples(kept)}")
+        return (samples, reference), (kept, reference)
     n_held = max(2, round(HELDOUT_SHARE * n))
     if n - n_held < 2:
         raise ValueError(
@@ -95,4 +121,9 @@ def _split(samples: Samples, heldout: Any, seed: int) -> tuple[Samples, Samples]
             )
         )
     order = torch.randperm(n, generator=generator_of(seed, 3))
-    return take(samples, order[n_held:]), take(samples, order[:n_held])
+    return _part(samples, reference, order[n_held:]), _part(samples, reference, order[:n_held])
+
+
+def _part(samples: Samples, reference: str | Reference, index: Tensor) -> Part:
+    chosen = reference.of_samples(index) if isinstance(reference, Pairs) else reference
+    return take(samples, index), chosen

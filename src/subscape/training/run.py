@@ -8,14 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from subscape._checks import require
 from subscape._io import append_jsonl
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.subnetworks.evaluation import Evaluation, evaluate, inference_threshold
+from subscape.subnetworks.evaluation import (
+    Evaluation,
+    check_not_zero,
+    evaluate,
+    inference_threshold,
+)
 from subscape.training.checkpoint import load_checkpoint, save_checkpoint
 from subscape.training.config import TrainingConfig
 from subscape.training.trainer import Trainer
@@ -69,8 +76,11 @@ def train_side_by_side(
     trainer = Trainer(sources, config)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        if load_checkpoint(folder, trainer):
-            _cut_metrics(folder / METRICS, trainer.step_number)
+        load_checkpoint(folder, trainer)
+        _cut_metrics(folder / METRICS, trainer.step_number)
+    if trainer.step_number < config.steps:
+        # Found now, not after a whole run on nothing; the trainer keeps these rows for its step.
+        check_not_zero(trainer.gradients(trainer.step_number).squared_norm().sum(-1))
     started, first = time.perf_counter(), trainer.step_number
     bar = tqdm(
         total=config.steps, initial=first, disable=not progress, desc="decompose", unit="step"
@@ -82,6 +92,13 @@ def train_side_by_side(
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
                 fvu = found.fvu.detach()
+                require(
+                    bool(torch.isfinite(fvu).all()),
+                    "learning_rate",
+                    "a step size at which the FVU stays finite",
+                    f"{config.learning_rate}, and an FVU of {fvu.flatten().tolist()} at step {step}",
+                    "Lower it.",
+                )
                 bar.set_postfix(fvu=f"{fvu.min():.3f}")
                 if folder is not None:
                     append_jsonl(folder / METRICS, _metrics(step, fvu, found.active))

@@ -1,0 +1,59 @@
+"""Planted subnetworks are found. The toys of the paper have tests of their own."""
+
+import jaxtyping
+import pytest
+import torch
+
+from subscape import GradientSource, Target, decompose
+from subscape.lowrank import Stack, make_layout
+from subscape.subnetworks.evaluation import evaluate
+
+@pytest.fixture(autouse=True)
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch):
+    """Many small steps: checking shapes, which the other tests do, would take most of the time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize(("form", "seed"), [("tucker", 0), ("cp", 1)])
+def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form: str, seed: int):
+    planted = make_planted(seed)
+    result = decompose(
+        planted.model, planted.data, steps=1200, n_restarts=2, form=form, **planted.options
+    )
+    assert result.metrics["fvu"] < 1e-10
+    assert result.metrics["l0"] == 2.0
+    assert result.metrics["dead"] == 0.0
+    cosines = (planted.subnetworks @ result.decoder.flat().mT).abs()
+    assert (cosines.amax(1) > 1 - 1e-8).all()
+    # One subnetwork for each of the nine.
+    assert cosines.argmax(1).unique().numel() == 9
+    # Inactive coefficients only have to stay below the cut, but active ones must be exact.
+    found = result.decoder.flat()[cosines.argmax(1)]
+    encoder = result.encoder.flat()[cosines.argmax(1)]
+    signs = (planted.subnetworks * found).sum(1).sign()
+    active = (planted.subnetworks * encoder).sum(1) * signs
+    torch.testing.assert_close(active, torch.ones(9).double(), rtol=0, atol=1e-4)
+    # One row at a time, the stored threshold selects as well as the batch did.
+    assert result.metrics["fvu_row_by_row"] < 0.02
+
+
+def test_too_few_active_coefficients_leave_variance_unexplained(planted):
+    options = planted.options | {"active_fraction": 1 / 9}
+    result = decompose(planted.model, planted.data, steps=300, **options)
+    # One of two equal halves is left out.
+    assert result.metrics["l0"] == 1.0
+    assert result.metrics["fvu"] > 0.1
+
+
+def test_too_few_subnetworks_leave_variance_unexplained(planted):
+    options = planted.options | {"n_subnetworks": 6, "active_fraction": 2 / 6}
+    result = decompose(planted.model, planted.data, steps=300, **options)
+    assert result.metrics["fvu"] > 0.05
+
+
+def test_the_directions_themselves_are_no_encoder_for_oblique_subnetworks(planted):
+    """What the first test finds is not what training starts from, an encoder equal to the decoder."""
+    source = GradientSource(Target(planted.model), planted.data, reference="uniform")
+    true = Stack(make_layout({"weight": (3, 3)}, (3, 3)), planted.subnetworks)
+    found = evaluate(source, true, true, 2 / 9, n_rows=900, batch_size=64)
+    assert float(found.fvu) > 0.02
