@@ -8,6 +8,7 @@ from subscape import GradientSource, Target, decompose
 from subscape.lowrank import Stack, make_layout
 from subscape.subnetworks.evaluation import evaluate
 
+
 @pytest.fixture(autouse=True)
 def unchecked_shapes(monkeypatch: pytest.MonkeyPatch):
     """Many small steps: checking shapes, which the other tests do, would take most of the time."""

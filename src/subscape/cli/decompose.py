@@ -83,18 +83,22 @@ def run(settings: DecomposeRun) -> Decomposition:
     if settings.heldout is not None:
         heldout = load_data(settings.heldout, settings.model, settings.window)
     _prepare(settings)
-    result = decompose(
-        target,
-        data,
-        heldout=heldout,
-        divergence=settings.divergence,
-        reference=settings.reference,
-        rows=settings.rows,
-        engine=settings.engine,
-        config=settings.training,
-        out=settings.out,
-        progress=not settings.json,
-    )
+    try:
+        result = decompose(
+            target,
+            data,
+            heldout=heldout,
+            divergence=settings.divergence,
+            reference=settings.reference,
+            rows=settings.rows,
+            engine=settings.engine,
+            config=settings.training,
+            out=settings.out,
+            progress=not settings.json,
+        )
+    except ValueError:
+        _leave_nothing(settings.out)
+        raise
     _print(result, settings)
     return result
 
@@ -120,6 +124,13 @@ def _prepare(settings: DecomposeRun) -> None:
                 (settings.out / name).unlink(missing_ok=True)
     settings.out.mkdir(parents=True, exist_ok=True)
     written.write_text(text, encoding="utf-8")
+
+
+def _leave_nothing(out: Path) -> None:
+    """Take away a run folder of which nothing came but its configuration."""
+    if [path.name for path in out.iterdir()] == [CONFIG]:
+        (out / CONFIG).unlink()
+        out.rmdir()
 
 
 def _print(result: Decomposition, settings: DecomposeRun) -> None:

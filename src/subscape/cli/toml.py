@@ -32,15 +32,31 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(problem("config", f"TOML in {path}", str(error), "")) from error
 
 
-def dumps(table: Mapping[str, Any]) -> str:
-    """Write a table; None is left out, nested mappings become tables at the end."""
-    plain = [f"{k} = {_value(v)}" for k, v in table.items() if v is not None and not _table(v)]
-    nested = [f"\n[{k}]\n{dumps(v)}" for k, v in table.items() if _table(v)]
-    return "\n".join(plain + [n.rstrip("\n") for n in nested]) + "\n"
+def dumps(table: Mapping[str, Any], path: str = "") -> str:
+    """Write a table; None is left out, nested mappings become tables at the end.
+
+    Args:
+        table: strings, numbers, truth values, lists, mappings.
+        path: dotted name of the table within the file.
+
+    Returns:
+        TOML.
+    """
+    plain = [
+        f"{_key(k)} = {_value(v)}\n"
+        for k, v in table.items()
+        if v is not None and not isinstance(v, Mapping)
+    ]
+    nested = []
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            name = f"{path}.{_key(key)}" if path else _key(key)
+            nested.append(f"\n[{name}]\n{dumps(value, name)}")
+    return "".join(plain + nested)
 
 
-def _table(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in [*value.values(), {}])
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
 
 
 def _value(value: Any) -> str:

@@ -1,0 +1,191 @@
+"""The command line from the outside: files it leaves, what it prints, what it says of wrong arguments."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from subscape.cli import toml
+from subscape.cli.decompose import DecomposeRun
+from subscape.cli.main import main
+from subscape.subnetworks.decomposition import Decomposition
+
+MODEL = """
+import torch
+from torch import nn
+
+def model():
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=generator)
+    return net
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a module that makes a model, and a file of inputs; the working folder."""
+    (tmp_path / "small_model_of_test.py").write_text(MODEL)
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
+    save_file({"inputs": x}, tmp_path / "x.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def decompose(*more):
+    return main(
+        "decompose small_model_of_test:model --data x.safetensors --n-subnetworks 4 --rank 1 "
+        "--steps 30 --batch-size 16 --checkpoint-every 10 --n-heldout-rows 20 --out run".split()
+        + list(more)
+    )
+
+
+def test_decompose_leaves_a_run_folder(folder, capsys):
+    assert decompose("--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {p.name for p in (folder / "run").iterdir()} == {
+        "run.toml",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "final",
+    }
+    found = Decomposition.from_pretrained(folder / "run" / "final")
+    assert len(found) == 4
+    assert found.metrics["fvu"] == printed["metrics"]["fvu"]
+    assert not list(folder.rglob("*.p*kl"))
+
+
+def test_run_toml_replays_the_run(folder):
+    assert decompose() == 0
+    assert main("decompose --config run/run.toml --out again".split()) == 0
+    first, second = (Decomposition.from_pretrained(folder / d / "final") for d in ("run", "again"))
+    assert torch.equal(first.decoder.weights, second.decoder.weights)
+
+
+def test_flags_override_the_file(folder):
+    assert decompose() == 0
+    assert main("decompose --config run/run.toml --out other --n-subnetworks 3".split()) == 0
+    assert len(Decomposition.from_pretrained(folder / "other" / "final")) == 3
+
+
+def test_other_settings_in_the_same_folder_are_refused(folder, capsys):
+    assert decompose() == 0
+    before = {p: p.read_bytes() for p in (folder / "run").rglob("*") if p.is_file()}
+    assert decompose("--seed", "1") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in (folder / "run").rglob("*") if p.is_file()}
+    assert decompose("--seed", "1", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("decompose small_model_of_test:model --out o", ["data", "--help"]),
+        ("decompose small_model_of_test:model --data y.npz --out o", ["data", "'y.npz'"]),
+        ("decompose small_model_of_test:nothing --data x.safetensors --out o", ["model", "int"]),
+        ("decompose no.such:thing --data x.safetensors --out o", ["model", "no.such:thing"]),
+        ("decompose ./nowhere --data x.safetensors --out o", ["model", "./nowhere"]),
+        (
+            "decompose small_model_of_test:model --data x.safetensors --parameters 0.wieght --out o",
+            ["parameters", "'0.wieght'", "0.weight"],
+        ),
+        (
+            "decompose small_model_of_test:model --data x.safetensors --rank 9 --out o",
+            ["rank", "9", "0.weight"],
+        ),
+        (
+            "decompose small_model_of_test:model --data x.safetensors --rank 1 --batch-size 999 --out o",
+            ["batch_size", "999"],
+        ),
+        ("decompose --config none.toml", ["config", "none.toml"]),
+    ],
+)
+def test_a_wrong_argument_gets_one_line_and_leaves_nothing(folder, capsys, arguments, words):
+    before = sorted(p.name for p in folder.iterdir())
+    assert main(arguments.split()) == 2
+    error = capsys.readouterr().err.strip()
+    assert "Traceback" not in error
+    assert error.startswith("subscape: ")
+    for word in words:
+        assert word in error
+    assert sorted(p.name for p in folder.iterdir() if p.name != "__pycache__") == before
+
+
+def test_unknown_key_in_a_config_file(folder, capsys):
+    (folder / "c.toml").write_text('model = "small_model_of_test:model"\n[training]\nstep = 3\n')
+    assert main(["decompose", "--config", "c.toml"]) == 2
+    error = capsys.readouterr().err
+    assert "'step'" in error
+    assert "steps" in error
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["decompose", "--help"])
+    text = capsys.readouterr().out
+    for flag in ("--parameters", "--active-fraction", "--warm-start", "--n-restarts", "--rows"):
+        assert flag in text
+
+
+def test_toml_round_trip():
+    table = {
+        "name": 'a "quoted" \\ name, ü',
+        "number": 3,
+        "share": 0.1,
+        "flag": True,
+        "list": ["a", "b"],
+        "none": None,
+        "training": {"steps": 5, "rank": {"*.weight": 0.1, "*": 2}},
+    }
+    read = toml.tomllib.loads(toml.dumps(table))
+    assert read == {k: v for k, v in table.items() if v is not None}
+
+
+def test_toml_builds_nested_settings():
+    made = toml.build(
+        DecomposeRun, {"model": "m", "training": {"steps": 7, "rank": [1, 2]}}, "file"
+    )
+    assert made.training.steps == 7
+    assert made.training.rank == (1, 2)
+
+
+def test_reproduce_writes_results(tmp_path, capsys):
+    arguments = (
+        f"reproduce tms --seeds 2 --steps 40 --n-samples 300 --out {tmp_path} --json".split()
+    )
+    assert main(arguments) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["name"] == "tms"
+    assert [run["seed"] for run in results["runs"]] == [0, 1]
+    wanted = {"seed", "divergence", "n_restarts", "fvu", "fvu_oracle", "l0", "mmcs", "success"}
+    assert wanted | {"dead", "active_rate", "steps", "seconds"} <= results["runs"][0].keys()
+    assert json.loads(capsys.readouterr().out) == results["summary"]
+    assert main(arguments) == 2  # nothing is overwritten without being asked
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_seed_does_not_depend_on_those_beside_it(tmp_path):
+    for name, seeds in (("both", "--seeds 2"), ("second", "--seeds 1 --first-seed 1")):
+        main(
+            f"reproduce tms {seeds} --steps 40 --n-samples 300 --out {tmp_path / name} --json".split()
+        )
+    runs = [
+        json.loads((tmp_path / n / "results.json").read_text())["runs"] for n in ("both", "second")
+    ]
+    assert runs[0][1]["fvu"] == pytest.approx(runs[1][0]["fvu"], rel=1e-3)
+
+
+def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("subscape.demo.STEPS", 1_000)
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["matched"] == figures["truths"] == 5
+    assert figures["fvu"] < 0.3
+    picture = (tmp_path / "demo" / "subnetworks.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 20_000

@@ -1,0 +1,178 @@
+"""The front door: what it sets aside, passes on and leaves alone."""
+
+import random
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subscape import Decomposition, FixedOutput, Pairs, Target, TrainingConfig, decompose
+from subscape.training import decompose as _  # noqa: F401
+from subscape.training import run as run_module
+
+SMALL = {
+    "n_subnetworks": 3,
+    "rank": 1,
+    "active_fraction": 0.5,
+    "steps": 6,
+    "batch_size": 8,
+    "n_heldout_rows": 16,
+    "progress": False,
+}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
+
+
+@pytest.fixture
+def data() -> Tensor:
+    return torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> list:
+    """The sources that training is given, in place of training."""
+    given = []
+
+    def train(source, heldout, config, **options):
+        given.extend([source, heldout])
+        return original(source, heldout, config, **options)
+
+    import importlib
+
+    module = importlib.import_module("subscape.training.decompose")
+    original = module.train
+    monkeypatch.setattr(module, "train", train)
+    return given
+
+
+# Held-out rows
+
+
+def test_a_tenth_is_set_aside_and_never_trained_on(model: nn.Module, data: Tensor, sources: list):
+    decompose(model, data, **SMALL)
+    source, heldout = sources
+    assert (len(source), len(heldout)) == (45, 5)
+    whole = torch.cat([source.data, heldout.data])
+    assert torch.equal(whole.sort(0).values, data.sort(0).values)
+    assert not any((source.data == row).all(1).any() for row in heldout.data)
+    # Drawn, not cut off the end.
+    assert not torch.equal(heldout.data.sort(0).values, data[-5:].sort(0).values)
+
+
+def test_heldout_data_of_their_own_leave_all_data_to_training(
+    model: nn.Module, data: Tensor, sources: list
+):
+    decompose(model, data[:40], heldout=data[40:], **SMALL)
+    source, heldout = sources
+    assert torch.equal(source.data, data[:40])
+    assert torch.equal(heldout.data, data[40:])
+
+
+@pytest.mark.parametrize("n", [4, 9, 24])
+def test_at_least_two_samples_are_held_out(
+    model: nn.Module, data: Tensor, sources: list, n: int
+):
+    decompose(model, data[:n], **SMALL | {"batch_size": 2})
+    assert [len(s) for s in sources] == [n - 2, 2]
+
+
+def test_pairs_stay_with_their_samples_when_some_are_held_out(
+    model: nn.Module, data: Tensor, sources: list
+):
+    # The pair of every sample holds the sample's own first three inputs.
+    decompose(model, data, reference=Pairs(data[:, :3]), **SMALL)
+    for source in sources:
+        batch = source.batch(0, 4)
+        assert torch.equal(batch.reference, source.data[batch.samples][:, :3])
+
+
+# What is passed on
+
+
+def test_settings_go_on_top_of_a_config(model: nn.Module, data: Tensor):
+    config = TrainingConfig(n_subnetworks=7, steps=3, batch_size=8, rank=1)
+    result = decompose(model, data, config=config, steps=4, progress=False)
+    assert len(result) == 7
+    assert result.metrics["steps"] == 4
+    assert result.settings["steps"] == 4
+    assert config.steps == 3
+
+
+def test_the_settings_say_how_it_was_made(model: nn.Module, data: Tensor, tmp_path: Path):
+    def own(outputs: Tensor, reference: Tensor) -> Tensor:
+        return (outputs - reference).abs().sum(1)
+
+    result = decompose(
+        model, data, divergence=own, reference=FixedOutput(torch.ones(3)), **SMALL | {"seed": 3}
+    )
+    found = result.settings
+    assert found["divergence"] == "own"
+    assert found["reference"] == "FixedOutput"
+    assert found["rows"] == "sample"
+    assert found["engine"] == "jacobian"  # what auto chose
+    assert found["seed"] == 3
+    assert Decomposition.from_pretrained(result.save_pretrained(tmp_path / "a")).settings == found
+
+
+def test_a_target_is_taken_as_it_is(model: nn.Module, data: Tensor):
+    result = decompose(Target(model, "2.*"), data, **SMALL)
+    assert result.layout.names == ["2.weight", "2.bias"]
+    assert [t.ranks for t in result.layout.tensors] == [(1, 1), (3,)]
+
+
+def test_progress_is_shown_only_when_asked(
+    model: nn.Module, data: Tensor, capfd: pytest.CaptureFixture[str]
+):
+    decompose(model, data, **SMALL)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+    decompose(model, data, **SMALL | {"progress": True})
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "decompose" in captured.err
+    assert "fvu" in captured.err
+
+
+# What is left alone
+
+
+@pytest.mark.parametrize("engine", ["jacobian", "vmap", "loop"])
+def test_no_global_random_state_is_touched(model: nn.Module, data: Tensor, engine: str):
+    states = torch.get_rng_state(), numpy.random.get_state()[1].copy(), random.getstate()
+    decompose(model, data, engine=engine, **SMALL | {"revive_every": 2})
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (numpy.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+
+
+def test_no_global_random_state_is_used(model: nn.Module, data: Tensor):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        one = decompose(model, data, **SMALL)
+        torch.manual_seed(2)
+        other = decompose(model, data, **SMALL)
+    assert torch.equal(one.decoder.weights, other.decoder.weights)
+
+
+def test_data_are_left_as_they_were(model: nn.Module, data: Tensor):
+    before = data.clone()
+    decompose(model, data, **SMALL)
+    assert torch.equal(data, before)
+    assert not data.requires_grad
+
+
+def test_an_exception_leaves_no_result(
+    model: nn.Module, data: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*args, **kwargs):
+        raise RuntimeError("full disk")
+
+    monkeypatch.setattr(run_module, "evaluate", broken)
+    with pytest.raises(RuntimeError, match="full disk"):
+        decompose(model, data, out=tmp_path, **SMALL)
+    assert not (tmp_path / "final").exists()

@@ -1,0 +1,137 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from subscape import GradientSource, Target, TrainingConfig
+from subscape.gradients import DenseRowGradients
+from subscape.lowrank import Stack, make_layout
+from subscape.training import Trainer
+from subscape.training.revival import N_CANDIDATES, n_replaced_at_most, replacements
+
+E = torch.eye(4, dtype=torch.float64)
+
+
+def rows(*sizes: float, each: int = 8) -> DenseRowGradients:
+    """`each` rows along every axis, as long as given."""
+    flat = torch.cat([size * E[i].expand(each, 4) for i, size in enumerate(sizes)])
+    return DenseRowGradients(flat, {"w": (4,)})
+
+
+def stack(*directions: Tensor) -> Stack:
+    return Stack(make_layout({"w": (4,)}, 1), torch.stack(directions)[None])
+
+
+def picks(n_subnetworks: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    n = N_CANDIDATES * n_replaced_at_most(n_subnetworks)
+    return torch.rand(1, n, generator=generator, dtype=torch.float64)
+
+
+def replaced(gradients: DenseRowGradients, directions: Stack):
+    n = directions.weights.shape[1]
+    return replacements(gradients, directions, directions, 1 / n, picks(n))
+
+
+def test_a_dead_subnetwork_becomes_the_direction_that_is_missing():
+    # Rows lie along axes 0, 1, 2; subnetwork 1 looks along axis 3, where none is.
+    found = replaced(rows(3.0, 3.0, 2.0), stack(E[0], E[3], E[1]))
+    assert found.replica.tolist() == [0]
+    assert found.subnetwork.tolist() == [1]
+    torch.testing.assert_close(found.weights.abs(), E[2:3])
+
+
+def test_of_two_missing_directions_the_one_that_explains_more_is_taken():
+    # Only axis 0 is there; axis 1 is missing with rows of 2 (8 · 4 = 32), axis 2 with rows of 3 (72).
+    found = replaced(rows(3.0, 2.0, 3.0), stack(E[0], E[3], E[3]))
+    torch.testing.assert_close(found.weights.abs(), E[2:3])
+
+
+def test_nothing_is_replaced_where_nothing_is_missing():
+    found = replaced(rows(3.0, 3.0, 3.0), stack(E[0], E[1], E[2]))
+    assert found.subnetwork.tolist() == []
+    assert found.weights.shape == (0, 4)
+
+
+def test_a_used_subnetwork_gives_way_only_to_twice_its_use():
+    # Use of subnetwork 2 (axis 2): Δ = 8 · 2² = 32. Axis 3 would gain 8 · c².
+    directions = stack(E[0], E[1], E[2])
+    kept = replaced(rows(9.0, 9.0, 2.0, 2.7), directions)  # 58 < 2 · 32
+    assert kept.subnetwork.tolist() == []
+    given = replaced(rows(9.0, 9.0, 2.0, 3.0), directions)  # 72 > 2 · 32
+    assert given.subnetwork.tolist() == [2]
+    torch.testing.assert_close(given.weights.abs(), E[3:4])
+
+
+def test_a_copy_is_of_no_use():
+    # Both copies fire in the rows of axis 0 and rebuild twice what is there: without one of them the
+    # error falls by 8 · 9, though both are active as often as subnetwork 2.
+    found = replaced(rows(3.0, 3.0, 4.0), stack(E[0], E[0], E[1]))
+    assert found.subnetwork.tolist() in ([0], [1])
+    torch.testing.assert_close(found.weights.abs(), E[2:3])
+
+
+def test_replicas_are_judged_each_by_itself():
+    directions = torch.stack([torch.stack([E[0], E[1], E[2]]), torch.stack([E[0], E[3], E[1]])])
+    two = Stack(make_layout({"w": (4,)}, 1), directions)
+    found = replacements(rows(3.0, 3.0, 3.0), two, two, 1 / 3, picks(3).expand(2, -1))
+    assert found.replica.tolist() == [1]
+    assert found.subnetwork.tolist() == [1]
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, 1), (9, 1), (10, 1), (20, 2), (100, 10)])
+def test_at_most_a_tenth_is_replaced_but_at_least_one(n: int, expected: int):
+    assert n_replaced_at_most(n) == expected
+
+
+# In training
+
+CONFIG = TrainingConfig(
+    n_subnetworks=5,
+    rank=1,
+    active_fraction=0.2,
+    steps=40,
+    batch_size=16,
+    warm_start=0.0,
+    revive_every=10,
+    n_restarts=2,
+)
+
+
+def trainer_with_a_dead_subnetwork(planted, config: TrainingConfig, steps: int) -> Trainer:
+    source = GradientSource(Target(planted.model), planted.data, reference="uniform")
+    made = Trainer([source], config)
+    for _ in range(steps):
+        made.step()
+    with torch.no_grad():
+        made.encoder_weights[0, 1, 3] = 0
+    made.step()
+    return made
+
+
+def moments(made: Trainer, restart: int, subnetwork: int) -> Tensor:
+    states = [made.optimiser.state[w] for w in (made.encoder_weights, made.decoder_weights)]
+    return torch.cat([
+        s[k][0, restart, subnetwork] for s in states for k in ("exp_avg", "exp_avg_sq")
+    ])
+
+
+def test_a_revived_subnetwork_starts_afresh_and_the_others_go_on(planted):
+    made = trainer_with_a_dead_subnetwork(planted, CONFIG, 9)
+    idle = trainer_with_a_dead_subnetwork(planted, replace(CONFIG, revive_every=0), 9)
+    assert torch.equal(made.encoder.weights[0, 1, 3], made.decoder.weights[0, 1, 3])
+    assert not moments(made, 1, 3).any()
+    torch.testing.assert_close(made.decoder.flat()[0, 1, 3].norm(), torch.tensor(1.0).double())
+    assert not torch.equal(made.decoder.weights[0, 1, 3], idle.decoder.weights[0, 1, 3])
+    # At most one of five goes in a restart, and here it was the dead one.
+    others = [0, 1, 2, 4]
+    assert torch.equal(made.decoder.weights[0, 1, others], idle.decoder.weights[0, 1, others])
+    assert all(moments(made, 1, k).any() for k in others)
+
+
+@pytest.mark.parametrize("steps", [8, 29])
+def test_revival_keeps_to_its_steps(planted, steps: int):
+    """Not between multiples of `revive_every`, and not after half of the 40 steps."""
+    made = trainer_with_a_dead_subnetwork(planted, CONFIG, steps)
+    assert moments(made, 1, 3).any()
