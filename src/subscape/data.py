@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 
 Samples = Tensor | dict[str, Tensor]
 
@@ -36,9 +36,12 @@ def as_samples(data: Any) -> Samples:
         TypeError: if `data` is none of these.
     """
     if isinstance(data, Tensor):
+        _check_axis(data)
         samples: Samples = data
     elif isinstance(data, Mapping):
         samples = {str(k): v for k, v in data.items() if isinstance(v, Tensor)}
+        for values in samples.values():
+            _check_axis(values)
         lengths = {k: len(v) for k, v in samples.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(
@@ -79,8 +82,33 @@ def _empty(got: str) -> str:
     return problem("data", "at least 2 samples", got, "Check the path or the filter that made it.")
 
 
+def _check_axis(values: Tensor) -> None:
+    if values.dim() == 0:
+        raise ValueError(
+            problem(
+                "data", "samples along the first axis", "shape []", "Stack single samples first."
+            )
+        )
+
+
+def _form(samples: Samples) -> dict[str, tuple[int, ...]]:
+    """Shape of one sample, by name."""
+    by_name = {"": samples} if isinstance(samples, Tensor) else samples
+    return {k: tuple(v.shape[1:]) for k, v in by_name.items()}
+
+
 def _concatenate(batches: list[Samples]) -> Samples:
     first = batches[0]
+    for number, batch in enumerate(batches):
+        if _form(batch) != _form(first):
+            raise ValueError(
+                problem(
+                    "data",
+                    "batches of the same tensors, equal but for their number of samples",
+                    f"samples of shape {_form(first)} in batch 0, {_form(batch)} in batch {number}",
+                    "Pad or cut them to one shape.",
+                )
+            )
     if isinstance(first, Tensor):
         return torch.cat([b for b in batches if isinstance(b, Tensor)])
     return {k: torch.cat([b[k] for b in batches if not isinstance(b, Tensor)]) for k in first}
@@ -115,6 +143,7 @@ def text_windows(
     Raises:
         ValueError: if no story has `length` tokens.
     """
+    require(length >= 1, "length", "a whole number of at least 1", repr(length))
     stories = [s.strip() for s in Path(path).read_text(encoding="utf-8").split(separator)]
     windows = []
     for story in filter(None, stories):

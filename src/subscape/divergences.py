@@ -101,23 +101,47 @@ def output_gradient(
     """
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_(True)
-        values = divergence(leaf, reference.detach())
-        if values.shape != outputs.shape[:1]:
-            raise ValueError(
-                problem(
-                    "divergence",
-                    f"one value per row, shape {[outputs.shape[0]]}",
-                    f"shape {list(values.shape)}",
-                    "Reduce over the output axes only, not over rows: x.flatten(1).mean(1).",
-                )
-            )
-        if not values.requires_grad:
-            raise ValueError(
-                problem(
-                    "divergence",
-                    "values that depend on the outputs",
-                    "values without a gradient",
-                    "Do not detach or convert the outputs inside it.",
-                )
-            )
+        values = row_values(divergence, leaf, reference.detach())
         return torch.autograd.grad(values.sum(), leaf)[0]
+
+
+def row_values(
+    divergence: Divergence,
+    outputs: Float[Tensor, "row *output"],
+    reference: Float[Tensor, "row *output"],
+) -> Float[Tensor, " row"]:
+    """D of every row, checked.
+
+    Args:
+        divergence: one value per row.
+        outputs: f(x_i).
+        reference: y_r.
+
+    Returns:
+        The values.
+
+    Raises:
+        ValueError: if they are not one per row, or lose the gradient of outputs that have one.
+    """
+    values = divergence(outputs, reference)
+    if not isinstance(values, Tensor) or values.shape != outputs.shape[:1]:
+        raise ValueError(
+            problem(
+                "divergence",
+                f"one value per row, shape {[outputs.shape[0]]}",
+                f"shape {list(values.shape)}"
+                if isinstance(values, Tensor)
+                else type(values).__name__,
+                "Reduce over the output axes only, not over rows: x.flatten(1).mean(1).",
+            )
+        )
+    if outputs.requires_grad and not values.requires_grad:
+        raise ValueError(
+            problem(
+                "divergence",
+                "values that depend on the outputs",
+                "values without a gradient",
+                "Do not detach or convert the outputs inside it.",
+            )
+        )
+    return values

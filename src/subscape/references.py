@@ -78,6 +78,7 @@ class FixedOutput:
     """Shape [*output]."""
 
     def __call__(self, outputs: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The output, once per row."""
         if self.output.shape != outputs.shape[1:]:
             raise ValueError(
                 problem(
@@ -102,6 +103,7 @@ class Pairs:
         return Pairs(self.outputs[index.to(self.outputs.device)])
 
     def __call__(self, outputs: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The outputs of the rows' samples."""
         if self.outputs.shape[1:] != outputs.shape[1:] or rows.max() >= self.outputs.shape[0]:
             raise ValueError(
                 problem(

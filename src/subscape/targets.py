@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from subscape._checks import nearest, problem
+from subscape._checks import nearest, problem, require
 from subscape._shapes import Float
 from subscape.data import Samples
 
@@ -160,6 +160,7 @@ def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         ValueError: if a pattern or all together match nothing, or half of a tied parameter is chosen.
     """
     every = dict(model.named_parameters(remove_duplicate=False))
+    require(bool(every), "model", "a module with at least one parameter", type(model).__name__)
     wanted: set[str] = set()
     dropped: set[str] = set()
     for pattern in patterns:
@@ -202,7 +203,17 @@ def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 def _matches(name: str, pattern: str) -> bool:
     if pattern.startswith("re:"):
-        return re.fullmatch(pattern[3:], name) is not None
+        try:
+            return re.fullmatch(pattern[3:], name) is not None
+        except re.error as error:
+            raise ValueError(
+                problem(
+                    "parameters",
+                    "a regular expression after 're:'",
+                    f"{pattern!r} ({error})",
+                    "Correct it (brackets and dots of names need an escape), or use a glob.",
+                )
+            ) from error
     return fnmatchcase(name, pattern) or name.startswith(pattern + ".")
 
 
@@ -235,7 +246,8 @@ def check_deterministic_modules(model: nn.Module) -> None:
         model: the module.
 
     Raises:
-        ValueError: if dropout or a batch norm is in train mode.
+        ValueError: if dropout or a batch norm is in train mode, or a batch norm has no statistics of
+            its own.
     """
     mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     bad = [
@@ -250,5 +262,19 @@ def check_deterministic_modules(model: nn.Module) -> None:
                 "dropout and batch norm in eval mode, so that a row's gradient is its own",
                 f"train mode in {bad[:3]}{' …' if len(bad) > 3 else ''}",
                 "Call model.eval() first.",
+            )
+        )
+    borrowing = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+    ]
+    if borrowing:
+        raise ValueError(
+            problem(
+                "model",
+                "batch norm with running statistics, so that a row's gradient is its own",
+                f"batch statistics in {borrowing[:3]}{' …' if len(borrowing) > 3 else ''}",
+                "Train it with track_running_stats=True, or replace it by a norm over one row.",
             )
         )

@@ -1,15 +1,16 @@
 """The front door: what it sets aside, passes on and leaves alone."""
 
+import importlib
 import random
 from pathlib import Path
 
+import jaxtyping
 import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
 from subscape import Decomposition, FixedOutput, Pairs, Target, TrainingConfig, decompose
-from subscape.training import decompose as _  # noqa: F401
 from subscape.training import run as run_module
 
 SMALL = {
@@ -42,8 +43,6 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list:
         given.extend([source, heldout])
         return original(source, heldout, config, **options)
 
-    import importlib
-
     module = importlib.import_module("subscape.training.decompose")
     original = module.train
     monkeypatch.setattr(module, "train", train)
@@ -74,9 +73,7 @@ def test_heldout_data_of_their_own_leave_all_data_to_training(
 
 
 @pytest.mark.parametrize("n", [4, 9, 24])
-def test_at_least_two_samples_are_held_out(
-    model: nn.Module, data: Tensor, sources: list, n: int
-):
+def test_at_least_two_samples_are_held_out(model: nn.Module, data: Tensor, sources: list, n: int):
     decompose(model, data[:n], **SMALL | {"batch_size": 2})
     assert [len(s) for s in sources] == [n - 2, 2]
 
@@ -142,7 +139,10 @@ def test_progress_is_shown_only_when_asked(
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "vmap", "loop"])
-def test_no_global_random_state_is_touched(model: nn.Module, data: Tensor, engine: str):
+def test_no_global_random_state_is_touched(
+    model: nn.Module, data: Tensor, engine: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks draw samples
     states = torch.get_rng_state(), numpy.random.get_state()[1].copy(), random.getstate()
     decompose(model, data, engine=engine, **SMALL | {"revive_every": 2})
     assert torch.equal(torch.get_rng_state(), states[0])

@@ -7,7 +7,8 @@ from subscape import GradientSource, Target, TrainingConfig
 from subscape.gradients import DenseRowGradients
 from subscape.lowrank import Stack
 from subscape.subnetworks import dense_error, reconstruct
-from subscape.training import Trainer, trainer as trainer_module
+from subscape.training import Trainer
+from subscape.training import trainer as trainer_module
 
 CONFIG = TrainingConfig(
     n_subnetworks=5,
@@ -80,6 +81,14 @@ def test_the_step_size_follows_the_schedule(planted):
     made.step()  # at step 1 of 2 the cosine is at half
     assert made.optimiser.param_groups[0]["lr"] == pytest.approx(0.01)
     assert not torch.equal(made.encoder.weights, between)
+
+
+def test_steps_are_taken_under_no_grad_too(planted):
+    one, other = (Trainer([source_of(planted)], CONFIG) for _ in range(2))
+    one.step()
+    with torch.no_grad():
+        other.step()
+    assert torch.equal(one.encoder.weights, other.encoder.weights)
 
 
 # What does not influence what

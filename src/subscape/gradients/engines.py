@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from subscape._checks import problem
 from subscape._shapes import Float, Int
 from subscape.data import Samples, n_samples, take
-from subscape.divergences import Divergence
+from subscape.divergences import Divergence, row_values
 from subscape.gradients.row_gradients import DenseRowGradients
 from subscape.targets import Target
 
@@ -138,27 +138,38 @@ def loop_gradients(
         leaves = {
             name: p.detach().clone().requires_grad_(True) for name, p in target.parameters.items()
         }
-        outputs = target.outputs(take(inputs, slice(i, i + 1)), leaves)
-        if position is not None:
-            outputs = outputs[:, int(position[i])]
-        value = divergence(outputs, reference[i : i + 1]).sum()
-        grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        with torch.enable_grad():  # evaluation asks without
+            outputs = target.outputs(take(inputs, slice(i, i + 1)), leaves)
+            if position is not None:
+                outputs = outputs[:, int(position[i])]
+            value = row_values(divergence, outputs, reference[i : i + 1]).sum()
+        if value.requires_grad:
+            grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        else:  # outputs that do not depend on any parameter
+            grads = [torch.zeros_like(leaf) for leaf in leaves.values()]
         rows.append(torch.cat([g.flatten() for g in grads]))
     return DenseRowGradients(torch.stack(rows), target.shapes)
 
 
 @contextmanager
 def _outside() -> Generator[None]:
-    """No graph through the model's other parameters, and attention in plain operations.
-
-    Fused attention has no batching rule: under vmap it falls back to a loop over rows.
-    """
+    """No graph through the model's other parameters, plain attention, and errors in plain words."""
+    # Fused attention has no batching rule: under vmap it falls back to a loop over rows.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         try:
             yield
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise
+            if "random" in str(error):
+                raise ValueError(
+                    problem(
+                        "model",
+                        "outputs that do not depend on chance",
+                        "a random operation",
+                        "Call model.eval() first, or switch its dropout off.",
+                    )
+                ) from error
             raise ValueError(
                 problem(
                     "engine",
@@ -170,10 +181,8 @@ def _outside() -> Generator[None]:
 
 
 def _without_shared(inputs: Samples) -> tuple[Samples, dict[str, Tensor]]:
-    """Inputs without the flags that all rows share, and these, each with one row.
-
-    A mask of ones, as tokenizers give it, then stays a plain tensor, on which models branch.
-    """
+    """Inputs without the masks that all rows share, and these, each with one row."""
+    # A mask of ones, as tokenizers give it, so stays a plain tensor, on which models branch.
     if isinstance(inputs, Tensor):
         return inputs, {}
     shared = {

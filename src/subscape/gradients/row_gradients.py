@@ -83,10 +83,8 @@ def times_directions(
     flat: Float[Tensor, "*target row parameter"],
     directions: Float[Tensor, "*target_and_replica subnetwork parameter"],
 ) -> Float[Tensor, "..."]:
-    """Rows times directions, [*target, *replica, row, subnetwork].
-
-    The directions of all replicas are one operand, as they share the rows.
-    """
+    """Rows times directions, [*target, *replica, row, subnetwork]."""
+    # The directions of all replicas are one operand, as they share the rows.
     if directions.dim() == flat.dim():
         return flat @ directions.mT
     replicas, n = directions.shape[-3:-1]

@@ -23,7 +23,7 @@ from subscape.gradients.engines import jacobian, loop_gradients, row_outputs, vm
 from subscape.gradients.row_gradients import DenseRowGradients
 from subscape.references import Reference
 from subscape.references import resolve as resolve_reference
-from subscape.targets import Target
+from subscape.targets import Target, check_deterministic_modules
 
 Rows = Literal["sample", "token"]
 Engine = Literal["auto", "jacobian", "vmap", "loop"]
@@ -76,6 +76,7 @@ class GradientSource:
         engine: Engine = "auto",
         seed: int = 0,
     ) -> None:
+        check_deterministic_modules(target.model)  # once more: it may have been trained meanwhile
         self.target = target
         self.data: Samples = as_samples(data)
         self.divergence = resolve_divergence(divergence)
@@ -164,12 +165,12 @@ class GradientSource:
         else:
             outputs = row_outputs(self.target, take(self.data, samples), position)
         reference = self.reference(outputs, samples, generator)
-        if reference.shape != outputs.shape:
+        if not isinstance(reference, Tensor) or reference.shape != outputs.shape:
             raise ValueError(
                 problem(
                     "reference",
                     f"one output per row, shape {list(outputs.shape)}",
-                    f"shape {list(reference.shape)}",
+                    _shape(reference),
                     "A rule (outputs, rows, generator) returns what has the shape of outputs.",
                 )
             )
@@ -304,6 +305,10 @@ def check_finite(gradients: DenseRowGradients) -> None:
                 "Check the inputs, the divergence (kl takes logits) and the model's dtype.",
             )
         )
+
+
+def _shape(value: Any) -> str:
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _name(rule: Any) -> str:

@@ -136,13 +136,13 @@ def _choice(name: str, rank: RankChoice | Mapping[str, RankChoice]) -> RankChoic
 
 
 def _ranks(name: str, shape: tuple[int, ...], choice: RankChoice, form: Form) -> tuple[int, ...]:
-    explicit = not isinstance(choice, int | float)
+    explicit = not isinstance(choice, int | float | str)
     if explicit:
         ranks = tuple(int(r) for r in choice)
     elif len(shape) < 2:
         ranks = shape  # vectors are kept whole
-    elif isinstance(choice, float):
-        if not 0 < choice < 1:
+    elif isinstance(choice, float | str):
+        if isinstance(choice, str) or not 0 < choice < 1:
             raise ValueError(
                 problem(
                     "rank", "a fraction in (0, 1) or an integer", repr(choice), "Write 4, not 4.0."

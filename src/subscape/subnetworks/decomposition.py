@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 import subscape._version as version
-from subscape._checks import problem
+from subscape._checks import problem, require
 from subscape._io import new_folder, read_json, read_tensors, write_json, write_tensors
 from subscape._shapes import Float
-from subscape.gradients.row_gradients import RowGradients
+from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.lowrank import Layout, Stack, TensorLayout
 from subscape.targets import Target
 
@@ -74,6 +74,14 @@ class Decomposition:
         return self.decoder.weights.shape[0]
 
     def __getitem__(self, index: int) -> Subnetwork:
+        require(
+            isinstance(index, int),
+            "index",
+            "a whole number",
+            repr(index),
+            "Parts in single tensors: decomposition[0]['layer.weight'].",
+            error=TypeError,
+        )
         if not -len(self) <= index < len(self):
             raise IndexError(
                 problem("index", f"a subnetwork from 0 to {len(self) - 1}", repr(index), "")
@@ -94,6 +102,14 @@ class Decomposition:
 
     def coefficients(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
         """⟨g_i, V_in⟩ of every row, all of them, in divergence per unit length of V_out."""
+        if isinstance(gradients, DenseRowGradients):
+            require(
+                gradients.flat.shape[-1] == self.layout.n_parameters,
+                "gradients",
+                f"rows of {self.layout.n_parameters} parameters",
+                f"{gradients.flat.shape[-1]}",
+                "Make them for the target this decomposition was made for; see verify.",
+            )
         return gradients.inner(self.encoder)
 
     def encode(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
@@ -277,7 +293,7 @@ def _stack(layout: Layout, tensors: Mapping[str, Tensor], side: str, n: int, fol
 
 
 def _check_format(config: Any, folder: Path) -> None:
-    if not isinstance(config, dict) or config.get("method") != "l3d" or "layout" not in config:
+    if not isinstance(config, dict) or config.get("method") != "l3d":
         raise ValueError(
             problem(
                 str(folder / "config.json"),
@@ -294,5 +310,17 @@ def _check_format(config: Any, folder: Path) -> None:
                 f"format_version {FORMAT_VERSION}",
                 repr(config.get("format_version")),
                 "Update subscape to read a newer format.",
+            )
+        )
+    needed = {"n_subnetworks", "threshold", "target", "layout"}
+    parts = {"name", "shape", "form", "ranks"}
+    missing = needed - config.keys() or set().union(*(parts - t.keys() for t in config["layout"]))
+    if missing:
+        raise ValueError(
+            problem(
+                str(folder / "config.json"),
+                "the config of a saved decomposition",
+                f"one without {sorted(missing)}",
+                "Give the folder that save_pretrained wrote.",
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -49,11 +50,11 @@ def batch_top_k(
     Returns:
         The mask.
     """
-    size = coefficients.flatten(-2).abs()
+    size = coefficients.detach().flatten(-2).abs()
     keep = n_active(k, size.shape[-1])
     if keep == size.shape[-1]:
         return torch.ones_like(coefficients, dtype=torch.bool)
-    cut = size.topk(keep, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    cut = _kth_largest(size, keep)
     mask = size >= cut
     surplus = mask.sum(-1) - keep
     if surplus.any():  # ties at the cut: keep only the first of them
@@ -61,3 +62,12 @@ def batch_top_k(
         room = keep - (size > cut).sum(-1, keepdim=True)
         mask = (size > cut) | (tied & (tied.cumsum(-1) <= room))
     return mask.view(coefficients.shape)
+
+
+def _kth_largest(values: Tensor, k: int) -> Tensor:
+    """The k-th largest value along the last axis, which is kept with length 1."""
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+        # NumPy's partial sort takes a tenth of the time of topk on a CPU.
+        at = values.shape[-1] - k
+        return torch.from_numpy(numpy.partition(values.numpy(), at, axis=-1)[..., at : at + 1])
+    return values.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)

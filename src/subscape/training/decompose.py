@@ -62,6 +62,10 @@ def decompose(
 
     Returns:
         The decomposition with its figures on held-out rows in `.metrics`.
+
+    Raises:
+        ValueError: if an argument is out of range or does not go with the others; says which and how to
+            repair it.
     """
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
     known = [f.name for f in fields(TrainingConfig)]
@@ -79,6 +83,12 @@ def decompose(
     source = GradientSource(target, samples, reference=pairs, seed=config.seed, **options)
     held = GradientSource(target, kept, reference=kept_pairs, seed=config.seed + 1, **options)
     folder = None if out is None else Path(out)
+    if folder is not None and folder.is_file():
+        raise ValueError(
+            problem(
+                "out", "a folder to make or to resume", f"{folder}, a file", "Give another path."
+            )
+        )
     result = train(source, held, config, folder=folder, progress=progress)
     named = {
         k: v if isinstance(v, str) else getattr(v, "__name__", type(v).__name__)

@@ -74,6 +74,7 @@ class Trainer:
         """V_out, [source, restart, subnetwork]; unit rows."""
         return Stack(self.layout, self.decoder_weights)
 
+    @torch.enable_grad()
     def step(self) -> Reconstruction:
         """One optimiser step; gives the reconstruction before it."""
         k = active_fraction(self.config, self.step_number)

@@ -1,0 +1,126 @@
+"""A training step on TMS 5-2 with the published settings: subscape's `Trainer` against Algorithm 1.
+
+Prints one JSON line; README.md says how to read it.
+"""
+
+import json
+
+import torch
+from _lib.algorithm1 import Algorithm1
+from _lib.timing import in_turns
+
+from subscape import GradientSource, Target
+from subscape.lowrank import Stack
+from subscape.toys import Toy, ToyTraining, tms
+from subscape.training import TrainingConfig
+from subscape.training.trainer import PREFETCH_STEPS, Trainer
+
+RESTARTS = (1, 8, 32, 100)
+REPETITIONS = 15
+ALGORITHM_1_STEPS = 8
+CHECKED_STEPS = 20
+TOLERANCE = 1e-4
+PUBLISHED_STEPS = 32_000
+SAMPLES, BATCH = 1_000, 32
+
+
+def config(n_restarts: int) -> TrainingConfig:
+    """The published settings, without what the published algorithm lacks: warm start and revival."""
+    return TrainingConfig(
+        n_subnetworks=5,
+        rank=1,
+        active_fraction=0.1,
+        steps=PUBLISHED_STEPS,
+        batch_size=BATCH,
+        learning_rate=0.01,
+        schedule="step",
+        warm_start=0.0,
+        n_restarts=n_restarts,
+        revive_every=0,
+    )
+
+
+def algorithm_1(toy: Toy, trainer: Trainer) -> Algorithm1:
+    """Algorithm 1 from the trainer's own first start."""
+
+    def first(stack: Stack):
+        return stack.select(0).select(0).pieces()
+
+    settings = trainer.config
+    return Algorithm1(
+        toy.model,
+        first(trainer.encoder),
+        first(trainer.decoder),
+        settings.active_fraction,
+        settings.learning_rate,
+    )
+
+
+def loss_differences(toy: Toy, source: GradientSource, inputs: torch.Tensor) -> list[float]:
+    """Both from the same start on the same batches: relative difference of the loss, step by step."""
+    ours = Trainer([source], config(1))
+    theirs = algorithm_1(toy, ours)
+    rows = source.block(0, PREFETCH_STEPS, BATCH)
+    differences = []
+    for step in range(CHECKED_STEPS):
+        own = slice(step * BATCH, (step + 1) * BATCH)
+        loss = theirs.step(inputs[rows.samples[own]], rows.reference[own]).item()
+        differences.append(abs(ours.step().fvu.item() - loss) / loss)
+    return differences
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)  # Algorithm 1's random references
+    toy = tms(training=ToyTraining(n_steps=500))
+    inputs = toy.sample(SAMPLES, torch.Generator().manual_seed(0))
+    source = GradientSource(Target(toy.model), inputs)
+    differences = loss_differences(toy, source, inputs)
+    assert differences[0] < TOLERANCE, f"losses differ by {differences[0]:.1e}"
+
+    theirs = algorithm_1(toy, Trainer([source], config(1)))
+
+    def algorithm_1_steps() -> None:
+        for _ in range(ALGORITHM_1_STEPS):
+            theirs.step(inputs[torch.randperm(SAMPLES)[:BATCH]])
+
+    def whole_block(trainer: Trainer):
+        # Gradients are made for a block of batches at once: whole blocks have their share of that.
+        return lambda: [trainer.step() for _ in range(PREFETCH_STEPS)]
+
+    calls = {str(n): whole_block(Trainer([source], config(n))) for n in RESTARTS}
+    times = in_turns({"algorithm_1": algorithm_1_steps} | calls, REPETITIONS)
+
+    def per_step(name: str) -> tuple[float, float]:
+        steps = ALGORITHM_1_STEPS if name == "algorithm_1" else PREFETCH_STEPS
+        return times[name].wall / steps, times[name].cpu / steps
+
+    base_wall, base_cpu = per_step("algorithm_1")
+    result = {
+        "benchmark": "tms_step",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "loss_difference_first_step": differences[0],
+        f"loss_difference_{CHECKED_STEPS}_steps": max(differences),
+        "algorithm_1": {
+            "ms_per_step": round(base_wall, 3),
+            "cpu_ms_per_step": round(base_cpu, 3),
+            "seconds_per_run": round(base_wall * PUBLISHED_STEPS / 1e3, 1),
+        },
+    }
+    for n in RESTARTS:
+        wall, cpu = per_step(str(n))
+        result[f"subscape_{n}"] = {
+            "ms_per_step": round(wall, 3),
+            "cpu_ms_per_step": round(cpu, 3),
+            "ms_per_restart_step": round(wall / n, 4),
+            "seconds_per_run": round(wall * PUBLISHED_STEPS / 1e3, 1),
+            "step_ratio": round(base_wall / wall, 2),
+            "restart_step_ratio": round(base_wall * n / wall, 1),
+            "cpu_restart_step_ratio": round(base_cpu * n / cpu, 1),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
