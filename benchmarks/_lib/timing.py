@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 
 class Timing(NamedTuple):
-    """Milliseconds a call, medians over the repetitions."""
+    """Medians over the repetitions."""
 
-    wall: float
-    """By the clock on the wall."""
-    cpu: float
-    """Processor time of this process; what `wall` would be on a machine with nothing else to do."""
+    ms: float
+    """Processor time of one call: with one thread, what the clock shows on an idle machine."""
+    wall_ms: float
+    """By the clock."""
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, Timing]:
@@ -22,10 +22,15 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repetitions: int) -> dic
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(repetitions):
         for name, call in calls.items():
-            wall, cpu = time.perf_counter(), time.process_time()
+            cpu, wall = time.process_time(), time.perf_counter()
             call()
-            found[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+            found[name].append((time.process_time() - cpu, time.perf_counter() - wall))
     return {
         name: Timing(*(1e3 * median(column) for column in zip(*rows, strict=True)))
         for name, rows in found.items()
     }
+
+
+def wall_over_cpu(times: Mapping[str, Timing]) -> float:
+    """How much longer the clock showed, over all: well above 1 on a busy machine."""
+    return round(sum(t.wall_ms for t in times.values()) / sum(t.ms for t in times.values()), 2)

@@ -126,6 +126,13 @@ def take(samples: Samples, index: Tensor | slice) -> Samples:
     return {k: v[index] for k, v in samples.items()}
 
 
+def to_device(samples: Samples, device: torch.device) -> Samples:
+    """The samples on `device`."""
+    if isinstance(samples, Tensor):
+        return samples.to(device)
+    return {k: v.to(device) for k, v in samples.items()}
+
+
 def text_windows(
     path: str | Path, tokenizer: Any, *, length: int = 16, separator: str = "<|endoftext|>"
 ) -> dict[str, Tensor]:

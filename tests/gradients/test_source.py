@@ -196,3 +196,12 @@ def test_generators_depend_on_the_order_of_numbers():
     assert torch.equal(first, torch.randn(3, generator=generator_of(1, 2)))
     assert not torch.equal(first, torch.randn(3, generator=generator_of(2, 1)))
     assert not torch.equal(first, torch.randn(3, generator=generator_of(1, 2, 0)))
+
+
+def test_a_model_that_draws_at_random_is_refused():
+    class Noisy(torch.nn.Linear):
+        def forward(self, input):
+            return super().forward(input) + torch.rand(1)
+
+    with pytest.raises(ValueError, match=r"^model: expected the same outputs.*model\.eval\(\)"):
+        GradientSource(Target(Noisy(3, 2)), torch.randn(8, 3))

@@ -83,7 +83,10 @@ def vmap_gradients(
     in_dims = (None, 0, None if position is None else 0, 0)
     with _outside():
         by_name = vmap(grad(scalar), in_dims=in_dims, chunk_size=chunk)(
-            parameters, inputs, position, output_gradient
+            parameters,
+            inputs,
+            None if position is None else position.to(output_gradient.device),
+            output_gradient,
         )
     return torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
 

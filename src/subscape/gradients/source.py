@@ -16,7 +16,7 @@ from torch import Tensor
 
 from subscape._checks import problem
 from subscape._shapes import Float, Int
-from subscape.data import Samples, as_samples, n_samples, take
+from subscape.data import Samples, as_samples, n_samples, take, to_device
 from subscape.divergences import Divergence, output_gradient
 from subscape.divergences import resolve as resolve_divergence
 from subscape.gradients.engines import jacobian, loop_gradients, row_outputs, vmap_gradients
@@ -163,7 +163,7 @@ class GradientSource:
         if self._outputs is not None:
             outputs = self._outputs[samples]
         else:
-            outputs = row_outputs(self.target, take(self.data, samples), position)
+            outputs = row_outputs(self.target, self._inputs(samples), position)
         reference = self.reference(outputs, samples, generator)
         if not isinstance(reference, Tensor) or reference.shape != outputs.shape:
             raise ValueError(
@@ -188,7 +188,7 @@ class GradientSource:
         Raises:
             ValueError: if a gradient is not finite, or the divergence is not one value per row.
         """
-        inputs = take(self.data, batch.samples)
+        inputs = self._inputs(batch.samples)
         if self.engine == "loop":
             found = loop_gradients(
                 self.target, inputs, batch.position, batch.reference, self.divergence
@@ -205,9 +205,13 @@ class GradientSource:
         check_finite(found)
         return found
 
+    def _inputs(self, index: Tensor | slice) -> Samples:
+        """Samples as the model takes them: where its parameters are, whatever device the data are on."""
+        return to_device(take(self.data, index), self.target.like.device)
+
     def _probe(self) -> tuple[int, ...]:
         """Shape of one sample's output, checked against the kind of rows."""
-        first = take(self.data, slice(0, 2))
+        first = self._inputs(slice(0, 2))
         try:
             outputs = row_outputs(self.target, first, None)
         except (RuntimeError, IndexError) as error:
@@ -255,6 +259,15 @@ class GradientSource:
             raise ValueError(
                 problem(
                     "outputs", "finite values", "NaN or infinite ones", "Check inputs and model."
+                )
+            )
+        if not torch.equal(outputs, row_outputs(self.target, first, None)):
+            raise ValueError(
+                problem(
+                    "model",
+                    "the same outputs for the same inputs",
+                    "outputs that differ from one call to the next",
+                    "Call model.eval(), and switch off what draws at random in its forward.",
                 )
             )
         return tuple(outputs.shape[1:])
