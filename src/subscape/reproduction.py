@@ -212,6 +212,13 @@ def _truth(toy: Toy, divergence: str) -> Truth:
 
     A network that squares passes positive and negative inputs through different units: their gradients
     are nearly orthogonal (|cos| about 0.2), so one direction cannot stand for both.
+
+    Args:
+        toy: the toy.
+        divergence: name of the divergence.
+
+    Returns:
+        One direction per group; for inputs of two signs the positive ones' first, then the others'.
     """
     if toy.inputs.low >= 0:
         return true_subnetworks(toy, divergence)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Literal
 
 from subscape._checks import problem
@@ -38,12 +39,12 @@ class TensorLayout:
     ranks: tuple[int, ...]
     """One rank per mode; for CP all are equal."""
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Number of entries of the parameter."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def piece_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the pieces: Tucker has the core first, CP has no core."""
         factors = [(d, r) for d, r in zip(self.shape, self.ranks, strict=True)]
@@ -51,7 +52,7 @@ class TensorLayout:
             return factors
         return [self.ranks] + [(d, r) for d, r in factors if r < d]
 
-    @property
+    @cached_property
     def factored_modes(self) -> list[int]:
         """Modes that have a factor, in the order of the factors in `piece_shapes`."""
         if self.form == "cp":
@@ -65,22 +66,22 @@ class Layout:
 
     tensors: tuple[TensorLayout, ...]
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Names of the parameters, in model order."""
         return [t.name for t in self.tensors]
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
         """Length of a dense, flattened direction."""
         return sum(t.numel for t in self.tensors)
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Length of every piece in the flat vector, tensor after tensor."""
         return [math.prod(shape) for t in self.tensors for shape in t.piece_shapes]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length of the flat vector of all pieces."""
         return sum(self.sizes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -65,18 +66,24 @@ class Stack:
         Returns:
             A new stack.
         """
-        scales = []
-        for t in self.layout.tensors:
-            m = len(t.piece_shapes)
-            share = factor if m == 1 else factor ** (1.0 / m)
-            scales += [share] * m
-        sizes = torch.tensor(self.layout.sizes, device=self.weights.device)
-        per_entry = torch.stack(scales, dim=-1).repeat_interleave(sizes, dim=-1)
-        return Stack(self.layout, self.weights * per_entry)
+        weights = self.weights
+        exponents = _shares(self.layout, weights.dtype, weights.device)
+        return Stack(self.layout, weights * factor[..., None] ** exponents)
 
     def select(self, index: int | slice | Tensor) -> Stack:
         """The stack at `index` of its first leading axis."""
         return Stack(self.layout, self.weights[index])
+
+
+@lru_cache(maxsize=64)
+def _shares(layout: Layout, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " size"]:
+    """For every entry 1/m, with m the number of pieces of its tensor."""
+    shares = [
+        torch.full((math.prod(shape),), 1 / len(t.piece_shapes), dtype=dtype, device=device)
+        for t in layout.tensors
+        for shape in t.piece_shapes
+    ]
+    return torch.cat(shares)
 
 
 def compose(tensor: TensorLayout, pieces: list[Tensor]) -> Float[Tensor, "..."]:

@@ -79,9 +79,8 @@ def projected_error(
     projected = gradients.inner(decoder)
     directions = decoder.flat()
     gram = directions @ directions.mT
-    cross = (kept * projected).sum((-2, -1))
-    square = ((kept @ gram) * kept).sum((-2, -1))
-    return _total(gradients, cross) - 2 * cross + square
+    change = (kept * (kept @ gram - 2 * projected)).sum((-2, -1))
+    return _total(gradients, change) + change
 
 
 def _total(gradients: RowGradients, like: Tensor) -> Tensor:
