@@ -32,7 +32,7 @@ print(f"FVU {found.metrics['fvu']:.3f} at L0 {found.metrics['l0']:.2f} on held-o
 
 source = subscape.GradientSource(target, heldout, divergence="kl")
 gradients = source.gradients(source.rows_at(torch.arange(len(source)), draw=0))
-print(f"FVU {pca_fvu(gradients.flat, 20, found.metrics['l0']):.3f}: 20 principal directions, best codes")
+print(f"FVU {pca_fvu(gradients.flat, 20, found.metrics['l0']):.3f} for PCA with the best codes")
 size = found.encode(gradients).abs()
 for k in range(len(found)):
     by_digit = torch.stack([size[labels[1400:] == digit, k].mean() for digit in range(10)])

@@ -39,8 +39,26 @@ def folder(tmp_path, monkeypatch):
 
 def decompose(*more):
     return main(
-        "decompose small_model_of_test:model --data x.safetensors --n-subnetworks 4 --rank 1 "
-        "--steps 30 --batch-size 16 --checkpoint-every 10 --n-heldout-rows 20 --out run".split()
+        [
+            "decompose",
+            "small_model_of_test:model",
+            "--data",
+            "x.safetensors",
+            "--n-subnetworks",
+            "4",
+            "--rank",
+            "1",
+            "--steps",
+            "30",
+            "--batch-size",
+            "16",
+            "--checkpoint-every",
+            "10",
+            "--n-heldout-rows",
+            "20",
+            "--out",
+            "run",
+        ]
         + list(more)
     )
 
@@ -62,14 +80,17 @@ def test_decompose_leaves_a_run_folder(folder, capsys):
 
 def test_run_toml_replays_the_run(folder):
     assert decompose() == 0
-    assert main("decompose --config run/run.toml --out again".split()) == 0
+    assert main(["decompose", "--config", "run/run.toml", "--out", "again"]) == 0
     first, second = (Decomposition.from_pretrained(folder / d / "final") for d in ("run", "again"))
     assert torch.equal(first.decoder.weights, second.decoder.weights)
 
 
 def test_flags_override_the_file(folder):
     assert decompose() == 0
-    assert main("decompose --config run/run.toml --out other --n-subnetworks 3".split()) == 0
+    assert (
+        main(["decompose", "--config", "run/run.toml", "--out", "other", "--n-subnetworks", "3"])
+        == 0
+    )
     assert len(Decomposition.from_pretrained(folder / "other" / "final")) == 3
 
 

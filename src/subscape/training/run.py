@@ -83,7 +83,12 @@ def train_side_by_side(
         check_not_zero(trainer.gradients(trainer.step_number).squared_norm().sum(-1))
     started, first = time.perf_counter(), trainer.step_number
     bar = tqdm(
-        total=config.steps, initial=first, disable=not progress, desc="decompose", unit="step"
+        total=config.steps,
+        initial=first,
+        disable=not progress,
+        desc="decompose",
+        unit="step",
+        mininterval=0.5,
     )
     with bar:
         while trainer.step_number < config.steps:
