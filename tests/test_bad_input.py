@@ -193,9 +193,23 @@ def test_dropout_that_no_module_shows():
     complaint(
         lambda: decompose(Hidden(4, 3), data(), **SMALL),
         "model",
+        "the same outputs for the same inputs",
+        "differ from one call to the next",
+        "Call model.eval()",
+    )
+
+
+def test_random_operations_without_effect_are_refused_where_vmap_refuses_them():
+    class Idle(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0 * torch.rand(1)
+
+    complaint(
+        lambda: decompose(Idle(4, 3), data(), engine="vmap", **SMALL),
+        "model",
         "outputs that do not depend on chance",
         "a random operation",
-        "Call model.eval() first",
+        "switch its dropout off",
     )
 
 

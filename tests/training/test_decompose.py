@@ -59,6 +59,7 @@ def test_a_tenth_is_set_aside_and_never_trained_on(model: nn.Module, data: Tenso
     whole = torch.cat([source.data, heldout.data])
     assert torch.equal(whole.sort(0).values, data.sort(0).values)
     assert not any((source.data == row).all(1).any() for row in heldout.data)
+    assert source.seed != heldout.seed
     # Drawn, not cut off the end.
     assert not torch.equal(heldout.data.sort(0).values, data[-5:].sort(0).values)
 
