@@ -205,3 +205,16 @@ def test_a_model_that_draws_at_random_is_refused():
 
     with pytest.raises(ValueError, match=r"^model: expected the same outputs.*model\.eval\(\)"):
         GradientSource(Target(Noisy(3, 2)), torch.randn(8, 3))
+
+
+def test_the_identity_tells_large_pairs_apart():
+    data, one = torch.randn(2000, 3), torch.zeros(2000, 2)
+    other = one.clone()
+    other[1000, 1] = 1.0  # where a printed tensor shows only dots
+    target = Target(torch.nn.Linear(3, 2))
+    first, again, second = (
+        GradientSource(target, data, reference=Pairs(pairs)).identity["reference"]
+        for pairs in (one, one.clone(), other)
+    )
+    assert first == again
+    assert first != second

@@ -181,3 +181,20 @@ def test_a_trainer_goes_on_from_the_state_of_another(planted):
     for name, tensor in one.state().items():
         assert torch.equal(tensor, other.state()[name]), name
     assert not torch.equal(one.state()["encoder"], state["encoder"])
+
+
+def test_a_source_trains_on_the_same_rows_whatever_is_beside_it(monkeypatch):
+    # Room for 4 of 8 batches a block if the budget were shared by the two sources.
+    monkeypatch.setattr("subscape.training.trainer.PREFETCH_BUDGET", 8 * 4 * 10 * 4)
+    model = torch.nn.Linear(4, 2)
+    config = TrainingConfig(n_subnetworks=3, rank=1, steps=10, batch_size=4)
+
+    def source(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return GradientSource(Target(model), torch.randn(40, 4, generator=generator), seed=seed)
+
+    alone, beside = Trainer([source(1)], config), Trainer([source(0), source(1)], config)
+    for number in range(10):
+        torch.testing.assert_close(
+            alone.gradients(number).flat[0], beside.gradients(number).flat[1]
+        )

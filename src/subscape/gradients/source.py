@@ -7,7 +7,8 @@ only, so a run can be resumed anywhere and replayed without touching any global 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -103,14 +104,9 @@ class GradientSource:
     def identity(self) -> dict[str, Any]:
         """All that its rows and gradients depend on: settings, and SHA-256 of target and data."""
         by_name = {"data": self.data} if isinstance(self.data, Tensor) else self.data
-        digest = hashlib.sha256()
-        for name, values in by_name.items():
-            digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
-            raw = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(raw.numpy().tobytes())
         return {
             "target": f"SHA-256 {self.target.fingerprint()['sha256'][:16]}",
-            "data": f"SHA-256 {digest.hexdigest()[:16]}",
+            "data": _sha256(by_name),
             "divergence": _name(self.divergence),
             "reference": _name(self.reference),
             "rows": self.rows,
@@ -142,7 +138,7 @@ class GradientSource:
             raise ValueError(
                 problem(
                     "batch_size",
-                    f"at most the {n} samples there are",
+                    f"at most the {n} samples there are (without those held out)",
                     f"{size}",
                     "Lower it, or give more data.",
                 )
@@ -324,10 +320,23 @@ def _shape(value: Any) -> str:
     return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The start of a SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, values in tensors.items():
+        digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
+        raw = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return f"SHA-256 {digest.hexdigest()[:16]}"
+
+
 def _name(rule: Any) -> str:
     """Name of a function or type, the same in every process; a data class shows its fields."""
     if is_dataclass(rule):
-        return repr(rule)
+        values = {f.name: getattr(rule, f.name) for f in fields(rule)}
+        shown = [f"{k}={_sha256({k: v})}" for k, v in values.items() if isinstance(v, Tensor)]
+        shown += [f"{k}={v!r}" for k, v in values.items() if not isinstance(v, Tensor)]
+        return f"{type(rule).__qualname__}({', '.join(shown)})"
     return getattr(rule, "__qualname__", type(rule).__qualname__)
 
 

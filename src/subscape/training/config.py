@@ -40,7 +40,7 @@ class TrainingConfig:
     n_restarts: int = 1
     """Starts trained side by side; the one with the lowest FVU on rows not trained on is kept."""
     revive_every: int = 200
-    """Steps between revivals of dead subnetworks (0: never)."""
+    """Steps between revivals: subnetworks that are dead or of little use start anew (0: never)."""
     revive_until: float = 0.5
     """Share of the steps after which nothing is revived any more."""
     n_heldout_rows: int = 1024

@@ -67,6 +67,15 @@ def decompose(
         ValueError: if an argument is out of range or does not go with the others; says which and how to
             repair it.
     """
+    if isinstance(model, Target):
+        require(
+            parameters == "*" and outputs is None,
+            "model",
+            "parameters and outputs to be given once, by the Target",
+            f"a Target and parameters={parameters!r}, outputs={outputs!r}",
+            "Leave them out here, or pass the module itself.",
+            error=TypeError,
+        )
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
     known = [f.name for f in fields(TrainingConfig)]
     for name in settings:

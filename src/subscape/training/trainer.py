@@ -20,8 +20,8 @@ from subscape.training.config import TrainingConfig
 from subscape.training.revival import N_CANDIDATES, n_replaced_at_most, replacements
 from subscape.training.schedule import active_fraction, learning_rate
 
-PREFETCH_BUDGET = 64 * 2**20
-"""Bytes of row gradients made ahead in one engine call, where batches are small."""
+PREFETCH_BUDGET = 32 * 2**20
+"""Bytes of row gradients of one source made ahead in one engine call, where batches are small."""
 REVIVAL_ROWS = 1024
 """Rows, or one batch if that is more, on which the use of subnetworks is measured."""
 PREFETCH_STEPS = 64
@@ -132,8 +132,8 @@ class Trainer:
     def _steps_per_block(self) -> int:
         """Blocks start at multiples of their length, so a resumed run makes the very same ones."""
         row = self.layout.n_parameters * self.encoder_weights.element_size()
-        per_step = row * self.config.batch_size * len(self.sources)
-        return max(1, min(PREFETCH_STEPS, PREFETCH_BUDGET // per_step))
+        # By source: a source draws the same rows and references whatever is trained beside it.
+        return max(1, min(PREFETCH_STEPS, PREFETCH_BUDGET // (row * self.config.batch_size)))
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the rest of the run depends on."""
