@@ -2,8 +2,8 @@
 
 A seed draws the target, its data and the decomposition. All seeds run side by side in vectorised runs; a
 seed's draws do not depend on the others. Features that a target does not represent have no circuit and
-are left out of the count (`targets_complete` says how many seeds that concerns; toys are trained several
-times and the best is kept, see `subscape.toys`).
+are left out of the count (`target_complete` in the summary is the number of seeds without such a feature;
+toys are trained several times and the best is kept, see `subscape.toys`).
 """
 
 from __future__ import annotations
