@@ -177,3 +177,22 @@ def test_an_exception_leaves_no_result(
     with pytest.raises(RuntimeError, match="full disk"):
         decompose(model, data, out=tmp_path, **SMALL)
     assert not (tmp_path / "final").exists()
+
+
+def test_a_final_folder_that_is_no_runs_is_not_replaced(tmp_path):
+    theirs = tmp_path / "final" / "thesis.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"^out: expected .*final.* Give another path"):
+        decompose(
+            torch.nn.Linear(3, 2),
+            torch.randn(40, 3),
+            n_subnetworks=2,
+            rank=1,
+            steps=2,
+            batch_size=8,
+            out=tmp_path,
+            progress=False,
+        )
+    assert theirs.read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]

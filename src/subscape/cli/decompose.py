@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -122,6 +123,7 @@ def _prepare(settings: DecomposeRun) -> None:
         if settings.overwrite:
             for name in ("checkpoint.safetensors", "metrics.jsonl"):
                 (settings.out / name).unlink(missing_ok=True)
+            shutil.rmtree(settings.out / "final", ignore_errors=True)
     settings.out.mkdir(parents=True, exist_ok=True)
     written.write_text(text, encoding="utf-8")
 

@@ -18,6 +18,7 @@ from subscape.gradients.source import Engine, Rows
 from subscape.references import Pairs, Reference
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
+from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
 from subscape.training.run import train
 
@@ -66,6 +67,7 @@ def decompose(
     Raises:
         ValueError: if an argument is out of range or does not go with the others; says which and how to
             repair it.
+        FileExistsError: if `out` holds a `final` that is no resumable run's.
     """
     if isinstance(model, Target):
         require(
@@ -96,6 +98,16 @@ def decompose(
         raise ValueError(
             problem(
                 "out", "a folder to make or to resume", f"{folder}, a file", "Give another path."
+            )
+        )
+    if folder is not None and (folder / "final").exists() and not (folder / CHECKPOINT).exists():
+        # A run writes its checkpoint before `final`, so this is no run's: never replace it unasked.
+        raise FileExistsError(
+            problem(
+                "out",
+                "a new folder, or that of a run to resume",
+                f"{folder}, which has a folder 'final' but no {CHECKPOINT}",
+                "Give another path, or move what is there away.",
             )
         )
     result = train(source, held, config, folder=folder, progress=progress)
