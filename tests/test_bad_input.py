@@ -608,8 +608,8 @@ def test_ranks(rank: Any, expected: str, got: str, repair: str):
     [
         ("form", "svd", "'tucker' or 'cp'"),
         ("schedule", "linear", "'cosine', 'step' or 'constant'"),
-        ("rows", "word", "'sample' or 'token'"),
-        ("engine", "hooks", "'auto', 'jacobian', 'vmap' or 'loop'"),
+        ("rows", "word", "'sample', 'token' or 'every-token'"),
+        ("engine", "hooks", "'auto', 'jacobian', 'rule', 'replay', 'vmap' or 'loop'"),
         ("n_subnetworks", 2.5, "a whole number of at least 1"),
         ("steps", 0, "a whole number of at least 1"),
         ("batch_size", "8", "a whole number of at least 1"),
@@ -641,7 +641,7 @@ def test_a_cached_jacobian_of_token_rows():
             Target(embedding), torch.zeros(4, 2).long(), rows="token", engine="jacobian"
         ),
         "engine",
-        "'vmap' or 'loop' for token rows",
+        "'rule', 'replay', 'vmap' or 'loop' for token rows",
         "'jacobian'",
         "Use engine='auto'.",
     )

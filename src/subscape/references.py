@@ -1,8 +1,9 @@
 """References y_r: the output that a row's divergence is measured against.
 
 A reference rule is any callable `(outputs, rows, generator) -> reference` where outputs [row, *output]
-are the batch's own outputs, `rows` [row] are the indices of its samples, and reference has the shape of
-outputs. It must draw from `generator` only, so that a run can be replayed.
+are the batch's own outputs, `rows` [row] are the indices of its samples (where every position is a row:
+sample · positions + position), and reference has the shape of outputs. It must draw from `generator`
+only, so that a run can be replayed.
 """
 
 from __future__ import annotations

@@ -63,8 +63,10 @@ class Target:
 
     @property
     def like(self) -> Tensor:
-        """A chosen parameter: the device and dtype to work in."""
-        return next(iter(self.parameters.values())).detach()
+        """An empty tensor of the device and dtype to work in: half precision is worked on in float32."""
+        first = next(iter(self.parameters.values()))
+        half = first.dtype in (torch.float16, torch.bfloat16)
+        return torch.empty(0, device=first.device, dtype=torch.float32 if half else first.dtype)
 
     def outputs(
         self, batch: Samples, parameters: Mapping[str, Tensor] | None = None
@@ -84,11 +86,30 @@ class Target:
         values = {name: p.detach() for name, p in self.parameters.items()} | dict(parameters or {})
         return self._outputs(_Functional(self.model, values), batch)
 
-    def summary(self) -> str:
-        """A table of the chosen parameters."""
+    def called(self, batch: Samples) -> Float[Tensor, "sample ..."]:
+        """f(x, W0) by calling the model itself, as it is: what `outputs` gives, but with its hooks' view.
+
+        Args:
+            batch: samples as the model takes them.
+
+        Returns:
+            Outputs with one entry per sample along the first axis.
+        """
+        return self._outputs(self.model, batch)
+
+    def summary(self, engines: Mapping[str, str] | None = None) -> str:
+        """A table of the chosen parameters.
+
+        Args:
+            engines: what makes the row gradients of each, if known; see `GradientSource.summary`.
+
+        Returns:
+            The table.
+        """
         width = max(len(name) for name in self.names)
         rows = [
             f"  {name:<{width}}  {str(list(p.shape)):<16} {p.numel():>10,}  {str(p.dtype)[6:]}"
+            + (f"  {engines[name]}" if engines else "")
             for name, p in self.parameters.items()
         ]
         total = sum(p.numel() for p in self.model.parameters())

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from subscape import FixedOutput, GradientSource, Pairs, Target
 from subscape.divergences import mse
 from subscape.gradients import generator_of
+from subscape.gradients import one_pass as one_pass_module
 from subscape.gradients import source as source_module
 
 
@@ -156,8 +157,8 @@ def test_auto_takes_the_jacobian_while_it_fits_the_budget(monkeypatch: pytest.Mo
     # 2 outputs × 8 parameters × 10 samples × 8 bytes.
     monkeypatch.setattr(source_module, "JACOBIAN_BUDGET", 2 * 8 * 10 * 8)
     assert linear_source(10).engine == "jacobian"
-    assert linear_source(11).engine == "vmap"
-    assert token_source(4).engine == "vmap"
+    assert linear_source(11).engine == "rule"
+    assert token_source(4).engine == "rule"
 
 
 def test_vmap_is_chunked_by_its_budget(monkeypatch: pytest.MonkeyPatch):
@@ -165,13 +166,13 @@ def test_vmap_is_chunked_by_its_budget(monkeypatch: pytest.MonkeyPatch):
     expected = whole.gradients(whole.batch(0, 10)).flat
     seen = []
 
-    def spy(target, inputs, position, e, *, chunk=None) -> Tensor:
+    def spy(target, inputs, position, e, *, names, chunk=None) -> dict[str, Tensor]:
         seen.append(chunk)
-        return original(target, inputs, position, e, chunk=chunk)
+        return original(target, inputs, position, e, names=names, chunk=chunk)
 
-    original = source_module.vmap_gradients
-    monkeypatch.setattr(source_module, "vmap_gradients", spy)
-    monkeypatch.setattr(source_module, "CHUNK_BUDGET", 3 * 8 * 8)  # three rows of 8 float64
+    original = one_pass_module.vmap_gradients
+    monkeypatch.setattr(one_pass_module, "vmap_gradients", spy)
+    monkeypatch.setattr(one_pass_module, "CHUNK_BUDGET", 3 * 8 * 8)  # three rows of 8 float64
     found = whole.gradients(whole.batch(0, 10)).flat
     assert seen == [3]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)

@@ -158,7 +158,8 @@ def test_save_and_load_is_the_identity_to_the_bit(tmp_path: Path, form: str, dty
     loaded = Decomposition.from_pretrained(folder)
     for side in ("encoder", "decoder"):
         before, after = getattr(made, side), getattr(loaded, side)
-        assert after.weights.dtype == dtype
+        # Half precision is worked on in float32.
+        assert after.weights.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
         assert torch.equal(after.weights, before.weights)
         assert after.layout == before.layout
     assert loaded.threshold == made.threshold

@@ -1,17 +1,40 @@
-"""Where row gradients come from: engines, one value type, and a source of batches."""
+"""Where row gradients come from: engines, their choice, one value type, and a source of batches."""
 
-from subscape.gradients.engines import jacobian, loop_gradients, row_outputs, vmap_gradients
-from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
+from subscape.gradients.engines import (
+    jacobian,
+    loop_gradients,
+    loop_products,
+    row_outputs,
+    vmap_gradients,
+)
+from subscape.gradients.plan import Plan, choose
+from subscape.gradients.row_gradients import DenseRowGradients, FactoredRowGradients, RowGradients
+from subscape.gradients.rules import register_rule
 from subscape.gradients.source import Batch, GradientSource, generator_of
+from subscape.gradients.tensor_gradients import (
+    DenseGradient,
+    IndexedGradient,
+    OuterGradient,
+    TensorGradient,
+)
 
 __all__ = [
     "Batch",
+    "DenseGradient",
     "DenseRowGradients",
+    "FactoredRowGradients",
     "GradientSource",
+    "IndexedGradient",
+    "OuterGradient",
+    "Plan",
     "RowGradients",
+    "TensorGradient",
+    "choose",
     "generator_of",
     "jacobian",
     "loop_gradients",
+    "loop_products",
+    "register_rule",
     "row_outputs",
     "vmap_gradients",
 ]

@@ -1,19 +1,19 @@
-"""Engines: from inputs and ∂D/∂f to row gradients, ∇_W D = J(x)ᵀ ∂D/∂f.
+"""Engines that take the model whole: from inputs and ∂D/∂f to row gradients, ∇_W D = J(x)ᵀ ∂D/∂f.
 
-An engine is a callable `(inputs, position, output_gradient) -> flat [row, parameter]`: `inputs` has one
-sample per row, `position` [row] says which position of the outputs a token row is (None for sample
-rows), `output_gradient` [row, *output] is ∂D/∂f at that row.
+Here `inputs` has one sample per row, `position` [row] says which position of the outputs a token row is
+(None for sample rows), `output_gradient` [row, *output] is ∂D/∂f at that row.
 
 - `vmap_gradients`: the whole model under vmap(grad), in chunks;
-- `jacobian`: J of every sample, for `CachedJacobian`, where outputs × parameters × samples is small;
-- `loop_gradients`: row by row with plain autograd on the divergence itself; the oracle and last resort.
+- `jacobian`: J of every sample, kept where outputs × parameters × samples is small;
+- `loop_products`: row by row with plain autograd; what every other engine is tried against;
+- `loop_gradients`: the same through the divergence itself, the oracle of the tests.
 
-Factored engines (hooks on linear and convolutional modules) are to take their place beside these.
+The engines that look into the model, rules and replays, are in `one_pass`; `plan` chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -57,8 +57,9 @@ def vmap_gradients(
     position: Int[Tensor, " row"] | None,
     output_gradient: Float[Tensor, "row *output"],
     *,
+    names: Sequence[str] | None = None,
     chunk: int | None = None,
-) -> Float[Tensor, "row parameter"]:
+) -> dict[str, Float[Tensor, "row ..."]]:
     """Row gradients by vmap(grad) over the whole model.
 
     Args:
@@ -66,12 +67,14 @@ def vmap_gradients(
         inputs: one sample per row.
         position: see `row_outputs`.
         output_gradient: ∂D/∂f at every row.
+        names: parameters to differentiate; None takes all of the target's.
         chunk: rows at a time; None takes all at once.
 
     Returns:
-        Gradients, flattened and concatenated in model order.
+        Gradients by parameter name, [row, *shape].
     """
-    parameters = {name: p.detach() for name, p in target.parameters.items()}
+    chosen = target.names if names is None else names
+    parameters = {name: target.parameters[name].detach() for name in chosen}
     inputs, shared = _without_shared(inputs)
 
     def scalar(values: dict[str, Tensor], x: Samples, at: Tensor | None, e: Tensor) -> Tensor:
@@ -82,13 +85,12 @@ def vmap_gradients(
 
     in_dims = (None, 0, None if position is None else 0, 0)
     with _outside():
-        by_name = vmap(grad(scalar), in_dims=in_dims, chunk_size=chunk)(
+        return vmap(grad(scalar), in_dims=in_dims, chunk_size=chunk)(
             parameters,
             inputs,
             None if position is None else position.to(output_gradient.device),
             output_gradient,
         )
-    return torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
 
 
 def jacobian(
@@ -146,12 +148,50 @@ def loop_gradients(
             if position is not None:
                 outputs = outputs[:, int(position[i])]
             value = row_values(divergence, outputs, reference[i : i + 1]).sum()
-        if value.requires_grad:
-            grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-        else:  # outputs that do not depend on any parameter
-            grads = [torch.zeros_like(leaf) for leaf in leaves.values()]
-        rows.append(torch.cat([g.flatten() for g in grads]))
+        rows.append(torch.cat([g.flatten() for g in _gradients(value, list(leaves.values()))]))
     return DenseRowGradients(torch.stack(rows), target.shapes)
+
+
+def loop_products(
+    target: Target,
+    inputs: Samples,
+    position: Int[Tensor, " row"] | None,
+    output_gradient: Float[Tensor, "row *output"],
+    *,
+    names: Sequence[str] | None = None,
+) -> dict[str, Float[Tensor, "row ..."]]:
+    """Jᵀ ∂D/∂f row by row with plain autograd: the last resort, and what other engines are tried against.
+
+    Args:
+        target: the model and its parameters.
+        inputs: one sample per row.
+        position: see `row_outputs`.
+        output_gradient: ∂D/∂f at every row.
+        names: parameters to differentiate; None takes all of the target's.
+
+    Returns:
+        Gradients by parameter name, [row, *shape].
+    """
+    chosen = target.names if names is None else list(names)
+    rows = []
+    for i in range(n_samples(inputs)):
+        leaves = {
+            name: target.parameters[name].detach().clone().requires_grad_(True) for name in chosen
+        }
+        with torch.enable_grad():
+            outputs = target.outputs(take(inputs, slice(i, i + 1)), leaves)[0]
+            if position is not None:
+                outputs = outputs[int(position[i])]
+            value = (outputs * output_gradient[i]).sum()
+        rows.append(_gradients(value, list(leaves.values())))
+    return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(chosen)}
+
+
+def _gradients(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """∂value/∂leaves, zero where it does not depend on them."""
+    if not value.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    return torch.autograd.grad(value, leaves, materialize_grads=True)
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from subscape._checks import problem
 from subscape._shapes import Float
+from subscape.gradients.tensor_gradients import TensorGradient
 from subscape.lowrank import Stack
 
 
@@ -36,6 +38,11 @@ class RowGradients(Protocol):
 
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
         """g_i by parameter name, each [*target, row, *shape]."""
+        ...
+
+    @property
+    def flat(self) -> Float[Tensor, "*target row parameter"]:
+        """g_i in full: all tensors flattened and concatenated, in model order."""
         ...
 
 
@@ -74,9 +81,60 @@ class DenseRowGradients:
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
+    def sum(self) -> Float[Tensor, ""]:
+        """The sum of all entries: not finite if one is not."""
+        return self.flat.sum()
+
     def rows(self, index: slice | Tensor) -> DenseRowGradients:
         """The gradients of some of the rows."""
         return DenseRowGradients(self.flat[..., index, :], self.shapes)
+
+
+@dataclass(frozen=True)
+class FactoredRowGradients:
+    """Row gradients tensor by tensor, each in the form in which it comes cheapest."""
+
+    tensors: Mapping[str, TensorGradient]
+    """By parameter name, in model order."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return next(iter(self.tensors.values())).n_rows
+
+    def inner(self, stack: Stack) -> Float[Tensor, "*replica row subnetwork"]:
+        """⟨g_i, v_k⟩; see `RowGradients`."""
+        lead = stack.weights.shape[:-1]
+        one_axis = Stack(stack.layout, stack.weights.reshape(-1, stack.weights.shape[-1]))
+        pieces = one_axis.pieces()
+        first, *others = [
+            self.tensors[t.name].inner(t, pieces[t.name]) for t in stack.layout.tensors
+        ]
+        products = sum(others, first)
+        return products.unflatten(1, lead).movedim(0, -2)
+
+    def squared_norm(self) -> Float[Tensor, " row"]:
+        """‖g_i‖²; see `RowGradients`."""
+        first, *others = [g.squared_norm() for g in self.tensors.values()]
+        return sum(others, first)
+
+    def sum(self) -> Float[Tensor, ""]:
+        """The sum of the numbers that all gradients are made of: not finite if one of them is not."""
+        return torch.stack([g.sum() for g in self.tensors.values()]).sum()
+
+    def gram(self) -> Float[Tensor, "row row"]:
+        """⟨g_i, g_j⟩ over all tensors together."""
+        first, *others = [g.gram() for g in self.tensors.values()]
+        return sum(others, first)
+
+    def dense(self) -> dict[str, Float[Tensor, "..."]]:
+        """g_i by parameter name; see `RowGradients`."""
+        return {name: g.dense() for name, g in self.tensors.items()}
+
+    @property
+    def flat(self) -> Float[Tensor, "row parameter"]:
+        """All tensors in full, flattened and concatenated, in model order."""
+        return torch.cat([g.reshape(self.n_rows, -1) for g in self.dense().values()], dim=1)
 
 
 def times_directions(
@@ -90,3 +148,24 @@ def times_directions(
     replicas, n = directions.shape[-3:-1]
     products = flat @ directions.flatten(-3, -2).mT
     return products.unflatten(-1, (replicas, n)).movedim(-2, -3)
+
+
+def check_finite(gradients: Mapping[str, Tensor]) -> None:
+    """Refuse gradients that are not finite, naming the tensors.
+
+    Args:
+        gradients: row gradients by parameter name.
+
+    Raises:
+        ValueError: if any entry is NaN or infinite.
+    """
+    bad = [name for name, g in gradients.items() if not torch.isfinite(g).all()]
+    if bad:
+        raise ValueError(
+            problem(
+                "gradients",
+                "finite row gradients",
+                f"NaN or infinite values in {bad}",
+                "Check the inputs, the divergence (kl takes logits) and the model's dtype.",
+            )
+        )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -20,20 +20,27 @@ from subscape._shapes import Float, Int
 from subscape.data import Samples, as_samples, n_samples, take, to_device
 from subscape.divergences import Divergence, output_gradient
 from subscape.divergences import resolve as resolve_divergence
-from subscape.gradients.engines import jacobian, loop_gradients, row_outputs, vmap_gradients
-from subscape.gradients.row_gradients import DenseRowGradients
+from subscape.gradients.engines import jacobian, loop_gradients, row_outputs
+from subscape.gradients.memory import MemoryUse, measure
+from subscape.gradients.micro_batches import MicroBatches
+from subscape.gradients.one_pass import OnePass
+from subscape.gradients.plan import Plan, choose
+from subscape.gradients.row_gradients import (
+    DenseRowGradients,
+    FactoredRowGradients,
+    RowGradients,
+    check_finite,
+)
 from subscape.references import Reference
 from subscape.references import resolve as resolve_reference
 from subscape.targets import Target, check_deterministic_modules
 
-Rows = Literal["sample", "token"]
-Engine = Literal["auto", "jacobian", "vmap", "loop"]
+Rows = Literal["sample", "token", "every-token"]
+Engine = Literal["auto", "jacobian", "rule", "replay", "vmap", "loop"] | Mapping[str, str]
 
 JACOBIAN_BUDGET = 4 * 2**20
-"""Bytes of cached output Jacobian above which `auto` takes vmap: a Jacobian row is read for every output,
-so beyond the smallest toys vmap over a large block of rows is faster too (benchmarks/engines.py)."""
-CHUNK_BUDGET = 128 * 2**20
-"""Bytes of dense row gradients that one vmap chunk may make."""
+"""Bytes of cached output Jacobian up to which `auto` takes it: a Jacobian row is read for every output, so
+beyond the smallest toys the other engines are faster on a large block of rows (benchmarks/engines.py)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Batch:
     """y_r of every row."""
     outputs: Float[Tensor, "row *output"]
     """f(x) at every row."""
+    one_pass: OnePass | None = field(default=None, repr=False, compare=False)
+    """The model's pass that gave the outputs, while its graph can still be used."""
 
 
 class GradientSource:
@@ -58,8 +67,10 @@ class GradientSource:
         data: anything `subscape.data.as_samples` takes.
         divergence: a name of `subscape.divergences.NAMED` or a callable.
         reference: a name of `subscape.references.NAMED` or a callable.
-        rows: `sample` (one row per sample) or `token` (one row per sampled position of a sequence).
-        engine: `auto`, `jacobian`, `vmap` or `loop`.
+        rows: `sample` (one row per sample), `token` (one row per sequence, at a position drawn anew every
+            time) or `every-token` (every position of a sequence is a row).
+        engine: `auto`; `jacobian` (outputs differentiated once, for the smallest targets); one of `rule`,
+            `replay`, `vmap`, `loop` for all tensors, or a mapping from globs over parameters to these.
         seed: draws the order of samples, positions and references.
 
     Raises:
@@ -85,15 +96,34 @@ class GradientSource:
         self.rows: Rows = rows
         self.seed = seed
         self._output_shape = self._probe()
-        self.engine: Engine = self._choose(engine)
         self._outputs: Tensor | None = None
         self._jacobian: Tensor | None = None
-        if self.engine == "jacobian":
-            self._outputs = row_outputs(target, self.data, None)
-            self._jacobian = jacobian(target, self.data)
+        self._plan: Plan | None = None
+        self.engine: str = self._choose(engine)
+
+    @property
+    def engines(self) -> dict[str, str]:
+        """What makes the row gradients of every tensor, by parameter name."""
+        if self._plan is not None:
+            return self._plan.shown()
+        return dict.fromkeys(self.target.names, self.engine)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The choice of engines with the reasons for it; None for `jacobian` and for the loop."""
+        return self._plan
+
+    def summary(self) -> str:
+        """The target's tensors with the engine of each."""
+        return self.target.summary(self.engines)
 
     def __len__(self) -> int:
         return n_samples(self.data)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in one pass over the data."""
+        return len(self) * (self._output_shape[0] if self.rows == "every-token" else 1)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -110,7 +140,7 @@ class GradientSource:
             "divergence": _name(self.divergence),
             "reference": _name(self.reference),
             "rows": self.rows,
-            "engine": self.engine,
+            "engine": self.engines,
             "source_seed": self.seed,
         }
 
@@ -125,15 +155,62 @@ class GradientSource:
             first: number of the first batch, from 0; every len(self) // size batches the samples are
                 shuffled anew.
             count: how many batches. Engines are faster on many rows at once.
-            size: rows in a batch; within a batch each comes from another sample.
+            size: rows in a batch; each comes from another sample, or `every-token` row from another
+                sequence or position.
 
         Returns:
             The rows, batch after batch; the same for the same seed, first, count and size.
 
         Raises:
-            ValueError: if there are fewer samples than `size`.
+            ValueError: if there are fewer samples than that, or `size` is no whole number of sequences.
         """
+        return self.rows_at(torch.cat(self._drawn(first, count, size)), draw=first)
+
+    def batch_gradients(
+        self, number: int, size: int, *, at_once: int | None = None
+    ) -> RowGradients:
+        """Row gradients of batch `number`, in micro-batches where it is too large to be made at once.
+
+        Args:
+            number: which batch; see `block`.
+            size: rows in it.
+            at_once: rows that may be made at once; None for all. References are drawn within them.
+
+        Returns:
+            The gradients.
+
+        Raises:
+            ValueError: if there are not that many samples.
+        """
+        (samples,) = self._drawn(number, 1, size)
+        n_parts = -(-size // at_once) if at_once else 1
+        # Another row is needed for a reference.
+        n_parts = max(1, min(n_parts, len(samples) // 2))
+        if n_parts == 1:
+            return self.gradients(self.rows_at(samples, draw=number))
+        parts = samples.tensor_split(n_parts)
+        makers = [partial(self._part, part, number, place) for place, part in enumerate(parts)]
+        per_sample = size // len(samples)
+        return MicroBatches(makers, [len(part) * per_sample for part in parts])
+
+    def _part(self, samples: Tensor, draw: int, part: int) -> RowGradients:
+        return self.gradients(self.rows_at(samples, draw=draw, part=part))
+
+    def _drawn(self, first: int, count: int, size: int) -> list[Tensor]:
+        """The samples of `count` batches of `size` rows."""
         n = len(self)
+        if self.rows == "every-token":
+            n_positions = self._output_shape[0]
+            if size % n_positions:
+                raise ValueError(
+                    problem(
+                        "batch_size",
+                        f"a multiple of the {n_positions} positions of a sequence for 'every-token' rows",
+                        f"{size}",
+                        f"{-(-size // n_positions) * n_positions} would do.",
+                    )
+                )
+            size //= n_positions
         if size > n:
             raise ValueError(
                 problem(
@@ -148,19 +225,44 @@ class GradientSource:
             epoch, place = divmod(number, n // size)
             order = _permutation(n, self.seed, epoch)
             picked.append(order[place * size : (place + 1) * size])
-        return self.rows_at(torch.cat(picked), draw=first)
+        return picked
 
-    def rows_at(self, samples: Int[Tensor, " row"], *, draw: int) -> Batch:
-        """Rows of given samples, with positions and references drawn for draw number `draw`."""
-        generator = generator_of(self.seed, 1, draw)
-        position = None
+    def rows_at(self, samples: Int[Tensor, " sample"], *, draw: int, part: int = 0) -> Batch:
+        """Rows of given samples, with positions and references drawn for draw number `draw`.
+
+        Args:
+            samples: indices of samples.
+            draw: number of the draw.
+            part: which micro-batch of the draw.
+
+        Returns:
+            The rows: one per sample, or with `every-token` one per position of each.
+
+        Raises:
+            ValueError: if the reference rule does not give one output per row.
+        """
+        generator = generator_of(self.seed, 1, draw, *([part] if part else []))
+        position, one_pass, every = None, None, self.rows == "every-token"
         if self.rows == "token":
             position = torch.randint(0, self._output_shape[0], (len(samples),), generator=generator)
         if self._outputs is not None:
             outputs = self._outputs[samples]
+        elif self._plan is not None:
+            one_pass = self._plan.run(self._inputs(samples), position, every=every)
+            outputs = one_pass.outputs
+        elif every:
+            with torch.no_grad():
+                outputs = self.target.outputs(self._inputs(samples)).flatten(0, 1)
         else:
             outputs = row_outputs(self.target, self._inputs(samples), position)
-        reference = self.reference(outputs, samples, generator)
+        if every:
+            n_positions = self._output_shape[0]
+            position = torch.arange(n_positions).repeat(len(samples))
+            samples = samples.repeat_interleave(n_positions)
+            rows = samples * n_positions + position
+        else:
+            rows = samples
+        reference = self.reference(outputs, rows, generator)
         if not isinstance(reference, Tensor) or reference.shape != outputs.shape:
             raise ValueError(
                 problem(
@@ -170,9 +272,9 @@ class GradientSource:
                     "A rule (outputs, rows, generator) returns what has the shape of outputs.",
                 )
             )
-        return Batch(samples, position, reference, outputs)
+        return Batch(samples, position, reference, outputs, one_pass)
 
-    def gradients(self, batch: Batch) -> DenseRowGradients:
+    def gradients(self, batch: Batch) -> DenseRowGradients | FactoredRowGradients:
         """∇_W D of every row of a batch.
 
         Args:
@@ -184,22 +286,41 @@ class GradientSource:
         Raises:
             ValueError: if a gradient is not finite, or the divergence is not one value per row.
         """
-        inputs = self._inputs(batch.samples)
         if self.engine == "loop":
+            inputs = self._inputs(batch.samples)
             found = loop_gradients(
                 self.target, inputs, batch.position, batch.reference, self.divergence
             )
-        else:
-            e = output_gradient(self.divergence, batch.outputs, batch.reference)
-            if self._jacobian is not None:
-                flat = torch.bmm(e.flatten(1)[:, None], self._jacobian[batch.samples])[:, 0]
-            else:
-                flat = vmap_gradients(
-                    self.target, inputs, batch.position, e, chunk=self._chunk(len(batch.samples))
-                )
+            check_finite(found.dense())
+            return found
+        e = output_gradient(self.divergence, batch.outputs, batch.reference)
+        if self._jacobian is not None:
+            flat = torch.bmm(e.flatten(1)[:, None], self._jacobian[batch.samples])[:, 0]
             found = DenseRowGradients(flat, self.shapes)
-        check_finite(found)
+        else:
+            found = self._pass_of(batch).gradients(e)
+        # One sum is enough to see a NaN or an infinity; only then look for where it is.
+        if not torch.isfinite(found.sum()):
+            check_finite(found.dense())
         return found
+
+    def _pass_of(self, batch: Batch) -> OnePass:
+        """The batch's own pass if its graph is still there, otherwise a new one."""
+        if batch.one_pass is not None and not batch.one_pass.used:
+            return batch.one_pass
+        assert self._plan is not None
+        if self.rows == "every-token":
+            samples = batch.samples[:: self._output_shape[0]]
+            return self._plan.run(self._inputs(samples), None, every=True)
+        return self._plan.run(self._inputs(batch.samples), batch.position)
+
+    def memory(self) -> MemoryUse:
+        """What rows cost in memory; see `subscape.gradients.memory`.
+
+        Returns:
+            Bytes per row, measured on two and three samples.
+        """
+        return measure(self._plan, self._inputs(slice(0, 3)), self._output_shape, self.rows)
 
     def _inputs(self, index: Tensor | slice) -> Samples:
         """Samples as the model takes them: where its parameters are, whatever device the data are on."""
@@ -207,6 +328,10 @@ class GradientSource:
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of one sample's output, checked against the kind of rows."""
+        if self.rows not in ("sample", "token", "every-token"):
+            raise ValueError(
+                problem("rows", "'sample', 'token' or 'every-token'", repr(self.rows), "")
+            )
         first = self._inputs(slice(0, 2))
         try:
             outputs = row_outputs(self.target, first, None)
@@ -221,7 +346,7 @@ class GradientSource:
                     "Try model(data[:2]), or pass outputs= to call it in another way.",
                 )
             ) from error
-        if self.rows == "token" and outputs.dim() < 3:
+        if self.rows != "sample" and outputs.dim() < 3:
             raise ValueError(
                 problem(
                     "rows",
@@ -230,8 +355,6 @@ class GradientSource:
                     "Use rows='sample', or an outputs function that keeps positions.",
                 )
             )
-        if self.rows not in ("sample", "token"):
-            raise ValueError(problem("rows", "'sample' or 'token'", repr(self.rows), ""))
         if outputs.shape[:1] != (min(2, len(self)),):
             raise ValueError(
                 problem(
@@ -268,52 +391,38 @@ class GradientSource:
             )
         return tuple(outputs.shape[1:])
 
-    def _choose(self, engine: Engine) -> Engine:
-        if engine not in ("auto", "jacobian", "vmap", "loop"):
-            raise ValueError(
-                problem("engine", "'auto', 'jacobian', 'vmap' or 'loop'", repr(engine), "")
-            )
-        if engine == "jacobian" and self.rows == "token":
+    def _choose(self, engine: Engine) -> str:
+        """Prepare the engine asked for, and name it."""
+        if engine == "jacobian" and self.rows != "sample":
             raise ValueError(
                 problem(
-                    "engine", "'vmap' or 'loop' for token rows", "'jacobian'", "Use engine='auto'."
+                    "engine",
+                    "'rule', 'replay', 'vmap' or 'loop' for token rows",
+                    "'jacobian'",
+                    "Use engine='auto'.",
                 )
             )
-        if engine != "auto":
-            return engine
         n_outputs = torch.Size(self._output_shape).numel()
         entries = n_outputs * self.target.n_parameters * len(self)
         small = entries * self.target.like.element_size() <= JACOBIAN_BUDGET
-        return "jacobian" if small and self.rows == "sample" else "vmap"
-
-    def _chunk(self, n_rows: int) -> int | None:
-        row = self.target.n_parameters * self.target.like.element_size()
-        chunk = max(1, CHUNK_BUDGET // row)
-        return None if chunk >= n_rows else chunk
-
-
-def check_finite(gradients: DenseRowGradients) -> None:
-    """Refuse gradients that are not finite, naming the tensors.
-
-    Args:
-        gradients: row gradients.
-
-    Raises:
-        ValueError: if any entry is NaN or infinite.
-    """
-    # One sum is enough to see a NaN or an infinity; only then look for where it is.
-    if torch.isfinite(gradients.flat.sum()):
-        return
-    bad = [name for name, g in gradients.dense().items() if not torch.isfinite(g).all()]
-    if bad:
-        raise ValueError(
-            problem(
-                "gradients",
-                "finite row gradients",
-                f"NaN or infinite values in {bad}",
-                "Check the inputs, the divergence (kl takes logits) and the model's dtype.",
-            )
+        if engine == "jacobian" or (engine == "auto" and small and self.rows == "sample"):
+            try:
+                self._jacobian = jacobian(self.target, self._inputs(slice(None)))
+                self._outputs = row_outputs(self.target, self._inputs(slice(None)), None)
+                return "jacobian"
+            except ValueError:
+                if engine == "jacobian":
+                    raise
+        if engine == "loop":
+            return "loop"
+        self._plan = choose(
+            self.target,
+            self._inputs(slice(0, 3)),
+            token_rows=self.rows != "sample",
+            engine=engine,
         )
+        kinds = {choice.engine for choice in self._plan.choices.values()}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def _shape(value: Any) -> str:

@@ -13,8 +13,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from subscape._shapes import Float
-from subscape.lowrank.layout import Layout, TensorLayout
+from subscape._shapes import Float, Int
+from subscape.lowrank.layout import Layout
+from subscape.lowrank.tensor import compose, gram, squared_norm
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,15 @@ class Stack:
 
     def norms(self) -> Float[Tensor, "*lead tensor"]:
         """L2 norm of every direction in each tensor, in model order."""
-        lead = self.weights.shape[:-1]
-        return torch.stack(
-            [d.reshape(*lead, -1).norm(dim=-1) for d in self.dense().values()], dim=-1
-        )
+        pieces = self.pieces()
+        squares = [squared_norm(t, pieces[t.name]) for t in self.layout.tensors]
+        return torch.stack(squares, dim=-1).sqrt()
+
+    def gram(self) -> Float[Tensor, "*replica subnetwork subnetwork"]:
+        """K = V Vᵀ over all tensors together, of directions [*replica, subnetwork]."""
+        pieces = self.pieces()
+        first, *others = [gram(t, pieces[t.name]) for t in self.layout.tensors]
+        return sum(others, first)
 
     def scaled(self, factor: Float[Tensor, "*lead"]) -> Stack:
         """The stack with every direction multiplied by `factor` (> 0).
@@ -66,9 +72,9 @@ class Stack:
         Returns:
             A new stack.
         """
-        weights = self.weights
-        exponents = _shares(self.layout, weights.dtype, weights.device)
-        return Stack(self.layout, weights * factor[..., None] ** exponents)
+        # A power per tensor, not per entry: powers are slow.
+        powers = factor[..., None] ** _shares(self.layout, factor.dtype, factor.device)
+        return Stack(self.layout, self.weights * powers[..., _owner(self.layout, factor.device)])
 
     def select(self, index: int | slice | Tensor) -> Stack:
         """The stack at `index` of its first leading axis."""
@@ -76,51 +82,19 @@ class Stack:
 
 
 @lru_cache(maxsize=64)
-def _shares(layout: Layout, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " size"]:
-    """For every entry 1/m, with m the number of pieces of its tensor."""
-    shares = [
-        torch.full((math.prod(shape),), 1 / len(t.piece_shapes), dtype=dtype, device=device)
-        for t in layout.tensors
-        for shape in t.piece_shapes
-    ]
-    return torch.cat(shares)
+def _shares(layout: Layout, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " tensor"]:
+    """For every tensor 1/m, with m the number of its pieces."""
+    shares = [1 / len(t.piece_shapes) for t in layout.tensors]
+    return torch.tensor(shares, dtype=dtype, device=device)
 
 
-def compose(tensor: TensorLayout, pieces: list[Tensor]) -> Float[Tensor, "..."]:
-    """Multiply the pieces of one tensor out to [*lead, *shape]."""
-    if tensor.form == "cp":
-        return _compose_cp(pieces)
-    core, *factors = pieces
-    if len(tensor.shape) == 2:
-        for mode, factor in zip(tensor.factored_modes, factors, strict=True):
-            core = _product(factor, core) if mode == 0 else _product(core, factor.mT)
-        return core
-    for mode, factor in zip(tensor.factored_modes, factors, strict=True):
-        core = _mode_product(core, factor, mode - len(tensor.shape))
-    return core
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """A matrix product; of rank one as a plain outer product, which is faster for many small ones."""
-    return left * right if left.shape[-1] == 1 else left @ right
-
-
-def _mode_product(core: Tensor, factor: Tensor, mode: int) -> Tensor:
-    """Multiply `factor` [*lead, d, r] onto the axis `mode` (negative) of `core` [*lead, ..., r, ...]."""
-    n_modes_after = -mode - 1
-    axes = "abcdefgh"[:n_modes_after]
-    # Axes before `mode` stay in '...' only when they are leading axes; the modes before it are named.
-    n_before = core.dim() - (factor.dim() - 2) - n_modes_after - 1
-    before = "ijklmnop"[:n_before]
-    return torch.einsum(f"...{before}r{axes},...dr->...{before}d{axes}", core, factor)
-
-
-def _compose_cp(factors: list[Tensor]) -> Tensor:
-    if len(factors) == 2:
-        return _product(factors[0], factors[1].mT)
-    axes = "abcdefgh"[: len(factors)]
-    terms = ",".join(f"...{a}r" for a in axes)
-    return torch.einsum(f"{terms}->...{axes}", *factors)
+@lru_cache(maxsize=64)
+def _owner(layout: Layout, device: torch.device) -> Int[Tensor, " size"]:
+    """For every entry of the flat vector, the place of its tensor."""
+    sizes = [sum(math.prod(shape) for shape in t.piece_shapes) for t in layout.tensors]
+    return torch.arange(len(sizes), device=device).repeat_interleave(
+        torch.tensor(sizes, device=device)
+    )
 
 
 def initial_stack(
@@ -154,5 +128,5 @@ def initial_stack(
 
 def unit(stack: Stack) -> Stack:
     """Scale every direction to unit L2 norm over all tensors together (true unit vectors)."""
-    norm = stack.flat().norm(dim=-1).clamp_min(torch.finfo(stack.weights.dtype).tiny)
+    norm = stack.norms().norm(dim=-1).clamp_min(torch.finfo(stack.weights.dtype).tiny)
     return stack.scaled(1 / norm)

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from subscape._checks import problem
 from subscape._shapes import Float
-from subscape.gradients.row_gradients import RowGradients
 from subscape.gradients.source import GradientSource
 from subscape.lowrank import Stack
-from subscape.subnetworks.objective import dense_error
+from subscape.subnetworks.objective import reconstruction_error
 from subscape.subnetworks.selection import batch_top_k, n_active
 
 DEAD_RATE = 1e-4
@@ -47,6 +46,7 @@ def evaluate(
     n_rows: int,
     batch_size: int,
     threshold: Float[Tensor, "*replica"] | None = None,
+    at_once: int | None = None,
 ) -> Evaluation:
     """Pool reconstruction over batches of a source.
 
@@ -59,6 +59,7 @@ def evaluate(
         batch_size: rows per batch top-k; cut to the samples there are.
         threshold: if given, a coefficient is active when its size reaches it, row by row, instead of by
             batch top-k.
+        at_once: rows whose gradients may be made at once; None for all of a batch.
 
     Returns:
         The figures.
@@ -71,13 +72,13 @@ def evaluate(
     n_batches = -(-n_rows // batch_size)
     with torch.no_grad():
         for number in range(n_batches):
-            gradients = source.gradients(source.batch(number, batch_size))
+            gradients = source.batch_gradients(number, batch_size, at_once=at_once)
             coefficients = gradients.inner(encoder)
             if threshold is None:
                 mask = batch_top_k(coefficients, active_fraction)
             else:
                 mask = coefficients.abs() >= threshold[..., None, None]
-            error = error + dense_error(gradients, coefficients * mask, decoder).double()
+            error = error + reconstruction_error(gradients, coefficients * mask, decoder).double()
             total = total + gradients.squared_norm().sum(-1).double()
             active = active + mask.sum(-2).double()
     check_not_zero(total)
@@ -106,7 +107,13 @@ def check_not_zero(total: Tensor) -> None:
 
 
 def inference_threshold(
-    source: GradientSource, encoder: Stack, active_fraction: float, *, n_rows: int, batch_size: int
+    source: GradientSource,
+    encoder: Stack,
+    active_fraction: float,
+    *,
+    n_rows: int,
+    batch_size: int,
+    at_once: int | None = None,
 ) -> Float[Tensor, "*replica"]:
     """The size from which on a coefficient counts as active when rows are encoded one by one.
 
@@ -118,7 +125,8 @@ def inference_threshold(
         encoder: V_in.
         active_fraction: k.
         n_rows: rows to pool.
-        batch_size: rows per engine call.
+        batch_size: rows per batch.
+        at_once: rows whose gradients may be made at once; None for all of a batch.
 
     Returns:
         One threshold per replica.
@@ -127,7 +135,7 @@ def inference_threshold(
     sizes = []
     with torch.no_grad():
         for number in range(-(-n_rows // batch_size)):
-            gradients: RowGradients = source.gradients(source.batch(number, batch_size))
+            gradients = source.batch_gradients(number, batch_size, at_once=at_once)
             sizes.append(gradients.inner(encoder).abs())
     pooled = torch.cat(sizes, dim=-2).flatten(-2)
     keep = n_active(active_fraction, pooled.shape[-1])
@@ -135,5 +143,5 @@ def inference_threshold(
 
 
 def _batch_size(wanted: int, source: GradientSource) -> int:
-    """At most the samples there are; at least 2, as a row alone has no other row for a reference."""
-    return min(max(2, wanted), len(source))
+    """At most the rows there are; at least 2, as a row alone has no other row for a reference."""
+    return min(max(2, wanted), source.n_rows)

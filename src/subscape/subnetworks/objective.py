@@ -7,13 +7,15 @@ With active coefficients s = topk(⟨g, V_in⟩) a gradient is rebuilt as ĝ = s
 Two exact forms. `dense_error` builds ĝ; evaluation uses it. `projected_error` never does: with
 p = ⟨g, V_out⟩ and the Gram matrix K = V_out V_outᵀ, Σ‖g − ĝ‖² = Σ(‖g‖² − 2 s·p + sᵀK s). In float32 the
 second loses digits as the FVU goes to zero (2e-6 relative at 0.1, 6e-2 at 1e-6), but it is cheaper, also
-where dense rows exist: all restarts share one product with the gradients. Training uses it.
+where dense rows exist: all restarts, encoder and decoder share one product with the gradients. Training
+uses it.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from subscape._shapes import Bool, Float
@@ -54,11 +56,13 @@ def reconstruct(
     Returns:
         Error, total, coefficients and mask, differentiable in both stacks.
     """
-    coefficients = gradients.inner(encoder)
+    both = Stack(encoder.layout, torch.cat([encoder.weights, decoder.weights], dim=-2))
+    coefficients, projected = gradients.inner(both).chunk(2, dim=-1)
     active = batch_top_k(coefficients.detach(), active_fraction)
-    error = projected_error(gradients, coefficients * active, decoder)
-    total = _total(gradients, error)
-    return Reconstruction(error, total, coefficients, active)
+    kept = coefficients * active
+    total = gradients.squared_norm().sum(-1)
+    error = _error(total, kept, projected, decoder.gram())
+    return Reconstruction(error, _expanded(total, error), coefficients, active)
 
 
 def dense_error(
@@ -76,14 +80,27 @@ def projected_error(
     gradients: RowGradients, kept: Float[Tensor, "*replica row subnetwork"], decoder: Stack
 ) -> Float[Tensor, "*replica"]:
     """Σ_rows ‖g − ĝ‖² in subnetwork space, never building ĝ."""
-    projected = gradients.inner(decoder)
-    directions = decoder.flat()
-    gram = directions @ directions.mT
+    # The sums in float64: what cancellation then costs is that of the products.
+    total = gradients.squared_norm().double().sum(-1)
+    projected, gram = gradients.inner(decoder), decoder.gram()
+    return _error(total, kept.double(), projected.double(), gram.double())
+
+
+def reconstruction_error(
+    gradients: RowGradients, kept: Float[Tensor, "*replica row subnetwork"], decoder: Stack
+) -> Float[Tensor, "*replica"]:
+    """Σ_rows ‖g − ĝ‖² by its definition where the gradients are dense, otherwise in subnetwork space."""
+    if isinstance(gradients, DenseRowGradients):
+        return dense_error(gradients, kept, decoder)
+    return projected_error(gradients, kept, decoder)
+
+
+def _error(total: Tensor, kept: Tensor, projected: Tensor, gram: Tensor) -> Tensor:
+    """Σ(‖g‖² − 2 s·p + sᵀK s) of every replica."""
     change = (kept * (kept @ gram - 2 * projected)).sum((-2, -1))
-    return _total(gradients, change) + change
+    return _expanded(total, change) + change
 
 
-def _total(gradients: RowGradients, like: Tensor) -> Tensor:
-    """Σ_rows ‖g‖² for every replica: replicas of one target share its rows."""
-    total = gradients.squared_norm().sum(-1)
+def _expanded(total: Tensor, like: Tensor) -> Tensor:
+    """What is given by target, by replica: replicas of one target share its rows."""
     return total if total.dim() == like.dim() else total[..., None].expand(like.shape)

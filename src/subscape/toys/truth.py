@@ -106,7 +106,8 @@ def row_gradients(
         row_outputs(target, inputs, None),
         row_outputs(target, reference_inputs, None),
     )
-    return vmap_gradients(target, inputs, None, towards)
+    by_name = vmap_gradients(target, inputs, None, towards)
+    return torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
 
 
 def top_right_singular_vector(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " column"]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from subscape.gradients import DenseRowGradients, GradientSource, generator_of
+from subscape.gradients import DenseRowGradients, GradientSource, RowGradients, generator_of
 from subscape.lowrank import Layout, Stack, initial_stack, make_layout
 from subscape.lowrank.stack import unit
 from subscape.subnetworks.objective import Reconstruction, reconstruct
@@ -61,6 +61,7 @@ class Trainer:
                 "exp_avg": torch.zeros_like(weight),
                 "exp_avg_sq": torch.zeros_like(weight),
             }
+        self.at_once: int | None = None
         self.step_number = 0
         self._block: tuple[int, Tensor] | None = None
 
@@ -100,7 +101,8 @@ class Trainer:
         count = max(1, REVIVAL_ROWS // config.batch_size)
         n_draws = N_CANDIDATES * n_replaced_at_most(config.n_subnetworks)
         for index, source in enumerate(self.sources):
-            gradients = source.gradients(source.block(self.step_number, count, config.batch_size))
+            made = source.gradients(source.block(self.step_number, count, config.batch_size))
+            gradients = DenseRowGradients(made.flat, source.shapes)
             picks = torch.rand(
                 config.n_restarts,
                 n_draws,
@@ -118,9 +120,13 @@ class Trainer:
                 for key in ("exp_avg", "exp_avg_sq"):
                     self.optimiser.state[weight][key][index, new.replica, new.subnetwork] = 0
 
-    def gradients(self, number: int) -> DenseRowGradients:
-        """Row gradients of batch `number` of every source, [source, row, parameter]."""
+    def gradients(self, number: int) -> RowGradients:
+        """Row gradients of batch `number` of every source."""
         per_block = self._steps_per_block()
+        if per_block == 1 and len(self.sources) == 1:
+            return self.sources[0].batch_gradients(
+                number, self.config.batch_size, at_once=self.at_once
+            )
         first = number // per_block * per_block
         if self._block is None or self._block[0] != first:
             size = self.config.batch_size

@@ -1,0 +1,153 @@
+"""Run the user's model once as it is and keep what chosen modules took in and gave out.
+
+Hooks only: the model's own attention, masks, dtype and device map are used. Two hazards are met here:
+
+- an in-place operation right behind a captured module would change the output whose gradient is wanted,
+  so a copy is handed on;
+- an in-place operation on a captured input is seen by its version counter, and refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from subscape._checks import problem
+from subscape._shapes import Int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module."""
+
+    args: tuple[Any, ...]
+    """Positional arguments."""
+    kwargs: dict[str, Any]
+    """Keyword arguments."""
+    outputs: list[Tensor]
+    """The floating-point tensors it gave, as places of the graph to differentiate at."""
+    versions: list[int]
+    """Version counters of its tensor inputs."""
+
+    def inputs(self) -> list[Any]:
+        """The leaves of its arguments."""
+        return tree_flatten((self.args, self.kwargs))[0]
+
+    def first_input(self) -> Tensor:
+        """The tensor that a rule is about."""
+        return next(x for x in self.inputs() if isinstance(x, Tensor))
+
+    def check_untouched(self, name: str) -> None:
+        """Refuse inputs that were changed in place after the call.
+
+        Args:
+            name: the module's name.
+
+        Raises:
+            UnsafeModuleError: if one was.
+        """
+        if self.versions != [x._version for x in self.inputs() if isinstance(x, Tensor)]:
+            raise UnsafeModuleError(
+                problem(
+                    "model",
+                    f"inputs of {name!r} that stay as they are",
+                    "one that is changed in place later",
+                    "Use engine='vmap', or take the in-place operation out.",
+                )
+            )
+
+
+class UnsafeModuleError(ValueError):
+    """A module whose row gradients cannot be had from its inputs and output gradients."""
+
+
+Calls = dict[str, list[Call]]
+
+
+@contextmanager
+def captured(modules: Mapping[str, nn.Module]) -> Generator[Calls]:
+    """Keep every call of some modules while the block runs.
+
+    Args:
+        modules: by name.
+
+    Yields:
+        Calls by module name, filled while the model runs.
+    """
+    calls: Calls = {name: [] for name in modules}
+
+    def hook_of(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
+            leaves, form = tree_flatten(output)
+            kept: list[Tensor] = []
+            for place, leaf in enumerate(leaves):
+                if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
+                    continue
+                if not leaf.requires_grad:
+                    leaf = leaf.detach().requires_grad_(True)
+                kept.append(leaf)
+                leaves[place] = leaf.clone()
+            tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+            calls[name].append(Call(args, kwargs, kept, [x._version for x in tensors]))
+            return tree_unflatten(leaves, form)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(hook_of(name), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield calls
+
+
+@contextmanager
+def positions_picked(
+    head: nn.Module | None, position: Int[Tensor, " row"] | None
+) -> Generator[None]:
+    """Let a model's last module see the asked position of every sequence only.
+
+    Args:
+        head: a module that maps every position by itself; None leaves the model alone.
+        position: one per sequence.
+
+    Yields:
+        Nothing; outputs are [row, 1, ...] meanwhile.
+    """
+    if head is None or position is None:
+        yield
+        return
+
+    def pick(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, *others = args
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return (hidden[rows, position.to(hidden.device)][:, None], *others)
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Generator[None]:
+    """No parameter asks for a gradient meanwhile: graphs start at the captured outputs only."""
+    asked = [p for p in model.parameters() if p.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+def all_calls(calls: Calls) -> Iterator[tuple[str, Call]]:
+    """Every call with its module's name."""
+    return ((name, call) for name, of_module in calls.items() for call in of_module)

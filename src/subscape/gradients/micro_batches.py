@@ -1,0 +1,100 @@
+"""A batch too large for the memory budget, as micro-batches that are made when they are asked for.
+
+Inner products with a stack are all that training asks of row gradients. Forward they are taken micro-batch
+by micro-batch without a graph; backward, when ∂loss/∂⟨g_i, v_k⟩ is known, every micro-batch is made once
+more. So memory does not grow with rows, at the price of a second pass over the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subscape._shapes import Float
+from subscape.gradients.row_gradients import RowGradients
+from subscape.lowrank import Layout, Stack
+
+Maker = Callable[[], RowGradients]
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """Row gradients of a batch in parts."""
+
+    makers: Sequence[Maker]
+    """Make the parts, the same ones at every call."""
+    sizes: Sequence[int]
+    """Rows of every part."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return sum(self.sizes)
+
+    def inner(self, stack: Stack) -> Float[Tensor, "*replica row subnetwork"]:
+        """⟨g_i, v_k⟩; see `RowGradients`."""
+        products: Any = _Inner.apply(stack.weights, stack.layout, self)
+        return products
+
+    def squared_norm(self) -> Float[Tensor, " row"]:
+        """‖g_i‖²; known after the first inner products, or at a pass of its own."""
+        if any(i not in self._norms for i in range(len(self.makers))):
+            for number in range(len(self.makers)):
+                self.part(number)
+        return torch.cat([self._norms[i] for i in range(len(self.makers))])
+
+    def dense(self) -> dict[str, Float[Tensor, "..."]]:
+        """g_i by parameter name: as large as a batch in one piece."""
+        parts = [make().dense() for make in self.makers]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def flat(self) -> Float[Tensor, "row parameter"]:
+        """g_i in full: as large as a batch in one piece."""
+        return torch.cat([make().flat for make in self.makers])
+
+    @cached_property
+    def _norms(self) -> dict[int, Tensor]:
+        return {}
+
+    def part(self, number: int) -> RowGradients:
+        """One micro-batch, made anew; its norms are kept.
+
+        Args:
+            number: which.
+
+        Returns:
+            Its row gradients.
+        """
+        made = self.makers[number]()
+        if number not in self._norms:
+            self._norms[number] = made.squared_norm()
+        return made
+
+
+class _Inner(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, layout: Layout, batches: MicroBatches) -> Tensor:
+        ctx.save_for_backward(weights)
+        ctx.layout, ctx.batches = layout, batches
+        numbers = range(len(batches.makers))
+        products = [batches.part(i).inner(Stack(layout, weights)) for i in numbers]
+        return torch.cat(products, dim=-2)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (weights,) = ctx.saved_tensors
+        total = torch.zeros_like(weights)
+        by_part = grad_outputs[0].split(list(ctx.batches.sizes), dim=-2)
+        for number, grad in enumerate(by_part):
+            part = ctx.batches.part(number)
+            leaf = weights.detach().requires_grad_(True)
+            with torch.enable_grad():
+                products = part.inner(Stack(ctx.layout, leaf))
+            total += torch.autograd.grad(products, leaf, grad)[0]
+        return total, None, None

@@ -1,0 +1,192 @@
+"""Which engine makes the row gradients of which tensor, tried out before it is trusted.
+
+For every tensor the engines of `survey.candidates` are tried in turn on a few rows of the user's own data,
+and the first whose gradients equal plain autograd's is taken. So a module that is never called, that is
+called on flattened inputs, whose weight is also used elsewhere, or whose rows mix, cannot go wrong unseen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from subscape._checks import problem
+from subscape._shapes import Int
+from subscape.data import Samples, n_samples, take
+from subscape.gradients.capture import UnsafeModuleError
+from subscape.gradients.engines import loop_products
+from subscape.gradients.one_pass import EngineError, OnePass
+from subscape.gradients.row_gradients import check_finite
+from subscape.gradients.survey import Choice, Survey, candidates, forced, survey
+from subscape.targets import Target
+
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+"""Largest relative error of a tensor's row gradients against the loop; rounding is far below it, and what
+it is there to find (a missed use, mixed rows) far above."""
+N_TRIED = 3
+"""Rows on which engines are tried."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The engine of every tensor of a target."""
+
+    target: Target
+    """The model and its parameters."""
+    found: Survey
+    """How its modules are called."""
+    choices: Mapping[str, Choice]
+    """By parameter name, in model order."""
+
+    def run(
+        self, inputs: Samples, position: Int[Tensor, " row"] | None, *, every: bool = False
+    ) -> OnePass:
+        """Run the model over samples; see `OnePass`."""
+        return OnePass(self.target, self.found, self.choices, inputs, position, every=every)
+
+    def shown(self) -> dict[str, str]:
+        """The engines in words, by parameter name."""
+        return {
+            name: f"{choice.engine} ({choice.module})"
+            if choice.engine == "replay"
+            else choice.engine
+            for name, choice in self.choices.items()
+        }
+
+
+def choose(
+    target: Target, data: Samples, *, token_rows: bool, engine: str | Mapping[str, str] = "auto"
+) -> Plan:
+    """Try engines out and take the first that is right, tensor by tensor.
+
+    Args:
+        target: the model and its parameters.
+        data: samples; the first three are used.
+        token_rows: whether rows are positions of sequences.
+        engine: what is asked for; see `survey.forced`.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: if the engine asked for cannot make the gradients of a tensor; says why.
+    """
+    asked = forced(target.names, engine)
+    inputs = take(data, torch.arange(N_TRIED) % n_samples(data))
+    found = survey(target, inputs)
+    ways = {name: list(candidates(found, name, target.model)) for name in target.names}
+    trial = _Trial(target, found, inputs, asked, token_rows)
+    choices = {name: _next(ways[name], asked[name], None, name) for name in target.names}
+    while refused := trial.refused(choices):
+        for name, reason in refused.items():
+            choices[name] = _next(ways[name], asked[name], (choices[name], reason), name)
+    slow = [name for name, c in choices.items() if c.engine == "loop" and asked[name] is None]
+    if slow:
+        reasons = "; ".join(choices[slow[0]].passed_over)
+        message = f"Row gradients of {slow} are made one by one, which is slow: {reasons}"
+        warnings.warn(message, stacklevel=2)
+    errors = trial.errors
+    return Plan(target, found, {n: replace(c, error=errors[n]) for n, c in choices.items()})
+
+
+Way = tuple[Choice, str]
+"""A choice, and why it is out of the question; empty where it is worth trying."""
+
+
+def _next(
+    ways: list[Way], asked: str | None, refused: tuple[Choice, str] | None, name: str
+) -> Choice:
+    """The first way left for a tensor."""
+    passed = (
+        [] if refused is None else [*refused[0].passed_over, f"{_label(refused[0])}: {refused[1]}"]
+    )
+    while ways:
+        choice, reason = ways[0]
+        if refused is not None and (choice.engine, choice.module) == _key(refused[0]):
+            ways.pop(0)
+            continue
+        if asked is not None and choice.engine != asked:
+            ways.pop(0)
+            continue
+        if not reason:
+            return replace(choice, passed_over=tuple(passed))
+        passed.append(f"{_label(choice)}: {reason}")
+        ways.pop(0)
+    raise ValueError(
+        problem(
+            "engine",
+            f"row gradients of {name!r} by {asked!r}",
+            "; ".join(passed) or "no such engine for it",
+            "Use engine='auto', which takes the first engine that is right.",
+        )
+    )
+
+
+def _key(choice: Choice) -> tuple[str, str]:
+    return choice.engine, choice.module
+
+
+def _label(choice: Choice) -> str:
+    return f"{choice.engine} of {choice.module}" if choice.module else choice.engine
+
+
+class _Trial:
+    """Row gradients of a few rows along random output directions, against the loop's."""
+
+    def __init__(
+        self,
+        target: Target,
+        found: Survey,
+        inputs: Samples,
+        asked: Mapping[str, str | None],
+        token_rows: bool,
+    ) -> None:
+        self._target, self._found, self._inputs, self._asked = target, found, inputs, asked
+        with torch.no_grad():
+            outputs = target.outputs(inputs)
+        generator = torch.Generator().manual_seed(0)
+        self._position: Tensor | None = None
+        if token_rows:
+            n = outputs.shape[1]
+            self._position = torch.tensor([n - 1, n // 2, n // 3])
+            outputs = outputs[torch.arange(N_TRIED), self._position]
+        self._e = torch.randn(outputs.shape, generator=generator).to(outputs)
+        self._oracle = loop_products(target, inputs, self._position, self._e)
+        check_finite(self._oracle)
+        self._tolerance = max(TOLERANCE.get(p.dtype, 1e-3) for p in target.parameters.values())
+        self.errors: dict[str, float] = {}
+
+    def refused(self, choices: Mapping[str, Choice]) -> dict[str, str]:
+        """Tensors whose engine fails or is wrong, with the reason."""
+        try:
+            one = OnePass(self._target, self._found, choices, self._inputs, self._position)
+            made = one.gradients(self._e)
+        except EngineError as error:
+            if all(choices[name].engine == "vmap" and self._asked[name] for name in error.names):
+                # Nothing else may be tried, and it says best itself what is wrong.
+                raise ValueError(str(error)) from error
+            return dict.fromkeys(error.names, str(error))
+        except UnsafeModuleError as error:
+            captured = [n for n, c in choices.items() if c.engine in ("rule", "replay")]
+            return dict.fromkeys(captured, str(error))
+        reasons = {}
+        for name, gradient in made.tensors.items():
+            oracle = self._oracle[name].to(self._target.like)
+            self.errors[name] = relative_error(gradient.dense(), oracle)
+            if not self.errors[name] <= self._tolerance:
+                reasons[name] = (
+                    f"off by {self.errors[name]:.0%} from plain autograd (a use it does not see, "
+                    "or rows that mix)"
+                )
+        return reasons
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The largest ‖found_i − expected_i‖ over rows, relative to the largest row of expected."""
+    difference = (found - expected).reshape(len(found), -1).norm(dim=1).max()
+    scale = expected.reshape(len(expected), -1).norm(dim=1).max()
+    return float(difference / scale) if scale > 0 else float(difference)

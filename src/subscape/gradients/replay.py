@@ -1,0 +1,74 @@
+"""Local replay: row gradients of any module from its own inputs and output gradients.
+
+The module is run again, alone, one row at a time under vmap(grad): whatever it does with its parameters
+(einsum, recurrences, attention as a unit), the model around it is not needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from subscape.gradients.capture import Call
+
+CHUNK_BUDGET = 128 * 2**20
+"""Bytes of dense row gradients that one vmap chunk may make."""
+
+
+def replayed(
+    module: nn.Module,
+    parameters: dict[str, Tensor],
+    call: Call,
+    output_gradients: list[Tensor],
+    batched: list[bool],
+    sequence: Tensor | None,
+) -> dict[str, Tensor]:
+    """Row gradients of a module's parameters for one call.
+
+    Args:
+        module: the module.
+        parameters: the ones to differentiate, by name within the module.
+        call: what it was called with.
+        output_gradients: ∂D/∂output of every kept output, [row, ...].
+        batched: which leaves of the arguments have a sample axis first.
+        sequence: which sample of the arguments each row belongs to; None: row by row.
+
+    Returns:
+        By local name, [row, *shape].
+    """
+    leaves, form = tree_flatten((call.args, call.kwargs))
+    leaves = [None if _is_cache(x) else x for x in leaves]
+    moving = [
+        x.detach() for x, b in zip(leaves, batched, strict=True) if b and isinstance(x, Tensor)
+    ]
+    if sequence is not None:
+        moving = [x[sequence] for x in moving]
+
+    def scalar(values: dict[str, Tensor], xs: list[Tensor], es: list[Tensor]) -> Tensor:
+        rest = iter(xs)
+        given = [
+            next(rest)[None] if b else (x.detach() if isinstance(x, Tensor) else x)
+            for x, b in zip(leaves, batched, strict=True)
+        ]
+        args, kwargs = tree_unflatten(given, form)
+        outputs = tree_flatten(functional_call(module, values, args, kwargs))[0]
+        kept = [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
+        return sum(((y[0] * e).sum() for y, e in zip(kept, es, strict=True)), torch.zeros(()))
+
+    size = sum(p.numel() * p.element_size() for p in parameters.values())
+    chunk = max(1, CHUNK_BUDGET // size)
+    # Fused attention has no batching rule: under vmap it falls back to a loop over rows.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        return vmap(grad(scalar), in_dims=(None, 0, 0), chunk_size=chunk)(
+            {name: p.detach() for name, p in parameters.items()}, moving, output_gradients
+        )
+
+
+def _is_cache(value: Any) -> bool:
+    """Key-value caches: a row is a whole sequence, and the call has already filled them."""
+    return hasattr(value, "get_seq_length")

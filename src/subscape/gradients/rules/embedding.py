@@ -1,0 +1,20 @@
+"""Embeddings: g = Σ_t unit(id_t) ⊗ e_t."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from subscape.gradients.rules.registry import register_rule
+from subscape.gradients.tensor_gradients import IndexedGradient, TensorGradient
+
+
+@register_rule(nn.Embedding)
+def embedding(
+    module: nn.Embedding, inputs: Tensor, output_gradient: Tensor
+) -> dict[str, TensorGradient]:
+    """Rule of a table looked up by index; the padding index gets no gradient."""
+    index = inputs.flatten(1) if inputs.dim() > 1 else inputs[:, None]
+    e = output_gradient.reshape(*index.shape, -1)
+    if module.padding_idx is not None:
+        e = e * (index != module.padding_idx)[..., None]
+    return {"weight": IndexedGradient(index, e, tuple(module.weight.shape))}

@@ -1,0 +1,49 @@
+"""Which rule gives the row gradients of which module type.
+
+A rule is a function `(module, inputs, output_gradient) -> {local parameter name: TensorGradient}` with the
+input of one call of the module [row, ...] and ∂D/∂output of that call [row, ...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from subscape.gradients.tensor_gradients import TensorGradient
+
+Rule = Callable[[Any, Tensor, Tensor], dict[str, TensorGradient]]
+
+_RULES: dict[type[nn.Module] | str, Rule] = {}
+
+
+def register_rule(*types: type[nn.Module] | str) -> Callable[[Rule], Rule]:
+    """Make a function the rule of module types; decorator.
+
+    A rule holds for the types and for subclasses that keep their `forward`.
+
+    Args:
+        *types: module types, or their full names where importing them is not wanted.
+
+    Returns:
+        The decorator, which hands the function on as it is.
+    """
+
+    def register(rule: Rule) -> Rule:
+        for kind in types:
+            _RULES[kind] = rule
+        return rule
+
+    return register
+
+
+def rule_of(module: nn.Module) -> Rule | None:
+    """The rule of a module, or None."""
+    for kind in type(module).__mro__:
+        if type(module).forward is not getattr(kind, "forward", None):
+            return None  # another forward than the one the rule was written for
+        rule = _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}")
+        if rule is not None:
+            return rule
+    return None
