@@ -1,0 +1,357 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from subscape import GradientSource, Target
+from subscape.gradients import DenseGradient, OuterGradient, TensorGradient, register_rule
+from subscape.gradients.rules import (
+    convolution,
+    embedding,
+    layer_norm,
+    linear,
+    registry,
+    rule_of,
+)
+
+N_SAMPLES = 4
+DTYPES = [torch.float64, torch.float32]
+BOUND = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+Drawn = tuple[nn.Module, Tensor]
+"""A layer and inputs for it, both of them in float64."""
+
+
+class Read(nn.Module):
+    """A layer, a nonlinearity, and a readout that is not decomposed."""
+
+    def __init__(self, layer: nn.Module, inputs: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        with torch.no_grad():
+            n_features = layer(inputs[:1]).numel()
+        self.readout = nn.Linear(n_features, 3).double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.readout(torch.tanh(self.layer(inputs)).flatten(1))
+
+
+def worst(found: Tensor, expected: Tensor) -> float:
+    """Largest error of a row, relative to the largest row; absolute where all rows are zero."""
+    scale = float(expected.norm(dim=1).max())
+    return float((found - expected).norm(dim=1).max()) / (scale or 1.0)
+
+
+def error_of_rule(drawn: Drawn, dtype: torch.dtype) -> float:
+    layer, inputs = drawn
+    model = Read(layer, inputs).to(dtype)
+    target = Target(model, "layer")
+    data = inputs.to(dtype) if inputs.is_floating_point() else inputs
+    # Rows that happen to be equal would have no gradient towards each other's outputs.
+    source = GradientSource(target, data, engine="rule", reference="uniform")
+    assert set(source.engines.values()) == {"rule"}
+    batch = source.batch(0, N_SAMPLES)
+    loop = GradientSource(target, data, engine="loop")
+    return worst(source.gradients(batch).flat, loop.gradients(batch).flat)
+
+
+# Layers of every kind, by shape
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(N_SAMPLES, *shape, dtype=torch.float64)
+
+
+def affine(norm: nn.Module) -> nn.Module:
+    """Scale and shift that are not 1 and 0."""
+    for values in norm.parameters():
+        nn.init.normal_(values)
+    return norm
+
+
+size = st.integers(1, 4)
+seed = st.integers(0, 2**20)
+
+
+@st.composite
+def linears(draw: Any) -> Drawn:
+    positions = draw(st.lists(size, max_size=2))
+    d_in, d_out = draw(size), draw(size)
+    torch.manual_seed(draw(seed))
+    layer = nn.Linear(d_in, d_out, bias=draw(st.booleans())).double()
+    return layer, normal(*positions, d_in)
+
+
+@st.composite
+def transposed_linears(draw: Any) -> Drawn:
+    positions = draw(st.lists(size, max_size=2))
+    d_in, d_out = draw(size), draw(size)
+    torch.manual_seed(draw(seed))
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    layer = conv1d(d_out, d_in).double()
+    return affine(layer), normal(*positions, d_in)
+
+
+@st.composite
+def convolutions(draw: Any) -> Drawn:
+    n_axes = draw(st.integers(1, 3))
+    kernel = draw(st.lists(st.integers(1, 3), min_size=n_axes, max_size=n_axes))
+    groups = draw(st.integers(1, 3))
+    per_group = draw(st.integers(1, 2))
+    if draw(st.booleans()):
+        per_group = 1  # depthwise
+    mode = draw(st.sampled_from(["zeros", "circular", "reflect"]))
+    padding = draw(st.sampled_from(["valid", "same", 0, 1, 2]))
+    stride = 1 if padding == "same" else draw(st.integers(1, 2))
+    dilation = draw(st.integers(1, 2))
+    # Wide enough for a dilated kernel without padding, and for the padding itself.
+    extent = [dilation * (k - 1) + 1 + draw(st.integers(0, 2)) for k in kernel]
+    extent = [max(n, 3 if mode != "zeros" else 1) for n in extent]
+    torch.manual_seed(draw(seed))
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[n_axes - 1]
+    layer = kind(
+        groups * per_group,
+        groups * draw(st.integers(1, 2)),
+        tuple(kernel),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=draw(st.booleans()),
+        padding_mode=mode,
+    )
+    return layer.double(), normal(groups * per_group, *extent)
+
+
+@st.composite
+def embeddings(draw: Any) -> Drawn:
+    n_tokens = draw(size)
+    positions = draw(st.lists(size, max_size=2))
+    padding = draw(st.none() | st.integers(-n_tokens, n_tokens - 1))
+    torch.manual_seed(draw(seed))
+    layer = nn.Embedding(n_tokens, draw(size), padding_idx=padding).double()
+    return layer, torch.randint(0, n_tokens, (N_SAMPLES, *positions))
+
+
+@st.composite
+def layer_norms(draw: Any) -> Drawn:
+    positions = draw(st.lists(size, max_size=2))
+    normalized = draw(st.lists(st.integers(2, 4), min_size=1, max_size=2))
+    torch.manual_seed(draw(seed))
+    layer = nn.LayerNorm(
+        normalized, eps=draw(st.sampled_from([1e-5, 0.1])), bias=draw(st.booleans())
+    )
+    return affine(layer.double()), normal(*positions, *normalized)
+
+
+@st.composite
+def rms_norms(draw: Any) -> Drawn:
+    positions = draw(st.lists(size, max_size=2))
+    normalized = draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
+    torch.manual_seed(draw(seed))
+    layer = nn.RMSNorm(normalized, eps=draw(st.sampled_from([None, 0.1])))
+    return affine(layer.double()), normal(*positions, *normalized)
+
+
+@st.composite
+def group_norms(draw: Any) -> Drawn:
+    groups, per_group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    extent = draw(st.lists(st.integers(2, 3), min_size=1, max_size=2))
+    torch.manual_seed(draw(seed))
+    layer = nn.GroupNorm(groups, groups * per_group)
+    return affine(layer.double()), normal(groups * per_group, *extent)
+
+
+@st.composite
+def batch_norms(draw: Any) -> Drawn:
+    n_channels, n_axes = draw(size), draw(st.integers(0, 1))
+    torch.manual_seed(draw(seed))
+    layer = nn.BatchNorm1d(n_channels).double().eval()
+    nn.init.normal_(layer.running_mean)
+    nn.init.uniform_(layer.running_var, 0.5, 2.0)
+    extent = draw(st.lists(st.integers(1, 3), min_size=n_axes, max_size=n_axes))
+    return affine(layer), normal(n_channels, *extent)
+
+
+KINDS: dict[str, Callable[[], st.SearchStrategy[Drawn]]] = {
+    make.__name__: make
+    for make in (
+        linears,
+        transposed_linears,
+        convolutions,
+        embeddings,
+        layer_norms,
+        rms_norms,
+        group_norms,
+        batch_norms,
+    )
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_rule_equals_the_loop(kind: str, dtype: torch.dtype):
+    if kind == "transposed_linears":
+        pytest.importorskip("transformers")
+
+    @settings(max_examples=40 if kind == "convolutions" else 15)
+    @given(KINDS[kind]())
+    def check(drawn: Drawn):
+        assert error_of_rule(drawn, dtype) <= BOUND[dtype]
+
+    with torch.random.fork_rng():
+        check()
+
+
+@pytest.mark.parametrize("place", [0, 2], ids=["first layer", "behind another"])
+def test_rules_of_layers_behind_each_other(place: int):
+    # What reaches the first layer has gone through the second one.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv1d(2, 4, 3, padding=1), nn.SiLU(), nn.Conv1d(4, 3, 3, groups=1), nn.Flatten()
+        ).double()
+        data = normal(2, 5)
+    target = Target(model, str(place))
+    source = GradientSource(target, data, engine="rule")
+    batch = source.batch(0, N_SAMPLES)
+    expected = GradientSource(target, data, engine="loop").gradients(batch).flat
+    assert worst(source.gradients(batch).flat, expected) <= 1e-9
+
+
+# By hand
+
+
+def test_linear_rule_by_hand():
+    # Two positions: a = [1, 2], [0, 1] and e = [1, 0], [3, -1].
+    # Σ e ⊗ a = [[1, 2], [0, 0]] + [[0, 3], [0, -1]]; Σ e = [4, -1].
+    a = torch.tensor([[[1.0, 2.0], [0.0, 1.0]]])
+    e = torch.tensor([[[1.0, 0.0], [3.0, -1.0]]])
+    made = linear(nn.Linear(2, 2), a, e)
+    assert isinstance(made["weight"], OuterGradient)
+    assert made["weight"].dense().tolist() == [[[1.0, 5.0], [0.0, -1.0]]]
+    assert made["bias"].dense().tolist() == [[4.0, -1.0]]
+
+
+def test_convolution_rule_by_hand():
+    # A kernel of 2 over [1, 2, 3] with stride 1: patches [1, 2], [2, 3]; e = [10, -1].
+    # Σ e · patch = [10 - 2, 20 - 3].
+    made = convolution(
+        nn.Conv1d(1, 1, 2), torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[10.0, -1.0]]])
+    )
+    assert made["weight"].dense().tolist() == [[[[8.0, 17.0]]]]
+    assert made["bias"].dense().tolist() == [[9.0]]
+
+
+def test_embedding_rule_by_hand():
+    # Token 2 stands at two positions, token 1 is padding.
+    layer = nn.Embedding(3, 1, padding_idx=1)
+    made = embedding(layer, torch.tensor([[2, 1, 2]]), torch.tensor([[[1.0], [5.0], [3.0]]]))
+    assert made["weight"].dense().tolist() == [[[0.0], [0.0], [4.0]]]
+
+
+def test_layer_norm_rule_by_hand():
+    # [1, 3] has mean 2 and variance 1: standardised [-1, 1].
+    layer = nn.LayerNorm(2, eps=0.0)
+    made = layer_norm(layer, torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, 5.0]]))
+    assert made["weight"].dense().tolist() == [[-2.0, 5.0]]
+    assert made["bias"].dense().tolist() == [[2.0, 5.0]]
+
+
+def test_a_convolution_with_few_places_keeps_its_factors():
+    # One place of 4 + 12 numbers against a kernel of 4 · 12; with 9 places the kernel is smaller.
+    layer = nn.Conv1d(4, 4, 3)
+    few = convolution(layer, torch.ones(2, 4, 3), torch.ones(2, 4, 1))["weight"]
+    many = convolution(layer, torch.ones(2, 4, 11), torch.ones(2, 4, 9))["weight"]
+    assert isinstance(few, OuterGradient)
+    assert isinstance(many, DenseGradient)
+
+
+# Which rule
+
+
+class Scale(nn.Module):
+    """A user's own module, y = s x."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([2.0, -3.0, 0.5], dtype=torch.float64))
+        self.factor = factor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.scale
+
+
+def rule_of_scale(module: Scale, inputs: Tensor, e: Tensor) -> dict[str, TensorGradient]:
+    return {"scale": DenseGradient(module.factor * inputs * e)}
+
+
+@pytest.fixture
+def rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("kind", [Scale, f"{__name__}.Scale"], ids=["type", "name"])
+def test_a_rule_of_ones_own(kind: Any):
+    assert rule_of(Scale()) is None
+    assert register_rule(kind)(rule_of_scale) is rule_of_scale
+    assert rule_of(Scale()) is rule_of_scale
+    assert error_of_rule((Scale(), normal(3)), torch.float64) <= 1e-9
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_wrong_rule_is_found_out():
+    register_rule(Scale)(rule_of_scale)
+    with pytest.raises(ValueError, match="rule of layer: off by .* from plain autograd"):
+        error_of_rule((Scale(factor=1.01), normal(3)), torch.float64)
+    # Left to itself it takes another way, which is right.
+    data = normal(3)
+    target = Target(Read(Scale(factor=1.01), data), "layer")
+    source = GradientSource(target, data, engine={"*": "auto"})
+    assert source.engines == {"layer.scale": "replay (layer)"}
+
+
+class SameForward(nn.Linear):
+    """Adds nothing to the forward pass."""
+
+    def describe(self) -> str:
+        return "linear"
+
+
+class OtherForward(nn.Linear):
+    """Twice what the rule is about."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+class BelowOtherForward(OtherForward):
+    """Inherits a forward that is not the rule's."""
+
+
+def test_a_rule_holds_for_subclasses_that_keep_their_forward():
+    assert rule_of(SameForward(2, 2)) is linear
+    assert rule_of(OtherForward(2, 2)) is None
+    assert rule_of(BelowOtherForward(2, 2)) is None
+    assert rule_of(nn.Identity()) is None
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_rule_for_a_subclass_comes_before_its_parents():
+    register_rule(SameForward)(rule_of_scale)
+    assert rule_of(SameForward(2, 2)) is rule_of_scale
+    assert rule_of(nn.Linear(2, 2)) is linear
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_rule_for_another_forward_holds_for_what_inherits_it():
+    register_rule(OtherForward)(rule_of_scale)
+    assert rule_of(BelowOtherForward(2, 2)) is rule_of_scale
+    assert rule_of(OtherForward(2, 2)) is rule_of_scale
