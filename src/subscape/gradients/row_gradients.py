@@ -81,6 +81,14 @@ class DenseRowGradients:
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
+    def gram(self) -> Float[Tensor, "*target row row"]:
+        """⟨g_i, g_j⟩ over all tensors together."""
+        return self.flat @ self.flat.mT
+
+    def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "*target mix parameter"]:
+        """Σ_i w_i g_i in full, for every line of weights."""
+        return weights @ self.flat
+
     def sum(self) -> Float[Tensor, ""]:
         """The sum of all entries: not finite if one is not."""
         return self.flat.sum()
@@ -117,6 +125,11 @@ class FactoredRowGradients:
         """‖g_i‖²; see `RowGradients`."""
         first, *others = [g.squared_norm() for g in self.tensors.values()]
         return sum(others, first)
+
+    def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix parameter"]:
+        """Σ_i w_i g_i in full, for every line of weights."""
+        parts = [g.combined(weights).reshape(len(weights), -1) for g in self.tensors.values()]
+        return torch.cat(parts, dim=1)
 
     def sum(self) -> Float[Tensor, ""]:
         """The sum of the numbers that all gradients are made of: not finite if one of them is not."""

@@ -12,6 +12,7 @@ T·K·r (d_0 + d_1) multiplications a row, or through the dense gradient, at K·
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -25,6 +26,8 @@ from subscape.lowrank.tensor import Pair, compose, composing_cost, pair, pair_ra
 
 DENSE_BUDGET = 512 * 2**20
 """Bytes of dense gradients, or of dense directions, of one tensor above which factors are used instead."""
+BLOCK_ENTRIES = 2**24
+"""Inner products of terms with terms that are made at a time."""
 ENTRY_COST = 150
 """What one entry of an intermediate [token, subnetwork, rank] costs beside the products that make it, in
 multiplications: it is written and read a few times (measured on a CPU; benchmarks/contraction.py)."""
@@ -180,13 +183,16 @@ class OuterGradient:
 
     def gram(self) -> Float[Tensor, "row row"]:
         """⟨g_i, g_j⟩."""
-        terms, size = self._terms, math.prod(self.shape)
+        terms = self._terms
         through_terms = len(terms) ** 2 * (self.left.shape[2] + self.right.shape[2])
-        entries = max(len(terms) ** 2, self.n_rows * size // 8)
-        if through_terms > self.n_rows**2 * size or len(terms) ** 2 == entries > 2**26:
+        fits = self.n_rows * math.prod(self.shape) * self.left.element_size() <= DENSE_BUDGET
+        if fits and through_terms > self.n_rows**2 * math.prod(self.shape):
             return self._dense_gradient.gram()
-        products = (terms.left @ terms.left.mT) * (terms.right @ terms.right.mT)
-        return terms.sum(terms.sum(products).mT)
+        return _gram(
+            terms,
+            terms,
+            lambda at: (terms.left @ terms.left[at].mT) * (terms.right @ terms.right[at].mT),
+        )
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix *shape"]:
         """Σ_i w_i g_i."""
@@ -246,8 +252,11 @@ class IndexedGradient:
     def gram(self) -> Float[Tensor, "row row"]:
         """⟨g_i, g_j⟩."""
         terms = self._terms
-        same = terms.left[:, None] == terms.left
-        return terms.sum(terms.sum((terms.right @ terms.right.mT) * same).mT)
+        return _gram(
+            terms,
+            terms,
+            lambda at: (terms.right @ terms.right[at].mT) * (terms.left[:, None] == terms.left[at]),
+        )
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix *shape"]:
         """Σ_i w_i g_i."""
@@ -298,8 +307,11 @@ class TiedGradient:
     def gram(self) -> Float[Tensor, "row row"]:
         """⟨g_i, g_j⟩ with the cross terms."""
         product, lookup = self.outer._terms, self.indexed._terms
-        met = product.left[:, lookup.left] * (product.right @ lookup.right.mT)
-        cross = lookup.sum(product.sum(met).mT).mT
+        cross = _gram(
+            product,
+            lookup,
+            lambda at: product.left[:, lookup.left[at]] * (product.right @ lookup.right[at].mT),
+        )
         return self.outer.gram() + self.indexed.gram() + cross + cross.mT
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix *shape"]:
@@ -380,6 +392,24 @@ def through_factors(
     factors = n_terms * n_directions * rank * (first + rest + ENTRY_COST)
     dense = (n_terms + n_rows * n_directions) * tensor.numel + composing_cost(tensor, n_directions)
     return factors < dense
+
+
+def _gram(
+    first: Terms, second: Terms, products: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "row row"]:
+    """Sums over the terms of both rows, some terms of the second at a time.
+
+    Args:
+        first: terms of the rows i.
+        second: terms of the rows j.
+        products: inner products of all terms of the first with some of the second.
+
+    Returns:
+        One number per pair of rows.
+    """
+    step = max(1, BLOCK_ENTRIES // max(1, len(first)))
+    places = torch.arange(len(second), device=second.right.device).split(step)
+    return second.sum(torch.cat([first.sum(products(at)) for at in places], dim=1).mT).mT
 
 
 def _columns(thin: Pair) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,13 @@ from subscape._shapes import Float
 from subscape.lowrank.layout import Layout, TensorLayout
 from subscape.lowrank.stack import Stack
 
+LARGE = 128
+"""Shorter side of a matrix above which its leading singular vectors are found alone."""
+OVERSAMPLED = 2
+"""Directions drawn per singular vector wanted."""
+N_POWERS = 3
+"""Power iterations: the error beyond the wanted ones falls with the seventh power of their ratio."""
+
 
 def project(layout: Layout, directions: Float[Tensor, "direction parameter"]) -> Stack:
     """Low-rank approximations of dense directions, not normalised.
@@ -65,10 +72,25 @@ def _leading(
     tensors: Tensor, mode: int, rank: int, with_right: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     unfolded = tensors.movedim(mode + 1, 1).flatten(2)
-    left, values, right = torch.linalg.svd(unfolded, full_matrices=False)
+    left, values, right = _svd(unfolded, rank)
     k = min(rank, values.shape[-1])
     left = _padded(left[..., :k], rank) if not with_right else left[..., :k]
     return left, values[..., :k], right[:, :k].mT
+
+
+def _svd(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular vectors and values, of large matrices only those that `rank` needs."""
+    shorter = min(matrices.shape[1:])
+    if shorter <= LARGE or OVERSAMPLED * rank > shorter:
+        return torch.linalg.svd(matrices, full_matrices=False)
+    # Randomised range finder with power iterations (Halko, Martinsson and Tropp 2011, Alg. 4.4).
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(matrices.shape[2], OVERSAMPLED * rank, generator=generator)
+    basis = torch.linalg.qr(matrices @ start.to(matrices)).Q
+    for _ in range(N_POWERS):
+        basis = torch.linalg.qr(matrices @ torch.linalg.qr(matrices.mT @ basis).Q).Q
+    left, values, right = torch.linalg.svd(basis.mT @ matrices, full_matrices=False)
+    return basis @ left, values, right
 
 
 def _padded(factor: Tensor, rank: int) -> Tensor:

@@ -46,7 +46,9 @@ class Stack:
     def flat(self) -> Float[Tensor, "*lead parameter"]:
         """The directions as full vectors: all tensors flattened and concatenated in model order."""
         lead = self.weights.shape[:-1]
-        return torch.cat([d.reshape(*lead, -1) for d in self.dense().values()], dim=-1)
+        dense = self.dense()
+        parts = [dense[t.name].reshape(*lead, t.numel) for t in self.layout.tensors]
+        return torch.cat(parts, dim=-1)
 
     def norms(self) -> Float[Tensor, "*lead tensor"]:
         """L2 norm of every direction in each tensor, in model order."""

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from subscape._shapes import Float, Int
-from subscape.gradients import DenseRowGradients
+from subscape.gradients import DenseRowGradients, FactoredRowGradients
 from subscape.lowrank import Stack
 from subscape.lowrank.project import project
 from subscape.lowrank.stack import unit
 from subscape.subnetworks.objective import reconstruct
+from subscape.training.residual import Residual, residual_of, residual_row
 
 N_CANDIDATES = 16
 """Residual rows tried as new directions, per replacement."""
@@ -46,7 +47,7 @@ class Replacements(NamedTuple):
 
 @torch.no_grad()
 def replacements(
-    gradients: DenseRowGradients,
+    gradients: DenseRowGradients | FactoredRowGradients,
     encoder: Stack,
     decoder: Stack,
     active_fraction: float,
@@ -66,28 +67,29 @@ def replacements(
     """
     found = reconstruct(gradients, encoder, decoder, active_fraction)
     kept = found.coefficients * found.active
-    directions = decoder.flat()
-    residual = gradients.flat - kept @ directions
-    use = (2 * kept * (residual @ directions.mT) + kept.square()).sum(-2)
-    fair = max(1, round(active_fraction * residual.shape[-2]))
+    along = gradients.inner(decoder) - kept @ decoder.gram()  # e · v_k
+    use = (2 * kept * along + kept.square()).sum(-2)
+    residual = residual_of(gradients, kept, decoder)
+    fair = max(1, round(active_fraction * kept.shape[-2]))
     order = use.argsort(dim=-1)
     replicas, indices, news = [], [], []
     for turn, draws in enumerate(picks.split(N_CANDIDATES, dim=-1)):
-        candidate, gain = _best_candidate(residual, draws, fair)
+        row, gain = _best_candidate(residual, draws, fair)
         worst = order[:, turn]
         better = gain > MARGIN * use.gather(-1, worst[:, None])[:, 0].clamp_min(0)
         if not better.any():
             break
-        where = better.nonzero()[:, 0]
-        replicas.append(where)
-        indices.append(worst[where])
-        news.append(candidate[where])
-        residual = _without(residual, candidate, fair)
+        for replica in better.nonzero()[:, 0].tolist():
+            replicas.append(replica)
+            indices.append(int(worst[replica]))
+            own = decoder.select(replica)
+            direction = residual_row(gradients, kept[replica], own, int(row[replica]))
+            news.append(unit(project(decoder.layout, direction[None])).weights)
+        residual = residual.without(row, fair)
     if not news:
         empty = torch.zeros(0, dtype=torch.long)
         return Replacements(empty, empty, encoder.weights[0, :0])
-    stack = unit(project(decoder.layout, torch.cat(news)))
-    return Replacements(torch.cat(replicas), torch.cat(indices), stack.weights)
+    return Replacements(torch.tensor(replicas), torch.tensor(indices), torch.cat(news))
 
 
 def n_replaced_at_most(n_subnetworks: int) -> int:
@@ -95,22 +97,11 @@ def n_replaced_at_most(n_subnetworks: int) -> int:
     return max(1, int(MAX_SHARE * n_subnetworks))
 
 
-def _best_candidate(residual: Tensor, draws: Tensor, fair: int) -> tuple[Tensor, Tensor]:
-    """Of residual rows drawn by their square, the direction [replica, parameter] of largest Γ."""
-    square = residual.square().sum(-1)
+def _best_candidate(residual: Residual, draws: Tensor, fair: int) -> tuple[Tensor, Tensor]:
+    """Of residual rows drawn by their square, the one [replica] of largest Γ, and that Γ."""
+    square = residual.square()
     cumulative = square.cumsum(-1)
     at = torch.searchsorted(cumulative, draws.to(cumulative) * cumulative[:, -1:])
     at = at.clamp_max(square.shape[-1] - 1)
-    rows = residual.gather(1, at[..., None].expand(-1, -1, residual.shape[-1]))
-    tiny = torch.finfo(rows.dtype).tiny
-    rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(tiny)
-    gains = (residual @ rows.mT).square().topk(fair, dim=1).values.sum(1)
-    gain, best = gains.max(-1)
-    return rows[torch.arange(len(rows)), best], gain
-
-
-def _without(residual: Tensor, direction: Tensor, fair: int) -> Tensor:
-    """The residual after `direction` has explained its fair share of rows."""
-    along = (residual @ direction[..., None])[..., 0]
-    cut = along.abs().topk(fair, dim=-1).values[:, -1:]
-    return residual - (along * (along.abs() >= cut))[..., None] * direction[:, None]
+    gain, best = residual.gains(at, fair).max(-1)
+    return at.gather(1, best[:, None])[:, 0], gain

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from subscape.gradients import DenseRowGradients, GradientSource, RowGradients, generator_of
+from subscape.gradients import (
+    DenseRowGradients,
+    FactoredRowGradients,
+    GradientSource,
+    RowGradients,
+    generator_of,
+)
 from subscape.lowrank import Layout, Stack, initial_stack, make_layout
 from subscape.lowrank.stack import unit
 from subscape.subnetworks.objective import Reconstruction, reconstruct
@@ -24,6 +30,8 @@ PREFETCH_BUDGET = 32 * 2**20
 """Bytes of row gradients of one source made ahead in one engine call, where batches are small."""
 REVIVAL_ROWS = 1024
 """Rows, or one batch if that is more, on which the use of subnetworks is measured."""
+REVIVAL_BUDGET = 128 * 2**20
+"""Bytes of dense row gradients up to which more rows than a batch are taken."""
 PREFETCH_STEPS = 64
 """Batches made ahead at most."""
 
@@ -98,11 +106,9 @@ class Trainer:
     def _revive(self) -> None:
         """Replace subnetworks of little use; see `revival`. Source by source: none depends on another."""
         config = self.config
-        count = max(1, REVIVAL_ROWS // config.batch_size)
         n_draws = N_CANDIDATES * n_replaced_at_most(config.n_subnetworks)
         for index, source in enumerate(self.sources):
-            made = source.gradients(source.block(self.step_number, count, config.batch_size))
-            gradients = DenseRowGradients(made.flat, source.shapes)
+            gradients = self._revival_rows(source)
             picks = torch.rand(
                 config.n_restarts,
                 n_draws,
@@ -113,12 +119,22 @@ class Trainer:
                 self.encoder.select(index),
                 self.decoder.select(index),
                 config.active_fraction,
-                picks.to(gradients.flat),
+                picks.to(self.decoder_weights),
             )
             for weight in (self.encoder_weights, self.decoder_weights):
                 weight[index, new.replica, new.subnetwork] = new.weights
                 for key in ("exp_avg", "exp_avg_sq"):
                     self.optimiser.state[weight][key][index, new.replica, new.subnetwork] = 0
+
+    def _revival_rows(self, source: GradientSource) -> DenseRowGradients | FactoredRowGradients:
+        """Fresh rows to judge subnetworks by: several batches, or one, or what may be made at once."""
+        size = self.config.batch_size
+        if self.at_once is not None and self.at_once < size:
+            return source.gradients(source.block(self.step_number, 1, self.at_once))
+        row = self.layout.n_parameters * self.decoder_weights.element_size()
+        affordable = max(1, REVIVAL_BUDGET // (row * size))
+        count = max(1, min(affordable, REVIVAL_ROWS // size))
+        return source.gradients(source.block(self.step_number, count, size))
 
     def gradients(self, number: int) -> RowGradients:
         """Row gradients of batch `number` of every source."""

@@ -1,0 +1,151 @@
+"""What a decomposition leaves of row gradients, e_i = g_i − ĝ_i, for finding directions that are missing.
+
+Two forms answer the same questions: the vectors themselves where parameters are few, and their inner
+products ⟨e_i, e_j⟩ = ⟨g_i, g_j⟩ − s_i·p_j − p_i·s_j + s_iᵀ K s_j where they are many, so that no dense
+gradient is needed (s active coefficients, p = ⟨g, V_out⟩, K = V_out V_outᵀ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from subscape._shapes import Float, Int
+from subscape.gradients import DenseRowGradients, FactoredRowGradients
+from subscape.lowrank import Stack
+
+
+@runtime_checkable
+class Residual(Protocol):
+    """Residual rows of every replica."""
+
+    def square(self) -> Float[Tensor, "replica row"]:
+        """‖e_i‖²."""
+        ...
+
+    def gains(self, at: Int[Tensor, "replica draw"], fair: int) -> Float[Tensor, "replica draw"]:
+        """Γ(e_i / ‖e_i‖) of candidate rows: the sum of the `fair` largest (e·u)²."""
+        ...
+
+    def without(self, at: Int[Tensor, " replica"], fair: int) -> Residual:
+        """The residual after the direction of one row per replica has explained its fair share of rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class VectorResidual:
+    """The residual rows in full."""
+
+    vectors: Float[Tensor, "replica row parameter"]
+    """e_i."""
+
+    def square(self) -> Float[Tensor, "replica row"]:
+        """‖e_i‖²."""
+        return self.vectors.square().sum(-1)
+
+    def gains(self, at: Int[Tensor, "replica draw"], fair: int) -> Float[Tensor, "replica draw"]:
+        """Γ of candidate rows; see `Residual`."""
+        directions = self._directions(at)
+        return (self.vectors @ directions.mT).square().topk(fair, dim=1).values.sum(1)
+
+    def without(self, at: Int[Tensor, " replica"], fair: int) -> VectorResidual:
+        """See `Residual`."""
+        direction = self._directions(at[:, None])
+        along = _fair_share((self.vectors @ direction.mT)[..., 0], fair)
+        return VectorResidual(self.vectors - along[..., None] * direction)
+
+    def _directions(self, at: Tensor) -> Tensor:
+        rows = self.vectors.gather(1, at[..., None].expand(-1, -1, self.vectors.shape[-1]))
+        return rows / rows.norm(dim=-1, keepdim=True).clamp_min(_tiny(rows))
+
+
+@dataclass(frozen=True)
+class ProductResidual:
+    """The inner products of the residual rows."""
+
+    products: Float[Tensor, "replica row row"]
+    """⟨e_i, e_j⟩."""
+
+    def square(self) -> Float[Tensor, "replica row"]:
+        """‖e_i‖²."""
+        return self.products.diagonal(dim1=-2, dim2=-1).clamp_min(0)
+
+    def gains(self, at: Int[Tensor, "replica draw"], fair: int) -> Float[Tensor, "replica draw"]:
+        """Γ of candidate rows; see `Residual`."""
+        return self._along(at).square().topk(fair, dim=1).values.sum(1)
+
+    def without(self, at: Int[Tensor, " replica"], fair: int) -> ProductResidual:
+        """See `Residual`."""
+        along = self._along(at[:, None])
+        taken = _fair_share(along[..., 0], fair)[..., None]
+        return ProductResidual(
+            self.products - taken @ along.mT - along @ taken.mT + taken @ taken.mT
+        )
+
+    def _along(self, at: Tensor) -> Tensor:
+        """⟨e_i, u⟩ with the unit directions u of candidate rows, [replica, row, draw]."""
+        columns = self.products.gather(2, at[:, None].expand(-1, self.products.shape[1], -1))
+        size = self.square().sqrt()
+        # A row that has been explained is left with rounding errors only, and points nowhere.
+        least = size.amax(1, keepdim=True) * torch.finfo(size.dtype).eps ** 0.5
+        own = size.gather(1, at)
+        inverse = torch.where(own > least, 1 / own.clamp_min(_tiny(own)), 0.0)
+        return columns * inverse[:, None]
+
+
+def residual_of(
+    gradients: DenseRowGradients | FactoredRowGradients,
+    kept: Float[Tensor, "replica row subnetwork"],
+    decoder: Stack,
+) -> Residual:
+    """The residual of a reconstruction, in the smaller form.
+
+    Args:
+        gradients: row gradients.
+        kept: active coefficients.
+        decoder: V_out, [replica, subnetwork].
+
+    Returns:
+        The residual.
+    """
+    if decoder.layout.n_parameters <= gradients.n_rows:
+        return VectorResidual(gradients.flat - kept @ decoder.flat())
+    projected = gradients.inner(decoder)
+    cross = kept @ projected.mT
+    return ProductResidual(gradients.gram() - cross - cross.mT + kept @ decoder.gram() @ kept.mT)
+
+
+def residual_row(
+    gradients: DenseRowGradients | FactoredRowGradients,
+    kept: Float[Tensor, "row subnetwork"],
+    decoder: Stack,
+    row: int,
+) -> Float[Tensor, " parameter"]:
+    """e_i of one row in full.
+
+    Args:
+        gradients: row gradients.
+        kept: active coefficients of one replica.
+        decoder: V_out of that replica, [subnetwork].
+        row: which row.
+
+    Returns:
+        All tensors flattened and concatenated, in model order.
+    """
+    one = torch.zeros(1, gradients.n_rows, dtype=kept.dtype, device=kept.device)
+    one[0, row] = 1
+    active = kept[row].nonzero()[:, 0]
+    return gradients.combined(one)[0] - kept[row, active] @ decoder.select(active).flat()
+
+
+def _fair_share(along: Tensor, fair: int) -> Tensor:
+    """Coefficients along a direction in its fair share of rows, zero elsewhere."""
+    cut = along.abs().topk(fair, dim=-1).values[:, -1:]
+    return along * (along.abs() >= cut)
+
+
+def _tiny(like: Tensor) -> float:
+    return torch.finfo(like.dtype).tiny
