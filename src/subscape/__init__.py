@@ -2,11 +2,11 @@
 
 from subscape._version import __version__
 from subscape.data import text_windows
-from subscape.gradients import GradientSource
+from subscape.gradients import GradientSource, register_rule
 from subscape.references import FixedOutput, Pairs
 from subscape.subnetworks.decomposition import Decomposition, Subnetwork
 from subscape.targets import Target
-from subscape.training import TrainingConfig, decompose
+from subscape.training import TrainingConfig, decompose, estimate, prepare
 
 __all__ = [
     "Decomposition",
@@ -18,5 +18,8 @@ __all__ = [
     "TrainingConfig",
     "__version__",
     "decompose",
+    "estimate",
+    "prepare",
+    "register_rule",
     "text_windows",
 ]

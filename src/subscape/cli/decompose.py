@@ -13,10 +13,10 @@ import tyro
 from subscape._checks import problem
 from subscape.cli import toml
 from subscape.cli.loading import load_data, load_model
-from subscape.gradients.source import Engine, Rows
+from subscape.gradients.source import EngineName, Rows
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
-from subscape.training import TrainingConfig, decompose
+from subscape.training import TrainingConfig, prepare
 
 CONFIG = "run.toml"
 
@@ -48,7 +48,7 @@ class DecomposeRun:
     """Between a row's output and its reference; kl takes logits."""
     reference: Literal["another-row", "batch-mean", "uniform"] = "another-row"
     """Which output a row is compared with."""
-    engine: Engine = "auto"
+    engine: EngineName = "auto"
     """How row gradients are made."""
     out: Path = Path("runs/decomposition")
     """Run folder; a run of the same settings that was interrupted there is resumed."""
@@ -77,15 +77,13 @@ def run(settings: DecomposeRun) -> Decomposition:
             raise ValueError(problem(name, "a value", "nothing", "See subscape decompose --help."))
     loaded = load_model(settings.model)
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
-    if not settings.json:
-        print(target.summary())
     data = load_data(settings.data, settings.model, settings.window)
     heldout = None
     if settings.heldout is not None:
         heldout = load_data(settings.heldout, settings.model, settings.window)
     _prepare(settings)
     try:
-        result = decompose(
+        prepared = prepare(
             target,
             data,
             heldout=heldout,
@@ -94,9 +92,10 @@ def run(settings: DecomposeRun) -> Decomposition:
             rows=settings.rows,
             engine=settings.engine,
             config=settings.training,
-            out=settings.out,
-            progress=not settings.json,
         )
+        if not settings.json:
+            print(prepared.summary())
+        result = prepared.run(settings.out, progress=not settings.json)
     except ValueError:
         _leave_nothing(settings.out)
         raise

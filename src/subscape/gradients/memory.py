@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from subscape.data import Samples, take
+from subscape.data import Samples, n_samples, take
 from subscape.gradients.plan import Plan
+from subscape.gradients.tensor_gradients import OuterGradient
 
 
 @dataclass(frozen=True)
@@ -17,23 +19,23 @@ class MemoryUse:
     """Bytes that every further row of a micro-batch takes while its gradients are made."""
 
     graph: int
-    """Kept by the model's graph and by the captured modules, beside the parameters."""
+    """Kept by the model's graph and by the captured modules, with the gradients of what is captured."""
     outputs: int
     """Outputs, references, ∂D/∂f and what the divergence needs on the way."""
+    terms: Mapping[str, int]
+    """Terms of a row's gradient by parameter; 0 where it is made in full."""
 
     @property
     def per_row(self) -> int:
-        """Both together."""
+        """Graph and outputs together."""
         return self.graph + self.outputs
 
 
-def measure(
-    plan: Plan | None, inputs: Samples, output_shape: tuple[int, ...], rows: str
-) -> MemoryUse:
+def measure(plan: Plan, inputs: Samples, output_shape: tuple[int, ...], rows: str) -> MemoryUse:
     """Measure what a row takes by running the model on two and on three samples.
 
     Args:
-        plan: engines; None where dense rows are made at once.
+        plan: engines.
         inputs: three samples.
         output_shape: shape of one sample's outputs.
         rows: `sample`, `token` or `every-token`.
@@ -41,31 +43,38 @@ def measure(
     Returns:
         Bytes per row.
     """
-    entry = 4
-    one_output = output_shape if rows == "sample" else output_shape[1:]
-    outputs = 5 * entry * torch.Size(one_output).numel()
-    if plan is None:
-        return MemoryUse(0, outputs)
-    found = [_graph_bytes(plan, take(inputs, slice(0, n)), output_shape, rows) for n in (2, 3)]
+    every = rows == "every-token"
+    one_output = torch.Size(output_shape if rows == "sample" else output_shape[1:]).numel()
+    found = []
+    terms: dict[str, int] = {}
+    for n in (2, 3):
+        samples = take(inputs, slice(0, n))
+        position = torch.full((n,), output_shape[0] - 1) if rows == "token" else None
+        storages: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(_recorder(storages), lambda x: x):
+            one = plan.run(samples, position, every=every)
+        for values in one.kept():
+            _record(storages, values)
+        found.append(sum(storages.values()))
+        if n_samples(samples) == 3:
+            made = one.gradients(torch.zeros_like(one.outputs)).tensors
+            terms = {
+                name: g.left.shape[1] if isinstance(g, OuterGradient) else 0
+                for name, g in made.items()
+            }
     per_sample = max(0, found[1] - found[0])
-    n_rows = output_shape[0] if rows == "every-token" else 1
-    return MemoryUse(per_sample // n_rows, outputs)
+    n_rows = output_shape[0] if every else 1
+    return MemoryUse(per_sample // n_rows, 5 * 4 * one_output, terms)
 
 
-def _graph_bytes(plan: Plan, inputs: Samples, output_shape: tuple[int, ...], rows: str) -> int:
-    """Bytes of all storages that a pass keeps for its backward pass."""
-    storages: dict[int, int] = {}
-
-    def pack(values: Tensor) -> Any:
-        storage = values.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+def _recorder(storages: dict[int, int]) -> Any:
+    def pack(values: Tensor) -> Tensor:
+        _record(storages, values)
         return values
 
-    n = len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
-    position = torch.full((n,), output_shape[0] - 1) if rows == "token" else None
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
-        one = plan.run(inputs, position, every=rows == "every-token")
-    for values in one.kept():
-        storage = values.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+    return pack
+
+
+def _record(storages: dict[int, int], values: Tensor) -> None:
+    storage = values.untyped_storage()
+    storages[storage.data_ptr()] = storage.nbytes()

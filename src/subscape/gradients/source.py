@@ -36,7 +36,8 @@ from subscape.references import resolve as resolve_reference
 from subscape.targets import Target, check_deterministic_modules
 
 Rows = Literal["sample", "token", "every-token"]
-Engine = Literal["auto", "jacobian", "rule", "replay", "vmap", "loop"] | Mapping[str, str]
+EngineName = Literal["auto", "jacobian", "rule", "replay", "vmap", "loop"]
+Engine = EngineName | Mapping[str, str]
 
 JACOBIAN_BUDGET = 4 * 2**20
 """Bytes of cached output Jacobian up to which `auto` takes it: a Jacobian row is read for every output, so
@@ -121,9 +122,14 @@ class GradientSource:
         return n_samples(self.data)
 
     @property
+    def rows_per_sample(self) -> int:
+        """Rows that a sample gives: its positions for `every-token`, otherwise one."""
+        return self._output_shape[0] if self.rows == "every-token" else 1
+
+    @property
     def n_rows(self) -> int:
         """Rows in one pass over the data."""
-        return len(self) * (self._output_shape[0] if self.rows == "every-token" else 1)
+        return len(self) * self.rows_per_sample
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -184,7 +190,7 @@ class GradientSource:
         """
         (samples,) = self._drawn(number, 1, size)
         n_parts = -(-size // at_once) if at_once else 1
-        # Another row is needed for a reference.
+        # A sample alone has no other one for a reference.
         n_parts = max(1, min(n_parts, len(samples) // 2))
         if n_parts == 1:
             return self.gradients(self.rows_at(samples, draw=number))
@@ -314,13 +320,12 @@ class GradientSource:
             return self._plan.run(self._inputs(samples), None, every=True)
         return self._plan.run(self._inputs(batch.samples), batch.position)
 
-    def memory(self) -> MemoryUse:
-        """What rows cost in memory; see `subscape.gradients.memory`.
-
-        Returns:
-            Bytes per row, measured on two and three samples.
-        """
-        return measure(self._plan, self._inputs(slice(0, 3)), self._output_shape, self.rows)
+    def memory(self) -> MemoryUse | None:
+        """What a row takes in memory, measured on two and three samples; None where rows are not cut."""
+        if self._plan is None:
+            return None
+        inputs = self._inputs(torch.arange(3) % len(self))
+        return measure(self._plan, inputs, self._output_shape, self.rows)
 
     def _inputs(self, index: Tensor | slice) -> Samples:
         """Samples as the model takes them: where its parameters are, whatever device the data are on."""

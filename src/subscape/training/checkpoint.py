@@ -73,7 +73,8 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
     found = {
         k: v
         for k, v in asdict(trainer.config).items()
-        if k not in ("log_every", "checkpoint_every")
+        if k not in ("log_every", "checkpoint_every", "memory_gib")
     }
+    found["rows_at_once"] = trainer.at_once
     sources = [source.identity for source in trainer.sources]
     return found | {key: [s[key] for s in sources] for key in sources[0]}

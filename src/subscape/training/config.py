@@ -45,6 +45,8 @@ class TrainingConfig:
     """Share of the steps after which nothing is revived any more."""
     n_heldout_rows: int = 1024
     """Rows not trained on, over which the restarts are compared and the FVU is reported."""
+    memory_gib: float = 4.0
+    """Memory for the rows of a step and the directions they meet; larger batches are made in parts."""
     seed: int = 0
     """Draws the start and the order of rows and references."""
     log_every: int = 100
@@ -72,7 +74,7 @@ class TrainingConfig:
                 f"a whole number of at least {least}",
                 repr(value),
             )
-        for name in ("learning_rate", "decay"):
+        for name in ("learning_rate", "decay", "memory_gib"):
             require(getattr(self, name) > 0, name, "a positive number", repr(getattr(self, name)))
         require(
             self.schedule in ("cosine", "step", "constant"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
+from subscape.training.estimate import estimate
 from subscape.training.run import train
 
 HELDOUT_SHARE = 0.1
@@ -69,6 +70,93 @@ def decompose(
             repair it.
         FileExistsError: if `out` holds a `final` that is no resumable run's.
     """
+    prepared = prepare(
+        model,
+        data,
+        heldout=heldout,
+        parameters=parameters,
+        outputs=outputs,
+        divergence=divergence,
+        reference=reference,
+        rows=rows,
+        engine=engine,
+        config=config,
+        **settings,
+    )
+    return prepared.run(out, progress=progress)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decomposition that is ready to run: checked, with its engines chosen."""
+
+    source: GradientSource
+    """Rows to train on."""
+    heldout: GradientSource
+    """Rows to choose the restart and to report FVU by."""
+    config: TrainingConfig
+    """Settings of the training."""
+    names: Mapping[str, str]
+    """Names of the divergence and the reference rule."""
+
+    def summary(self) -> str:
+        """The tensors with their engines, and the memory that the run will take."""
+        memory = estimate(self.source, self.config)
+        return f"{self.source.summary()}\nmemory: {memory}"
+
+    def run(self, out: str | Path | None = None, *, progress: bool = True) -> Decomposition:
+        """Train, or go on with the run found in `out`; see `decompose`.
+
+        Args:
+            out: run folder.
+            progress: show a progress bar.
+
+        Returns:
+            The decomposition.
+        """
+        folder = None if out is None else Path(out)
+        if folder is not None:
+            _check_folder(folder)
+        result = train(self.source, self.heldout, self.config, folder=folder, progress=progress)
+        options = {"rows": self.source.rows, "engine": self.source.engine}
+        result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
+        if folder is not None:
+            result.save_pretrained(folder / "final", overwrite=True)
+        return result
+
+
+def prepare(
+    model: nn.Module | Target,
+    data: Any,
+    *,
+    heldout: Any = None,
+    parameters: str | Sequence[str] = "*",
+    outputs: Outputs | None = None,
+    divergence: str | Divergence = "mse",
+    reference: str | Reference = "another-row",
+    rows: Rows = "sample",
+    engine: Engine = "auto",
+    config: TrainingConfig | None = None,
+    **settings: Any,
+) -> Prepared:
+    """Check everything that `decompose` takes and choose the engines, without training.
+
+    Args:
+        model: as for `decompose`, like all the others.
+        data: inputs.
+        heldout: inputs not trained on.
+        parameters: globs over parameter names.
+        outputs: how to get a tensor out of the model.
+        divergence: between a row's output and its reference.
+        reference: which output a row is compared with.
+        rows: what a row is.
+        engine: how row gradients are made.
+        config: settings of the training.
+        **settings: single settings, on top of `config`.
+
+    Returns:
+        What `decompose` runs; its `summary()` shows tensors, engines and memory.
+    """
     if isinstance(model, Target):
         require(
             parameters == "*" and outputs is None,
@@ -93,14 +181,22 @@ def decompose(
     options = {"divergence": divergence, "rows": rows, "engine": engine}
     source = GradientSource(target, samples, reference=pairs, seed=config.seed, **options)
     held = GradientSource(target, kept, reference=kept_pairs, seed=config.seed + 1, **options)
-    folder = None if out is None else Path(out)
-    if folder is not None and folder.is_file():
+    names = {"divergence": _name_of(divergence), "reference": _name_of(reference)}
+    return Prepared(source, held, config, names)
+
+
+def _name_of(rule: Any) -> str:
+    return rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
         raise ValueError(
             problem(
                 "out", "a folder to make or to resume", f"{folder}, a file", "Give another path."
             )
         )
-    if folder is not None and (folder / "final").exists() and not (folder / CHECKPOINT).exists():
+    if (folder / "final").exists() and not (folder / CHECKPOINT).exists():
         # A run writes its checkpoint before `final`, so this is no run's: never replace it unasked.
         raise FileExistsError(
             problem(
@@ -110,15 +206,6 @@ def decompose(
                 "Give another path, or move what is there away.",
             )
         )
-    result = train(source, held, config, folder=folder, progress=progress)
-    named = {
-        k: v if isinstance(v, str) else getattr(v, "__name__", type(v).__name__)
-        for k, v in (options | {"reference": reference}).items()
-    }
-    result = replace(result, settings=asdict(config) | named | {"engine": source.engine})
-    if folder is not None:
-        result.save_pretrained(folder / "final", overwrite=True)
-    return result
 
 
 Part = tuple[Samples, str | Reference]

@@ -148,6 +148,7 @@ def _best(
         config.active_fraction,
         n_rows=config.n_heldout_rows,
         batch_size=config.batch_size,
+        at_once=trainer.at_once,
     )
     best = int(result.fvu.argmin())
     encoder, decoder = encoder.select(best), decoder.select(best)
@@ -158,6 +159,7 @@ def _best(
         config.active_fraction,
         n_rows=config.n_heldout_rows,
         batch_size=config.batch_size,
+        at_once=trainer.at_once,
     )
     alone = evaluate(
         heldout,
@@ -166,6 +168,7 @@ def _best(
         config.active_fraction,
         n_rows=config.n_heldout_rows,
         batch_size=config.batch_size,
+        at_once=trainer.at_once,
         threshold=threshold,
     )
     return Decomposition(

@@ -23,6 +23,7 @@ from subscape.lowrank import Layout, Stack, initial_stack, make_layout
 from subscape.lowrank.stack import unit
 from subscape.subnetworks.objective import Reconstruction, reconstruct
 from subscape.training.config import TrainingConfig
+from subscape.training.estimate import estimate
 from subscape.training.revival import N_CANDIDATES, n_replaced_at_most, replacements
 from subscape.training.schedule import active_fraction, learning_rate
 
@@ -70,6 +71,10 @@ class Trainer:
                 "exp_avg_sq": torch.zeros_like(weight),
             }
         self.at_once: int | None = None
+        """Rows whose gradients are made at once; None for all of a batch."""
+        if len(self.sources) == 1 and self.sources[0].plan is not None:
+            at_once = estimate(self.sources[0], config).rows_at_once
+            self.at_once = at_once if at_once < config.batch_size else None
         self.step_number = 0
         self._block: tuple[int, Tensor] | None = None
 

@@ -1,0 +1,102 @@
+"""What a run will take in memory, known before it starts, and how its batches are cut to a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from subscape.gradients import GradientSource
+from subscape.gradients.tensor_gradients import through_factors
+from subscape.lowrank import Layout, TensorLayout, make_layout
+from subscape.lowrank.tensor import pair_rank
+from subscape.training.config import TrainingConfig
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that a run takes at its peak, part by part."""
+
+    model: int
+    """The model's parameters."""
+    subnetworks: int
+    """Encoder and decoder, their gradients, and Adam's two moments of each."""
+    directions: int
+    """Directions multiplied out, and their inner products."""
+    per_row: int
+    """What a row takes: the model's graph, outputs, gradients and their contraction."""
+    rows_at_once: int
+    """Rows whose gradients are made at once: the batch, or a micro-batch of it."""
+    batch_size: int
+    """Rows of a step."""
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        rows = self.per_row * self.rows_at_once
+        return self.model + self.subnetworks + self.directions + rows
+
+    @property
+    def n_micro_batches(self) -> int:
+        """How many micro-batches make up a step."""
+        return -(-self.batch_size // self.rows_at_once)
+
+    def __str__(self) -> str:
+        parts = {
+            "model": self.model,
+            "subnetworks": self.subnetworks,
+            "directions": self.directions,
+            f"{self.rows_at_once} rows": self.per_row * self.rows_at_once,
+        }
+        shown = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
+        cut = f" in {self.n_micro_batches} micro-batches" if self.n_micro_batches > 1 else ""
+        return f"about {self.total / GIB:.2f} GiB ({shown}); steps of {self.batch_size} rows{cut}"
+
+
+def estimate(source: GradientSource, config: TrainingConfig) -> Estimate:
+    """Estimate the memory of a run from its sizes and from what two and three samples take.
+
+    Args:
+        source: rows to train on.
+        config: the settings.
+
+    Returns:
+        The estimate, with the micro-batch that keeps rows within `config.memory_gib`.
+    """
+    layout = make_layout(source.shapes, config.rank, config.form)
+    entry = source.target.like.element_size()
+    n_directions = config.n_restarts * config.n_subnetworks
+    model = sum(p.numel() * p.element_size() for p in source.target.model.parameters())
+    subnetworks = 8 * n_directions * layout.size * entry
+    directions = sum(
+        _directions(t, n_directions, config.n_subnetworks, entry) for t in layout.tensors
+    )
+    per_row = _per_row(source, layout, config.batch_size, 2 * n_directions, entry)
+    left = int(config.memory_gib * GIB) - directions
+    at_once = min(config.batch_size, max(source.rows_per_sample * 2, left // max(1, per_row)))
+    return Estimate(model, subnetworks, directions, per_row, at_once, config.batch_size)
+
+
+def _directions(tensor: TensorLayout, n: int, of_replica: int, entry: int) -> int:
+    """Directions of one tensor in full with their gradient, or the products of thin matrices."""
+    dense = 6 * n * tensor.numel * entry
+    rank = pair_rank(tensor)
+    if rank is None:
+        return dense
+    thin = 6 * n * of_replica * rank**2 * entry
+    return min(dense, thin)
+
+
+def _per_row(source: GradientSource, layout: Layout, batch_size: int, n: int, entry: int) -> int:
+    use = source.memory()
+    if use is None:
+        return layout.n_parameters * entry
+    total = use.per_row
+    for tensor in layout.tensors:
+        terms, rank = use.terms[tensor.name], pair_rank(tensor)
+        factors = terms > 0 and through_factors(tensor, n, batch_size, terms * batch_size, entry)
+        if factors and rank is not None:
+            total += 4 * terms * n * rank * entry
+        else:
+            total += tensor.numel * entry
+    return total

@@ -1,0 +1,325 @@
+"""Replays of modules that have no rule, alone and within a model, against the loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subscape import GradientSource, Target
+from subscape.gradients import Batch, replay
+
+N_SAMPLES = 6
+REPLAYED = {"*": "replay"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, inputs, the parameters to replay, and the modules that are replayed for them."""
+
+    model: nn.Module
+    data: Any
+    parameters: str | list[str]
+    replayed: set[str]
+    rows: str = "sample"
+
+
+class RootMeanSquare(nn.Module):
+    """As transformers' norms are written."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6)
+        return self.weight * (hidden * scale)
+
+
+class Einsum(nn.Module):
+    """Raw parameters: a kernel of three modes, a vector and a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 2, 4))
+        self.offset = nn.Parameter(torch.randn(4))
+        self.scale = nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        mixed = torch.einsum("...d,dhe->...he", hidden, self.kernel).tanh().sum(-2)
+        return self.scale * mixed + self.offset
+
+
+class Recurrent(nn.Module):
+    """h_t = tanh(A h_{t-1} + x_t), position after position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transition = nn.Parameter(0.5 * torch.randn(4, 4))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        state, states = torch.zeros_like(hidden[:, 0]), []
+        for t in range(hidden.shape[1]):
+            state = torch.tanh(state @ self.transition + hidden[:, t])
+            states.append(state)
+        return torch.stack(states, 1)
+
+
+class Gated(nn.Module):
+    """Two outputs, one keyword argument and one that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, hidden: Tensor, *, gate: Tensor, power: int) -> dict[str, Tensor]:
+        gated = (hidden @ self.kernel) * gate.sigmoid() ** power
+        return {"value": gated, "square": gated.square()}
+
+
+class AroundGated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gated = Gated()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        both = self.gated(hidden, gate=hidden.flip(1), power=2)
+        return both["value"] - 0.3 * both["square"]
+
+
+class Attention(nn.Module):
+    """`nn.MultiheadAttention`, whose output layer is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        mask = torch.ones(hidden.shape[1], hidden.shape[1], dtype=torch.bool).triu(1)
+        return hidden + self.heads(hidden, hidden, hidden, attn_mask=mask, need_weights=False)[0]
+
+
+def tokens(*layers: nn.Module) -> tuple[nn.Module, Tensor]:
+    """The layers between an embedding and a head."""
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), *layers, nn.Linear(4, 7))
+    return model, torch.randint(0, 7, (N_SAMPLES, 5))
+
+
+def norm() -> Case:
+    return Case(*tokens(RootMeanSquare(4)), "2", {"2"})
+
+
+def einsum() -> Case:
+    return Case(*tokens(Einsum()), "2", {"2"})
+
+
+def recurrent() -> Case:
+    return Case(*tokens(Recurrent()), "2", {"2"})
+
+
+def gated() -> Case:
+    return Case(*tokens(AroundGated()), "2", {"2.gated"})
+
+
+def called_twice() -> Case:
+    layer = RootMeanSquare(4)
+    return Case(*tokens(layer, nn.Tanh(), layer), "2", {"2"})
+
+
+def attention() -> Case:
+    return Case(*tokens(Attention()), "2", {"2.heads"})
+
+
+def gpt2_attention() -> Case:
+    """A whole attention block as a unit: its weights are tied into one parameter outside its layers."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=7, n_positions=8, n_embd=8, n_layer=2, n_head=2, initializer_range=0.4
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    data = {"input_ids": torch.randint(0, 7, (N_SAMPLES, 5))}
+    return Case(model, data, "transformer.h.1.attn", {"transformer.h.1.attn"})
+
+
+def llama_attention() -> Case:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=7,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.4,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    _in_working_dtype(model)
+    data = {"input_ids": torch.randint(0, 7, (N_SAMPLES, 5))}
+    return Case(model, data, "model.layers.0.self_attn", {"model.layers.0.self_attn"})
+
+
+def mamba() -> Case:
+    """The slow path of a state space mixer: raw parameters A and D in a scan."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MambaConfig(
+        vocab_size=7,
+        hidden_size=4,
+        state_size=2,
+        num_hidden_layers=1,
+        time_step_rank=2,
+        initializer_range=0.4,
+    )
+    model = transformers.MambaForCausalLM(config).eval()
+    _in_working_dtype(model)
+    data = {"input_ids": torch.randint(0, 7, (N_SAMPLES, 5))}
+    mixer = "backbone.layers.0.mixer"
+    return Case(model, data, [f"{mixer}.A_log", f"{mixer}.D"], {mixer})
+
+
+def _in_working_dtype(model: nn.Module) -> None:
+    """The library's own norms compute in float32 whatever comes; a check to 1e-9 needs float64."""
+    for name, child in list(model.named_modules()):
+        if type(child).__name__.endswith("RMSNorm"):
+            parent, _, local = name.rpartition(".")
+            setattr(model.get_submodule(parent), local, RootMeanSquare(len(child.weight)))
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    make.__name__: make for make in (norm, einsum, recurrent, gated, called_twice, attention, mamba)
+}
+ATTENTION_BLOCKS: dict[str, Callable[[], Case]] = {
+    make.__name__: make for make in (gpt2_attention, llama_attention)
+}
+
+
+def made(make: Callable[[], Case]) -> Case:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        case = make()
+        case.model.double()
+        return case
+
+
+def worst_row(found: Tensor, expected: Tensor) -> float:
+    """Largest relative error of a row; no row may be zero, or the comparison would be empty."""
+    assert (expected.norm(dim=1) > 0).all()
+    return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
+
+
+def check(source: GradientSource, batch: Batch) -> None:
+    loop = GradientSource(
+        source.target, source.data, rows=source.rows, engine="loop", divergence=source.divergence
+    )
+    found, expected = source.gradients(batch), loop.gradients(batch)
+    for name, gradient in expected.dense().items():
+        assert gradient.abs().sum() > 0, name
+    assert worst_row(found.flat, expected.flat) <= 1e-9
+
+
+@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+@pytest.mark.parametrize("name", list(CASES))
+def test_replay_equals_the_loop(name: str, rows: str):
+    case = made(CASES[name])
+    source = GradientSource(
+        Target(case.model, case.parameters), case.data, rows=rows, engine=REPLAYED, divergence="kl"
+    )
+    assert set(source.engines.values()) == {f"replay ({module})" for module in case.replayed}
+    check(source, source.batch(0, source.n_rows if rows == "every-token" else N_SAMPLES))
+
+
+class Summed(nn.Module):
+    """An attention block with a raw parameter of its own, so that it can be replayed as a whole only."""
+
+    def __init__(self, block: nn.Module, size: int) -> None:
+        super().__init__()
+        self.block = block
+        self.temperature = nn.Parameter(torch.randn(size))
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.block(hidden * self.temperature, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("block"), name)
+
+
+@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+@pytest.mark.parametrize("name", list(ATTENTION_BLOCKS))
+def test_replay_of_an_attention_block_as_a_unit(name: str, rows: str):
+    case = made(ATTENTION_BLOCKS[name])
+    parent, _, local = case.parameters.rpartition(".")
+    block = case.model.get_submodule(case.parameters)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        setattr(case.model.get_submodule(parent), local, Summed(block, 8).double())
+    target = Target(case.model, f"{case.parameters}.temperature")
+    source = GradientSource(target, case.data, rows=rows, engine=REPLAYED, divergence="kl")
+    assert set(source.engines.values()) == {f"replay ({case.parameters})"}
+    check(source, source.batch(0, source.n_rows if rows == "every-token" else N_SAMPLES))
+
+
+def test_auto_replays_what_has_no_rule():
+    case = made(einsum)
+    source = GradientSource(Target(case.model), case.data, rows="token")
+    assert source.engine == "mixed"
+    assert source.engines == {
+        "0.weight": "rule",
+        "1.weight": "rule",
+        "1.bias": "rule",
+        "2.kernel": "replay (2)",
+        "2.offset": "replay (2)",
+        "2.scale": "replay (2)",
+        "3.weight": "rule",
+        "3.bias": "rule",
+    }
+    check(source, source.batch(0, N_SAMPLES))
+
+
+@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatch, rows: str):
+    case = made(einsum)
+    source = GradientSource(Target(case.model, "2"), case.data, rows=rows, engine=REPLAYED)
+    batch = source.batch(0, source.n_rows if rows == "every-token" else N_SAMPLES)
+    at_once = source.gradients(batch).flat
+    monkeypatch.setattr(replay, "CHUNK_BUDGET", 2 * 37 * 8)  # two rows of 32 + 4 + 1 numbers
+    assert worst_row(source.gradients(batch).flat, at_once) <= 1e-12
+
+
+def test_a_weight_under_a_parametrization_is_replayed_with_its_module():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+        model, data = tokens(layer)
+    source = GradientSource(Target(model.double(), "2"), data, rows="token")
+    assert source.engines == {
+        "2.bias": "rule",
+        "2.parametrizations.weight.original0": "replay (2)",
+        "2.parametrizations.weight.original1": "replay (2)",
+    }
+    check(source, source.batch(0, N_SAMPLES))
+
+
+class LastState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrence = nn.LSTM(4, 3, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.recurrence(inputs)[0][:, -1]
+
+
+def test_a_fused_lstm_cannot_be_replayed_and_goes_through_the_loop():
+    # Its states have no sample axis first, and vmap does not know it.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, data = LastState().double(), torch.randn(N_SAMPLES, 5, 4).double()
+    with pytest.raises(ValueError, match="recurrence have no sample axis first"):
+        GradientSource(Target(model), data, engine=REPLAYED)
+    with pytest.warns(UserWarning, match="made one by one.* replay of recurrence: "):
+        source = GradientSource(Target(model), data, engine={"*": "auto"})
+    assert set(source.engines.values()) == {"loop"}
+    check(source, source.batch(0, N_SAMPLES))
