@@ -1,0 +1,539 @@
+"""Hazards, a test each: what engines may get wrong, and that the choice of engines sees it."""
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from subscape import GradientSource, Target
+from subscape.gradients import choose
+from subscape.gradients.plan import TOLERANCE, relative_error
+
+N_SAMPLES = 6
+AUTO: Mapping[str, str] = {"*": "auto"}
+"""A choice by tensor; plain 'auto' would take the cached Jacobian for models as small as these."""
+
+
+@pytest.fixture(autouse=True)
+def own_randomness():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def source_of(
+    model: nn.Module, data: Any, parameters: Any = "*", *, engine: Any = AUTO, rows: str = "sample"
+) -> GradientSource:
+    target = Target(model.double(), parameters)
+    return GradientSource(target, data, engine=engine, rows=rows, reference="uniform")
+
+
+def errors(source: GradientSource) -> dict[str, float]:
+    """Relative error of every tensor's row gradients against the loop's, over all the data."""
+    batch = source.batch(0, source.n_rows)
+    found = source.gradients(batch).dense()
+    loop = GradientSource(source.target, source.data, rows=source.rows, engine="loop")
+    expected = loop.gradients(batch).dense()
+    return {name: relative_error(found[name], expected[name]) for name in expected}
+
+
+def assert_right(source: GradientSource) -> None:
+    assert max(errors(source).values()) <= 1e-9
+
+
+# Operations in place
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Hardswish, nn.SiLU, nn.ELU])
+def test_an_activation_in_place_behind_a_captured_module(activation: type[nn.Module]):
+    model = nn.Sequential(
+        nn.Linear(4, 5), activation(inplace=True), nn.Linear(5, 3), activation(inplace=True)
+    )
+    source = source_of(model, normal(N_SAMPLES, 4), engine="rule")
+    assert_right(source)
+
+
+class ChangesItsInput(nn.Module):
+    """Squares in place what a linear layer has read before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.sin(inputs)
+        outputs = self.second(self.first(hidden))
+        hidden.square_()
+        return outputs * hidden.sum(1, keepdim=True)
+
+
+def test_an_input_that_is_changed_in_place_later_is_noticed():
+    data = normal(N_SAMPLES, 4)
+    model, wanted = ChangesItsInput(), ["first.bias", "second"]
+    # Plain autograd itself needs the input for the weight, not for the bias.
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        source_of(model, data, "first")
+    model.first.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="'first' that stay as they are; got one that is changed"):
+        source_of(model, data, wanted, engine="rule")
+    source = source_of(model, data, wanted)
+    assert source.engines["first.bias"] == "vmap"
+    assert_right(source)
+
+
+class ChangesTheInputWithin(nn.Module):
+    """Its own parameter is of no known module, and its input is not the same after the call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden.square_() @ self.kernel
+
+
+def test_an_input_that_is_changed_in_place_within_the_module_is_noticed():
+    model = nn.Sequential(nn.Linear(4, 4), ChangesTheInputWithin(), nn.Linear(4, 3))
+    source = source_of(model, normal(N_SAMPLES, 4), "1")
+    assert_right(source)
+
+
+# Weights used more than once, or from outside
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(torch.tanh(self.layer(inputs)))
+
+
+def test_a_module_that_is_called_twice():
+    source = source_of(Twice(), normal(N_SAMPLES, 4), engine="rule")
+    assert_right(source)
+
+
+class TiedHead(nn.Module):
+    """An embedding tied to the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.middle = nn.Embedding(7, 4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.middle(self.table(ids))))
+
+
+@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+def test_an_embedding_tied_to_the_head(rows: str):
+    ids = torch.randint(0, 7, (N_SAMPLES, 5))
+    source = source_of(TiedHead(), ids, engine="rule", rows=rows)
+    assert list(source.engines) == ["table.weight", "middle.weight", "middle.bias"]
+    assert_right(source)
+
+
+class UsedFromOutside(nn.Module):
+    """The layer is never called: its weight goes through `F.linear`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.readout = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.readout(torch.tanh(functional.linear(inputs, self.layer.weight)))
+
+
+def test_a_weight_that_is_used_from_outside():
+    data = normal(N_SAMPLES, 4)
+    with pytest.raises(ValueError, match="layer is never called: its weight is used from outside"):
+        source_of(UsedFromOutside(), data, "layer.weight", engine="rule")
+    source = source_of(UsedFromOutside(), data, ["layer.weight", "readout"])
+    assert source.engines["layer.weight"] == "vmap"
+    assert source.engines["readout.weight"] == "rule"
+    assert_right(source)
+
+
+class AlsoUsedFromOutside(nn.Module):
+    """The layer is called, and its weight is used once more beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return functional.linear(torch.tanh(self.layer(inputs)), self.layer.weight)
+
+
+def test_a_second_use_of_a_weight_that_is_not_seen_is_found_out():
+    data = normal(N_SAMPLES, 4)
+    with pytest.raises(ValueError, match="off by .* from plain autograd"):
+        source_of(AlsoUsedFromOutside(), data, "layer.weight", engine="rule")
+    source = source_of(AlsoUsedFromOutside(), data)
+    assert source.engines == {"layer.weight": "vmap", "layer.bias": "rule"}
+    assert_right(source)
+
+
+class Unused(nn.Module):
+    """One layer is never called, one's output comes to nothing, and one is not asked for a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.never, self.dropped = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.used = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.dropped(inputs)
+        return self.used(inputs)
+
+
+def test_parameters_without_gradient_get_zeros():
+    source = source_of(Unused(), normal(N_SAMPLES, 4))
+    assert_right(source)
+    dense = source.gradients(source.batch(0, N_SAMPLES)).dense()
+    for name in ("never.weight", "never.bias", "dropped.weight", "dropped.bias"):
+        assert dense[name].abs().sum() == 0
+    assert dense["used.weight"].abs().sum() > 0
+
+
+def test_a_hook_that_changes_what_a_module_gives():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    model[0].register_forward_hook(lambda module, args, output: output.square())
+    source = source_of(model, normal(N_SAMPLES, 4))
+    assert source.engines["0.weight"] == "replay (0)"
+    assert source.engines["2.weight"] == "rule"
+    assert_right(source)
+
+
+# Convolutions
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_grouped_and_depthwise_convolutions(groups: int):
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1, groups=groups),
+        nn.SiLU(inplace=True),
+        nn.Conv2d(8, 4, 2, stride=2, groups=groups),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+    source = source_of(model, normal(N_SAMPLES, 4, 5, 5), engine="rule")
+    assert_right(source)
+
+
+# Inputs without a sample axis first
+
+
+class Experts(nn.Module):
+    """Every token goes to one of two experts, all tokens of an expert side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        flat = hidden.flatten(0, 1)
+        outputs = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            index = ((flat[:, 0] > 0) == bool(number)).nonzero()[:, 0]
+            outputs = outputs.index_add(0, index, expert(flat[index]))
+        return outputs.view_as(hidden)
+
+
+class Flattening(nn.Module):
+    """A layer that sees all positions of all samples side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.layer(hidden.flatten(0, 1))).view_as(hidden)
+
+
+@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+def test_flattened_inputs_are_replayed_in_the_module_around(rows: str):
+    data = normal(N_SAMPLES, 5, 4)
+    model = nn.Sequential(nn.Linear(4, 4), Flattening(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"inputs of 1\.layer have no sample axis first"):
+        source_of(model, data, engine="rule", rows=rows)
+    source = source_of(model, data, rows=rows)
+    assert source.engines["1.layer.weight"] == "replay (1)"
+    assert source.engines["0.weight"] == "rule"
+    assert_right(source)
+
+
+@pytest.mark.parametrize("rows", ["sample", "token"])
+def test_experts_that_see_some_of_the_tokens(rows: str):
+    data = normal(N_SAMPLES, 5, 4)
+    model = nn.Sequential(nn.Linear(4, 4), Experts(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"rule of 1\.experts\.0: the inputs of 1\.experts\.0"):
+        source_of(model, data, engine="rule", rows=rows)
+    # Which tokens an expert sees depends on values, which vmap cannot follow.
+    with pytest.warns(UserWarning, match=r"1\.experts\.0\.weight.* made one by one"):
+        source = source_of(model, data, rows=rows)
+    assert source.engines["1.experts.1.bias"] == "loop"
+    assert source.engines["0.weight"] == "rule"
+    assert_right(source)
+
+
+class Branches(nn.Module):
+    """Does one thing or another by the values of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = [x @ self.kernel if x.sum() > 0 else (x @ self.kernel).sin() for x in inputs]
+        return torch.stack(rows)
+
+
+def test_a_branch_on_values_goes_through_the_loop_with_a_warning():
+    with pytest.warns(UserWarning, match=r"\['kernel'\] are made one by one, .* vmap: "):
+        source = source_of(Branches(), normal(N_SAMPLES, 4))
+    assert source.engines == {"kernel": "loop"}
+    assert_right(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # who asks for the loop is not warned
+        source_of(Branches(), normal(N_SAMPLES, 4), engine={"*": "loop"})
+
+
+class MixesRows(nn.Module):
+    """Every row's output depends on the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.layer(inputs)
+        return outputs - 0.5 * outputs.mean(0)
+
+
+def test_rows_that_mix_are_found_out():
+    data = normal(N_SAMPLES, 4)
+    for engine in ("rule", "replay"):
+        with pytest.raises(ValueError, match="off by .* or rows that mix"):
+            source_of(MixesRows(), data, engine=engine)
+
+
+def test_batch_norm_in_train_mode_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    with pytest.raises(ValueError, match=r"batch norm in eval mode.*\['1'\].*model\.eval\(\)"):
+        source_of(model, normal(N_SAMPLES, 4))
+    source = source_of(model.eval(), normal(N_SAMPLES, 4), engine="rule")
+    assert_right(source)
+    model.train()  # as after further training
+    with pytest.raises(ValueError, match="batch norm in eval mode"):
+        GradientSource(source.target, source.data)
+
+
+# Padding
+
+
+def llama() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.4,
+        attn_implementation="sdpa",
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    # The library's own norm computes in float32 whatever its inputs are.
+    for block in model.model.layers:
+        block.input_layernorm, block.post_attention_layernorm = nn.RMSNorm(8), nn.RMSNorm(8)
+    model.model.norm = nn.RMSNorm(8)
+    return model.double()
+
+
+@pytest.mark.parametrize("lengths", [[5, 3, 4, 2, 5, 1], [5, 5, 5, 3, 1, 2]], ids=str)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padded_rows_have_the_gradients_of_the_sequences_alone(side: str, lengths: list[int]):
+    # Engines are tried on the first three sequences, without any padding in one of the cases.
+    model = llama()
+    ids = torch.randint(1, 11, (N_SAMPLES, 5))
+    columns = torch.arange(5)
+    first = [0 if side == "right" else 5 - n for n in lengths]
+    mask = torch.stack([
+        ((columns >= start) & (columns < start + n)).long()
+        for start, n in zip(first, lengths, strict=True)
+    ])
+    data = {
+        "input_ids": ids * mask,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
+    }
+    target = Target(model)
+    source = GradientSource(target, data, rows="token", reference="uniform", divergence="kl")
+    assert set(source.engines.values()) == {"rule"}
+    last = torch.tensor([start + n - 1 for start, n in zip(first, lengths, strict=True)])
+    made = source.plan.run(data, last)
+    e = torch.randn_like(made.outputs)
+    found = made.gradients(e).flat
+    for row, (start, n) in enumerate(zip(first, lengths, strict=True)):
+        alone = {"input_ids": ids[row : row + 1, start : start + n]}
+        plan = source.plan.run(alone, torch.tensor([n - 1]))
+        torch.testing.assert_close(plan.outputs[0], made.outputs[row], rtol=1e-10, atol=1e-10)
+        expected = plan.gradients(e[row : row + 1]).flat
+        assert relative_error(found[row : row + 1], expected) <= 1e-9
+
+
+# What is asked for
+
+
+def test_engines_by_glob():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    wanted = {"0.weight": "vmap", "*.weight": "replay", "2.*": "loop", "*": "auto"}
+    source = source_of(model, normal(N_SAMPLES, 4), engine=wanted)
+    # The first glob that matches counts.
+    assert source.engines == {
+        "0.weight": "vmap",
+        "0.bias": "rule",
+        "2.weight": "replay (2)",
+        "2.bias": "loop",
+    }
+    assert source.engine == "mixed"
+    assert_right(source)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"*": "rul"}, "^engine: expected .*'rule'.*; got 'rul'. Did you mean 'rule'?"),
+        ({"weight": "rule", "*.bas": "loop"}, r"^engine: expected globs .*; got '\*\.bas'"),
+        ({"*": "Replay"}, "^engine: expected .*; got 'Replay'. Did you mean 'replay'?"),
+    ],
+)
+def test_engines_that_are_not_there(engine: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        source_of(nn.Linear(4, 3), normal(N_SAMPLES, 4), engine=engine)
+
+
+def test_what_was_passed_over_is_told_with_its_reason():
+    model = nn.Sequential(Flattening(), AlsoUsedFromOutside(), UsedFromOutside())
+    plan = choose(Target(model.double()), normal(N_SAMPLES, 5, 4), token_rows=False)
+    passed = {name: list(choice.passed_over) for name, choice in plan.choices.items()}
+    assert passed["0.layer.weight"] == [
+        "rule of 0.layer: the inputs of 0.layer have no sample axis first (flattened or shared)",
+        "replay of 0.layer: the outputs of 0.layer have no sample axis first",
+    ]
+    for reason in passed["1.layer.weight"]:
+        assert "off by" in reason
+    assert passed["1.layer.bias"] == []
+    assert "2.layer is never called" in passed["2.layer.weight"][0]
+    # A replay of the module around sees both uses, and of the one outside as well.
+    assert plan.shown()["1.layer.weight"] == "replay (1)"
+    assert plan.shown()["2.layer.weight"] == "replay (2)"
+    for choice in plan.choices.values():
+        assert choice.error <= 1e-12 < TOLERANCE[torch.float64]
+
+
+def test_gradients_that_are_not_finite_are_refused():
+    model = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match="finite"):
+        source_of(model, normal(N_SAMPLES, 4) * 1e308)
+
+
+# The model as it was found
+
+
+def hooks_of(model: nn.Module) -> list[int]:
+    return [
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in model.modules()
+    ]
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    return {
+        "hooks": hooks_of(model),
+        "flags": {name: p.requires_grad for name, p in model.named_parameters()},
+        "identities": {name: id(p) for name, p in model.named_parameters()},
+        "gradients": {name: p.grad for name, p in model.named_parameters()},
+        "versions": {name: p._version for name, p in model.named_parameters()},
+        "modes": [m.training for m in model.modules()],
+        "random": torch.get_rng_state().tolist(),
+        "grad": torch.is_grad_enabled(),
+    }
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(model.state_dict())
+
+
+class Fails(nn.Module):
+    """Passes its input on until it is told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.failing:
+            raise KeyError("within the model's forward")
+        return inputs
+
+
+def found_model() -> nn.Module:
+    model = nn.Sequential(
+        nn.Embedding(7, 4),
+        nn.Linear(4, 4),
+        UsedFromOutside(),
+        nn.BatchNorm1d(5),
+        Fails(),
+        nn.Linear(3, 7),
+    ).double()
+    model.train()
+    model[3].eval()
+    model[1].weight.requires_grad_(False)  # frozen, and yet a target
+    model[5].bias.requires_grad_(False)
+    model[1].register_forward_hook(lambda module, args, output: None)
+    return model
+
+
+@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+def test_the_model_is_left_as_it_was_found(rows: str):
+    model, ids = found_model(), torch.randint(0, 7, (N_SAMPLES, 5))
+    before, values = snapshot(model), state(model)
+    source = source_of(model, ids, rows=rows)
+    assert source.engine == "mixed"
+    source.gradients(source.batch(0, source.n_rows))
+    source.memory()
+    assert snapshot(model) == before
+    torch.testing.assert_close(state(model), values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+def test_the_model_is_left_as_it_was_found_after_an_error_within(rows: str):
+    model, ids = found_model(), torch.randint(0, 7, (N_SAMPLES, 5))
+    source = source_of(model, ids, rows=rows)
+    batch = source.batch(0, source.n_rows)
+    source.gradients(batch)
+    before, values = snapshot(model), state(model)
+    model[4].failing = True
+    with pytest.raises(KeyError, match="within the model's forward"):
+        source.gradients(batch)  # its graph is used up, so the model runs again
+    with pytest.raises(KeyError, match="within the model's forward"):
+        source.batch(1, source.n_rows)
+    with pytest.raises(KeyError, match="within the model's forward"):
+        choose(source.target, ids, token_rows=rows != "sample")
+    assert snapshot(model) == before
+    torch.testing.assert_close(state(model), values, rtol=0, atol=0)
