@@ -1,0 +1,342 @@
+"""One forward and one backward pass against the loop, for every kind of rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from subscape import GradientSource, Target
+from subscape.gradients import Batch
+from subscape.gradients import one_pass as module
+
+N_SAMPLES, LENGTH, VOCABULARY, WIDTH = 5, 4, 7, 6
+AUTO: Mapping[str, str] = {"*": "auto"}
+"""A choice by tensor; plain 'auto' would take the cached Jacobian for models as small as these."""
+
+
+class Mixing(nn.Module):
+    """A causal layer: every position sees the mean of those up to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        counts = torch.arange(1, hidden.shape[1] + 1).to(hidden)
+        return hidden + torch.tanh(self.layer(hidden.cumsum(1) / counts[:, None]))
+
+
+class Model(nn.Module):
+    """A small language model."""
+
+    def __init__(self, head: nn.Module | None = None, *, tied: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, WIDTH)
+        self.first, self.norm, self.second = Mixing(), nn.LayerNorm(WIDTH), Mixing()
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=not tied) if head is None else head
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.second(self.norm(self.first(self.table(input_ids)))))
+
+
+class Raw(nn.Module):
+    """A head that is no linear module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(WIDTH, VOCABULARY))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.kernel
+
+
+class Keyword(nn.Module):
+    """Hands a linear layer its input by name, which a position cannot be picked from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.inside(input=hidden)
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().double()
+
+
+def data() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {"input_ids": torch.randint(0, VOCABULARY, (N_SAMPLES, LENGTH), generator=generator)}
+
+
+def source_of(model: nn.Module, rows: str, parameters: Any = "*", **options: Any) -> GradientSource:
+    target = Target(model, parameters, outputs=options.pop("outputs", None))
+    given = {"divergence": "kl", "reference": "uniform", "engine": "rule"} | options
+    return GradientSource(target, data(), rows=rows, **given)
+
+
+def whole(source: GradientSource) -> Batch:
+    return source.batch(0, source.n_rows)
+
+
+def worst(found: Tensor, expected: Tensor) -> float:
+    """Largest relative error of a row; no row may be zero, or the comparison would be empty."""
+    assert (expected.norm(dim=1) > 0).all()
+    return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
+
+
+def assert_right(source: GradientSource, bound: float = 1e-9) -> None:
+    batch = whole(source)
+    loop = GradientSource(
+        source.target, source.data, rows=source.rows, engine="loop", divergence=source.divergence
+    )
+    found, expected = source.gradients(batch).dense(), loop.gradients(batch).dense()
+    assert list(found) == source.target.names
+    for name in expected:
+        assert expected[name].abs().sum() > 0, name
+        scale = expected[name].flatten(1).norm(dim=1).max()
+        error = (found[name] - expected[name]).flatten(1).norm(dim=1).max() / scale
+        assert error <= bound, name
+
+
+every_kind = pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+
+
+# Heads
+
+
+HEADS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
+    "linear": (lambda: Model(), "head"),
+    "tied": (lambda: Model(tied=True), "head"),
+    "raw": (lambda: Model(Raw()), None),
+    "nested": (lambda: Model(nn.Sequential(nn.Tanh(), nn.Linear(WIDTH, VOCABULARY))), "head.1"),
+    "keyword": (lambda: Model(Keyword()), None),
+    "no layer": (lambda: Model(nn.Softmax(-1)), None),
+    "followed": (lambda: Model(nn.Sequential(nn.Linear(WIDTH, VOCABULARY), nn.Tanh())), None),
+}
+
+
+@every_kind
+@pytest.mark.parametrize("name", list(HEADS))
+def test_every_head_gives_the_gradients_of_the_loop(name: str, rows: str):
+    make, head = HEADS[name]
+    source = source_of(seeded(make), rows, engine=AUTO)
+    assert source.plan is not None
+    assert source.plan.found.head == head
+    assert "loop" not in source.engines.values()
+    assert_right(source)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "head",
+        "head.bias",
+        "table",
+        "first",
+        "second.layer.weight",
+        ["first", "head"],
+        ["norm", "table"],
+        ["!head", "*"],
+    ],
+    ids=str,
+)
+def test_targets_anywhere_in_the_model(parameters: Any, rows: str):
+    assert_right(source_of(seeded(Model), rows, parameters))
+
+
+@every_kind
+@pytest.mark.parametrize("parameters", ["*", "first", ["table.weight", "head.weight"]], ids=str)
+def test_targets_in_a_model_with_a_tied_head(parameters: Any, rows: str):
+    assert_right(source_of(seeded(lambda: Model(tied=True)), rows, parameters))
+
+
+def test_the_head_sees_the_asked_positions_only():
+    model = seeded(Model)
+    source, seen = source_of(model, "token"), []
+    handle = model.head.register_forward_hook(lambda m, args, output: seen.append(args[0].shape))
+    batch = whole(source)
+    handle.remove()
+    assert seen == [(N_SAMPLES, 1, WIDTH)]
+    with torch.no_grad():
+        outputs = model(source.data["input_ids"][batch.samples])
+    expected = outputs[torch.arange(N_SAMPLES), batch.position]
+    torch.testing.assert_close(batch.outputs, expected, rtol=1e-12, atol=1e-12)
+
+
+# Outputs of one's own
+
+
+def without_last(model: Any, batch: Any) -> Tensor:
+    return model(**batch)[:, :-1]
+
+
+def reversed_in_time(model: Any, batch: Any) -> Tensor:
+    return model(**batch).flip(1)
+
+
+def log_probabilities(model: Any, batch: Any) -> Tensor:
+    return model(**batch).log_softmax(-1)
+
+
+def some_outputs(model: Any, batch: Any) -> Tensor:
+    return model(**batch)[..., [0, 2]]
+
+
+def differences(model: Any, batch: Any) -> Tensor:
+    """Positions that see each other behind the head."""
+    return model(**batch).sin().diff(dim=1)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "outputs", [without_last, reversed_in_time, log_probabilities, some_outputs, differences]
+)
+def test_outputs_of_ones_own(outputs: Any, rows: str):
+    source = source_of(seeded(Model), rows, outputs=outputs, divergence="half-reference-mse")
+    assert source.plan is not None
+    assert source.plan.found.head is None
+    assert_right(source)
+
+
+@every_kind
+def test_outputs_that_are_a_models_logits(rows: str):
+    class Wrapped(Model):
+        def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+            return {"logits": super().forward(input_ids)}
+
+    source = source_of(seeded(Wrapped), rows, outputs=lambda model, batch: model(**batch)["logits"])
+    assert source.plan is not None
+    assert source.plan.found.head == "head"
+    assert_right(source)
+
+
+# The same numbers whenever they are asked for
+
+
+@every_kind
+def test_gradients_that_are_asked_for_twice(rows: str):
+    source = source_of(seeded(Model), rows)
+    batch = whole(source)
+    assert batch.one_pass is not None
+    assert not batch.one_pass.used
+    first = source.gradients(batch).flat
+    assert batch.one_pass.used
+    assert worst(source.gradients(batch).flat, first) <= 1e-14
+
+
+@every_kind
+def test_a_row_does_not_depend_on_the_size_of_its_batch(rows: str):
+    source = source_of(seeded(Model), rows)
+    n_positions = LENGTH if rows == "every-token" else 1
+    together = source.rows_at(torch.arange(N_SAMPLES), draw=0)
+    gradients = source.gradients(together).flat.unflatten(0, (N_SAMPLES, n_positions))
+    for sample in range(N_SAMPLES):
+        # Drawn alone a token row would be at another position.
+        here = None if together.position is None else together.position[sample : sample + 1]
+        alone = Batch(
+            torch.tensor([sample]).repeat_interleave(n_positions),
+            torch.arange(LENGTH) if rows == "every-token" else here,
+            together.reference.unflatten(0, (N_SAMPLES, n_positions))[sample],
+            together.outputs.unflatten(0, (N_SAMPLES, n_positions))[sample],
+        )
+        found = source.gradients(alone).flat
+        assert worst(found, gradients[sample]) <= 1e-12
+
+
+@every_kind
+def test_samples_in_another_order_have_the_same_gradients(rows: str):
+    source = source_of(seeded(Model), rows)
+    n_positions = LENGTH if rows == "every-token" else 1
+    batch = source.rows_at(torch.arange(N_SAMPLES), draw=0)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    at = (order[:, None] * n_positions + torch.arange(n_positions)).flatten()
+    position = None if batch.position is None else batch.position[at]
+    shuffled = Batch(batch.samples[at], position, batch.reference[at], batch.outputs[at])
+    found, expected = source.gradients(shuffled).flat, source.gradients(batch).flat[at]
+    assert worst(found, expected) <= 1e-12
+
+
+@every_kind
+def test_no_graph_is_asked_of_the_caller(rows: str):
+    # Evaluation runs without gradients; what is made there is the same, and has no graph.
+    source = source_of(seeded(Model), rows)
+    expected = source.gradients(whole(source)).flat
+    with torch.no_grad():
+        found = source.gradients(whole(source)).flat
+    assert torch.equal(found, expected)
+    assert not expected.requires_grad
+    assert not whole(source).outputs.requires_grad
+
+
+def test_causal_rows_by_hand():
+    # f_t = w · Σ_{s ≤ t} x_s: the row at t has the gradient e_t Σ_{s ≤ t} x_s.
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1, bias=False).double()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.layer(inputs).cumsum(1)
+
+    source = GradientSource(
+        Target(Sums()),
+        torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, -1.0]], dtype=torch.float64)[..., None],
+        rows="every-token",
+        divergence=lambda outputs, reference: outputs[:, 0],
+        engine="rule",
+    )
+    found = source.gradients(source.rows_at(torch.tensor([0, 1]), draw=0))
+    assert found.flat.flatten().tolist() == [1.0, 3.0, 6.0, 4.0, 4.0, 3.0]
+
+
+@pytest.mark.parametrize("engine", ["replay", "vmap"])
+@pytest.mark.parametrize("rows", ["token", "every-token"])
+def test_every_engine_gives_the_same_rows(engine: str, rows: str):
+    model, body = seeded(Model), ["!head", "*"]
+    ruled = source_of(model, rows, body)
+    batch = whole(ruled)
+    expected = ruled.gradients(batch).flat
+    found = source_of(model, rows, body, engine={"*": engine}).gradients(batch).flat
+    assert worst(found, expected) <= 1e-10
+
+
+@every_kind
+def test_engines_mixed_within_a_model(rows: str):
+    engines = {"table.*": "loop", "first.*.weight": "vmap", "norm.*": "replay", "*": "rule"}
+    source = source_of(seeded(Model), rows, engine=engines)
+    assert set(source.engines.values()) == {"loop", "vmap", "replay (norm)", "rule"}
+    assert_right(source)
+
+
+def test_vmap_over_every_token_is_chunked(monkeypatch: pytest.MonkeyPatch):
+    source = source_of(seeded(Model), "every-token", "head.bias", engine={"*": "vmap"})
+    expected = source.gradients(whole(source)).flat
+    monkeypatch.setattr(module, "CHUNK_BUDGET", 3 * VOCABULARY * 8)
+    assert worst(source.gradients(whole(source)).flat, expected) <= 1e-12
+
+
+# Half precision
+
+
+@every_kind
+def test_a_half_precision_model_has_gradients_in_float32(rows: str):
+    exact = seeded(Model).float()
+    half = seeded(Model).to(torch.bfloat16)
+    expected = source_of(exact, rows, divergence="half-reference-mse")
+    source = source_of(half, rows, divergence="half-reference-mse")
+    batch = whole(source)
+    found = source.gradients(batch)
+    assert found.flat.dtype == torch.float32
+    assert all(gradient.dtype == torch.float32 for gradient in found.dense().values())
+    wanted = expected.gradients(whole(expected)).flat
+    # bfloat16 has 8 bits: 0.4 % a number, a few times that through the layers.
+    assert worst(found.flat, wanted) <= 5e-2
