@@ -294,8 +294,16 @@ def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatc
     source = made_source(made(einsum), rows, REPLAYED)
     batch = whole(source)
     at_once = source.gradients(batch).flat
+    seen, original = [], replay.vmap
+
+    def spy(function: Any, **options: Any) -> Any:
+        seen.append(options["chunk_size"])
+        return original(function, **options)
+
+    monkeypatch.setattr(replay, "vmap", spy)
     monkeypatch.setattr(replay, "CHUNK_BUDGET", 2 * 37 * 8)  # two rows of 32 + 4 + 1 numbers
     assert worst_row(source.gradients(batch).flat, at_once) <= 1e-12
+    assert seen == [2]
 
 
 def test_a_weight_under_a_parametrization_is_replayed_with_its_module():

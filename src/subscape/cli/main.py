@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from subscape.cli import decompose, demo, reproduce, toml
+from subscape.cli import check, decompose, demo, reproduce, toml
 
 ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, PermissionError)
 """What a wrong argument raises at the library's door; anything else is a bug and keeps its traceback."""
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; by default that of the process.
 
     Returns:
-        Exit status: 0, 2 for a wrong argument, 130 when interrupted.
+        Exit status: 0, 1 if `check` finds an error, 2 for a wrong argument, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Annotated[
                 decompose.DecomposeRun, tyro.conf.subcommand(name="decompose", default=defaults)
             ]
+            | Annotated[check.CheckRun, tyro.conf.subcommand(name="check")]
             | Annotated[demo.DemoRun, tyro.conf.subcommand(name="demo")]
             | Annotated[reproduce.ReproduceRun, tyro.conf.subcommand(name="reproduce")]
         )
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=arguments,
         )
         match chosen:
+            case check.CheckRun():
+                return check.run(chosen)
             case decompose.DecomposeRun():
                 decompose.run(chosen)
             case demo.DemoRun():
