@@ -19,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Block(nn.Module):
-    """Two convolutions around a shortcut; where it halves the image, the shortcut pads channels (option A)."""
+    """Two convolutions and a shortcut, which pads channels where the image is halved (option A)."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()

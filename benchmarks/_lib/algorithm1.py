@@ -6,7 +6,9 @@ subnetworks. Where paper and authors' code differ it follows what the library do
 active, unit L2 norm over all tensors), so that the losses can be compared digit by digit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,9 @@ Pieces = Mapping[str, Sequence[Tensor]]
 class Algorithm1:
     """One decomposition, one step at a time.
 
-    `encoder` and `decoder` hold, by parameter name, pieces [subnetwork, ...]; the divergence is the MSE.
+    `encoder` and `decoder` hold, by name of the decomposed parameters, pieces [subnetwork, ...].
+    `outputs(model, x)` gives one output per row, `divergence(outputs, reference)` one value per row; without
+    them rows are samples and the divergence is the MSE.
     """
 
     def __init__(
@@ -29,9 +33,13 @@ class Algorithm1:
         decoder: Pieces,
         active_fraction: float,
         learning_rate: float,
+        outputs: Callable[[Callable[..., Any], Any], Tensor] | None = None,
+        divergence: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.model = model
-        self.parameters = {name: p.detach() for name, p in model.named_parameters()}
+        self.outputs = outputs or (lambda model, x: model(x))
+        self.divergence = divergence or (lambda f, y: (f - y).square().mean(1))
+        self.parameters = {name: model.get_parameter(name).detach() for name in encoder}
         self.encoder = _leaves(encoder)
         self.decoder = _leaves(decoder)
         self.active_fraction = active_fraction
@@ -42,7 +50,8 @@ class Algorithm1:
         """One pass of the algorithm's loop; gives the loss before it."""
         if reference is None:  # outputs of the batch in random order
             with torch.no_grad():
-                reference = self.model(x)[torch.randperm(len(x))]
+                reference = self.outputs(self.model, x)
+                reference = reference[torch.randperm(len(reference))]
         loss = self.loss(x, reference)
         self.optimiser.zero_grad()
         loss.backward()
@@ -54,8 +63,8 @@ class Algorithm1:
         """Share of the gradients' squared norm that the active subnetworks leave unexplained."""
 
         def divergences(parameters: dict[str, Tensor]) -> Tensor:
-            outputs = functional_call(self.model, parameters, (x,))
-            return (outputs - reference).square().mean(1)
+            outputs = self.outputs(partial(functional_call, self.model, parameters), x)
+            return self.divergence(outputs, reference)
 
         gradients = jacrev(divergences)(self.parameters)
         # Encode: V_in ∇_W D, tensor by tensor.

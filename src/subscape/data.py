@@ -120,10 +120,12 @@ def n_samples(samples: Samples) -> int:
 
 
 def take(samples: Samples, index: Tensor | slice) -> Samples:
-    """The samples at `index`, in its order."""
+    """Copies of the samples at `index`, in its order: a model may change its inputs in place."""
     if isinstance(samples, Tensor):
-        return samples[index]
-    return {k: v[index] for k, v in samples.items()}
+        return samples[index].clone() if isinstance(index, slice) else samples[index]
+    return {
+        k: v[index].clone() if isinstance(index, slice) else v[index] for k, v in samples.items()
+    }
 
 
 def to_device(samples: Samples, device: torch.device) -> Samples:

@@ -429,7 +429,7 @@ def test_engines_that_are_not_there(engine: Any, message: str):
 
 def test_what_was_passed_over_is_told_with_its_reason():
     model = nn.Sequential(Flattening(), AlsoUsedFromOutside(), UsedFromOutside())
-    plan = choose(Target(model.double()), normal(N_SAMPLES, 5, 4), token_rows=False)
+    plan = choose(Target(model.double()), normal(N_SAMPLES, 5, 4), rows="sample")
     passed = {name: list(choice.passed_over) for name, choice in plan.choices.items()}
     assert passed["0.layer.weight"] == [
         "rule of 0.layer: the inputs of 0.layer have no sample axis first (flattened or shared)",
@@ -534,6 +534,6 @@ def test_the_model_is_left_as_it_was_found_after_an_error_within(rows: str):
     with pytest.raises(KeyError, match="within the model's forward"):
         source.batch(1, source.n_rows)
     with pytest.raises(KeyError, match="within the model's forward"):
-        choose(source.target, ids, token_rows=rows != "sample")
+        choose(source.target, ids, rows=rows)
     assert snapshot(model) == before
     torch.testing.assert_close(state(model), values, rtol=0, atol=0)

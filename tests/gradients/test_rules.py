@@ -142,9 +142,7 @@ def layer_norms(draw: Any) -> Drawn:
     positions = draw(st.lists(size, max_size=2))
     normalized = draw(st.lists(st.integers(2, 4), min_size=1, max_size=2))
     torch.manual_seed(draw(seed))
-    layer = nn.LayerNorm(
-        normalized, eps=draw(st.sampled_from([1e-5, 0.1])), bias=draw(st.booleans())
-    )
+    layer = nn.LayerNorm(normalized, eps=draw(st.sampled_from([1e-5, 0.1])), bias=draw(st.booleans()))
     return affine(layer.double()), normal(*positions, *normalized)
 
 
@@ -168,9 +166,10 @@ def group_norms(draw: Any) -> Drawn:
 
 @st.composite
 def batch_norms(draw: Any) -> Drawn:
-    n_channels, n_axes = draw(size), draw(st.integers(0, 1))
+    n_channels, n_axes = draw(size), draw(st.integers(0, 3))
+    kind = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[n_axes]
     torch.manual_seed(draw(seed))
-    layer = nn.BatchNorm1d(n_channels).double().eval()
+    layer = kind(n_channels).double().eval()
     nn.init.normal_(layer.running_mean)
     nn.init.uniform_(layer.running_var, 0.5, 2.0)
     extent = draw(st.lists(st.integers(1, 3), min_size=n_axes, max_size=n_axes))

@@ -32,6 +32,8 @@ class Call:
     """Keyword arguments."""
     outputs: list[Tensor]
     """The floating-point tensors it gave, as places of the graph to differentiate at."""
+    handed_on: list[Tensor]
+    """Their copies, with which the model went on."""
     versions: list[int]
     """Version counters of its tensor inputs."""
 
@@ -42,6 +44,10 @@ class Call:
     def first_input(self) -> Tensor:
         """The tensor that a rule is about."""
         return next(x for x in self.inputs() if isinstance(x, Tensor))
+
+    def gave(self, outputs: Tensor) -> bool:
+        """Whether the model's outputs are this call's, handed on untouched."""
+        return any(y is outputs and y._version == 0 for y in self.handed_on)
 
     def check_untouched(self, name: str) -> None:
         """Refuse inputs that were changed in place after the call.
@@ -86,6 +92,7 @@ def captured(modules: Mapping[str, nn.Module]) -> Generator[Calls]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
             leaves, form = tree_flatten(output)
             kept: list[Tensor] = []
+            handed_on: list[Tensor] = []
             for place, leaf in enumerate(leaves):
                 if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
                     continue
@@ -93,8 +100,10 @@ def captured(modules: Mapping[str, nn.Module]) -> Generator[Calls]:
                     leaf = leaf.detach().requires_grad_(True)
                 kept.append(leaf)
                 leaves[place] = leaf.clone()
+                handed_on.append(leaves[place])
             tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-            calls[name].append(Call(args, kwargs, kept, [x._version for x in tensors]))
+            versions = [x._version for x in tensors]
+            calls[name].append(Call(args, kwargs, kept, handed_on, versions))
             return tree_unflatten(leaves, form)
 
         return hook

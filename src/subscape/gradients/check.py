@@ -92,7 +92,7 @@ def check(
         The figures.
     """
     inputs = take(data, slice(0, n_rows))
-    plan = choose(target, inputs, token_rows=token_rows, engine=engine)
+    plan = choose(target, inputs, rows="token" if token_rows else "sample", engine=engine)
     n = n_samples(inputs)
     position = None
     if token_rows:

@@ -191,7 +191,8 @@ def _gradients(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     """∂value/∂leaves, zero where it does not depend on them."""
     if not value.requires_grad:
         return tuple(torch.zeros_like(leaf) for leaf in leaves)
-    return torch.autograd.grad(value, leaves, materialize_grads=True)
+    found = torch.autograd.grad(value, leaves, materialize_grads=True)
+    return tuple(g.to_dense() if g.is_sparse else g for g in found)
 
 
 @contextmanager

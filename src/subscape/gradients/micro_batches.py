@@ -97,4 +97,5 @@ class _Inner(torch.autograd.Function):
             with torch.enable_grad():
                 products = part.inner(Stack(ctx.layout, leaf))
             total += torch.autograd.grad(products, leaf, grad)[0]
+            del part, products  # before the next one is made
         return total, None, None

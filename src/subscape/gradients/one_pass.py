@@ -21,7 +21,7 @@ from subscape._shapes import Float, Int
 from subscape.data import Samples, n_samples, take
 from subscape.gradients.capture import Call, Calls, captured, frozen, positions_picked
 from subscape.gradients.engines import loop_products, vmap_gradients
-from subscape.gradients.replay import CHUNK_BUDGET, replayed
+from subscape.gradients.replay import CHUNK_BUDGET, batched_leaves, replayed
 from subscape.gradients.row_gradients import FactoredRowGradients
 from subscape.gradients.rules import rule_of
 from subscape.gradients.survey import Choice, Survey, check_calls
@@ -67,6 +67,8 @@ class OnePass:
     ) -> None:
         self._target, self._found, self._choices = target, found, choices
         self._inputs, self._position, self._every = inputs, position, every
+        self._head: str | None = None
+        """The last linear module, where every position is a row and it gave the outputs as they are."""
         self._modules = dict(target.model.named_modules())
         names = {c.module for c in choices.values() if c.engine == "replay"}
         names |= {o for n in self._of("rule") for o, _ in found.owners[n] if found.n_calls[o]}
@@ -79,8 +81,12 @@ class OnePass:
             positions_picked(head, position),
             captured({name: self._modules[name] for name in names}) as calls,
         ):
-            self._outputs = self._at_rows(target.called(inputs), picked=head is not None)
+            outputs = target.called(take(inputs, slice(None)))
+            self._outputs = self._at_rows(outputs, picked=head is not None)
         self._calls: Calls = calls
+        of_head = calls.get(found.head or "", [])
+        if every and len(of_head) == 1 and of_head[0].gave(outputs):
+            self._head = found.head
         check_calls(calls, n_samples(inputs))
         self.used = False
         """Whether the graph has been used up by `gradients`."""
@@ -166,8 +172,8 @@ class OnePass:
         if not self._outputs.requires_grad:
             return [y.new_zeros(len(e), *y.shape[1:]) for y in leaves]
         start, flow, own = self._outputs, e, set[int]()
-        if self._found.head is not None:
-            (call,) = self._calls[self._found.head]
+        if self._head is not None:
+            (call,) = self._calls[self._head]
             own = {id(y) for y in call.outputs}
             hidden = call.first_input()
             if hidden.requires_grad:
@@ -202,7 +208,7 @@ class OnePass:
         """What a module took in, row by row."""
         if not self._every:
             return values
-        if module == self._found.head:
+        if module == self._head:
             return values.flatten(0, 1)[:, None]
         return values.repeat_interleave(self._n_positions, dim=0)
 
@@ -237,18 +243,19 @@ class OnePass:
         if not names:
             return
         local = {name.removeprefix(module + "."): name for name in names}
-        sequence = None
-        if self._every:
-            n = n_samples(self._inputs)
-            sequence = torch.arange(n, device=es[0].device).repeat_interleave(self._n_positions)
+        surveyed = self._found.batched[module]
         try:
+            if number >= len(surveyed):
+                raise ValueError(
+                    f"it is called {number + 1} times now and {len(surveyed)} at first"
+                )
             made = replayed(
                 self._modules[module],
                 {short: self._target.parameters[name] for short, name in local.items()},
                 call,
                 es,
-                self._found.batched[module][number],
-                sequence,
+                batched_leaves(call, surveyed[number], n_samples(self._inputs)),
+                lambda values: self._rows_of(values, module),
             )
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             reason = f"it fails ({str(error).strip().splitlines()[0][:160]})"

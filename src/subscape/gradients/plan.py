@@ -59,14 +59,14 @@ class Plan:
 
 
 def choose(
-    target: Target, data: Samples, *, token_rows: bool, engine: str | Mapping[str, str] = "auto"
+    target: Target, data: Samples, *, rows: str, engine: str | Mapping[str, str] = "auto"
 ) -> Plan:
     """Try engines out and take the first that is right, tensor by tensor.
 
     Args:
         target: the model and its parameters.
         data: samples; the first three are used.
-        token_rows: whether rows are positions of sequences.
+        rows: `sample`, `token` or `every-token`.
         engine: what is asked for; see `survey.forced`.
 
     Returns:
@@ -79,7 +79,7 @@ def choose(
     inputs = take(data, torch.arange(N_TRIED) % n_samples(data))
     found = survey(target, inputs)
     ways = {name: list(candidates(found, name, target.model)) for name in target.names}
-    trial = _Trial(target, found, inputs, asked, token_rows)
+    trial = _Trial(target, found, inputs, asked, rows)
     choices = {name: _next(ways[name], asked[name], None, name) for name in target.names}
     while refused := trial.refused(choices):
         for name, reason in refused.items():
@@ -143,14 +143,15 @@ class _Trial:
         found: Survey,
         inputs: Samples,
         asked: Mapping[str, str | None],
-        token_rows: bool,
+        rows: str,
     ) -> None:
         self._target, self._found, self._inputs, self._asked = target, found, inputs, asked
         with torch.no_grad():
             outputs = target.outputs(inputs)
         generator = torch.Generator().manual_seed(0)
         self._position: Tensor | None = None
-        if token_rows:
+        self._length = outputs.shape[1] if rows == "every-token" else None
+        if rows != "sample":
             n = outputs.shape[1]
             self._position = torch.tensor([n - 1, n // 2, n // 3])
             outputs = outputs[torch.arange(N_TRIED), self._position]
@@ -163,8 +164,7 @@ class _Trial:
     def refused(self, choices: Mapping[str, Choice]) -> dict[str, str]:
         """Tensors whose engine fails or is wrong, with the reason."""
         try:
-            one = OnePass(self._target, self._found, choices, self._inputs, self._position)
-            made = one.gradients(self._e)
+            made = self._made(choices)
         except EngineError as error:
             if all(choices[name].engine == "vmap" and self._asked[name] for name in error.names):
                 # Nothing else may be tried, and it says best itself what is wrong.
@@ -174,15 +174,28 @@ class _Trial:
             captured = [n for n, c in choices.items() if c.engine in ("rule", "replay")]
             return dict.fromkeys(captured, str(error))
         reasons = {}
-        for name, gradient in made.tensors.items():
+        for name, gradient in made.items():
             oracle = self._oracle[name].to(self._target.like)
-            self.errors[name] = relative_error(gradient.dense(), oracle)
+            self.errors[name] = relative_error(gradient, oracle)
             if not self.errors[name] <= self._tolerance:
                 reasons[name] = (
                     f"off by {self.errors[name]:.0%} from plain autograd (a use it does not see, "
                     "or rows that mix)"
                 )
         return reasons
+
+    def _made(self, choices: Mapping[str, Choice]) -> dict[str, Tensor]:
+        position = self._position if self._length is None else None
+        every = self._length is not None
+        parts = self._target, self._found, choices, self._inputs
+        one = OnePass(*parts, position, every=every)
+        if self._length is None or self._position is None:
+            return one.gradients(self._e).dense()
+        # Every position is a row; only three of them are looked at.
+        at = torch.arange(N_TRIED) * self._length + self._position
+        e = torch.zeros_like(one.outputs)
+        e[at] = self._e
+        return {name: dense[at] for name, dense in one.gradients(e).dense().items()}
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -6,6 +6,7 @@ The module is run again, alone, one row at a time under vmap(grad): whatever it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def replayed(
     call: Call,
     output_gradients: list[Tensor],
     batched: list[bool],
-    sequence: Tensor | None,
+    rows_of: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
     """Row gradients of a module's parameters for one call.
 
@@ -36,7 +37,7 @@ def replayed(
         call: what it was called with.
         output_gradients: ∂D/∂output of every kept output, [row, ...].
         batched: which leaves of the arguments have a sample axis first.
-        sequence: which sample of the arguments each row belongs to; None: row by row.
+        rows_of: gives what has an entry per sample, an entry per row.
 
     Returns:
         By local name, [row, *shape].
@@ -44,10 +45,10 @@ def replayed(
     leaves, form = tree_flatten((call.args, call.kwargs))
     leaves = [None if _is_cache(x) else x for x in leaves]
     moving = [
-        x.detach() for x, b in zip(leaves, batched, strict=True) if b and isinstance(x, Tensor)
+        rows_of(x.detach())
+        for x, b in zip(leaves, batched, strict=True)
+        if b and isinstance(x, Tensor)
     ]
-    if sequence is not None:
-        moving = [x[sequence] for x in moving]
 
     def scalar(values: dict[str, Tensor], xs: list[Tensor], es: list[Tensor]) -> Tensor:
         rest = iter(xs)
@@ -67,6 +68,33 @@ def replayed(
         return vmap(grad(scalar), in_dims=(None, 0, 0), chunk_size=chunk)(
             {name: p.detach() for name, p in parameters.items()}, moving, output_gradients
         )
+
+
+def batched_leaves(call: Call, surveyed: list[bool | None], n: int) -> list[bool]:
+    """Which leaves of a call's arguments have an entry per sample, in this call.
+
+    Args:
+        call: the call.
+        surveyed: what they were in the survey; None for no tensor.
+        n: number of samples.
+
+    Returns:
+        One entry per leaf.
+
+    Raises:
+        ValueError: if the leaves are not those of the survey.
+    """
+    leaves = call.inputs()
+    if len(leaves) != len(surveyed):
+        raise ValueError(f"it takes {len(leaves)} arguments now and {len(surveyed)} at first")
+    found = []
+    for leaf, before in zip(leaves, surveyed, strict=True):
+        has_entries = isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == n
+        if before and isinstance(leaf, Tensor) and not has_entries:
+            raise ValueError(f"an argument has shape {list(leaf.shape)} for {n} samples")
+        # A mask may be there for padded batches only.
+        found.append(has_entries and before is not False)
+    return found
 
 
 def _is_cache(value: Any) -> bool:

@@ -189,14 +189,14 @@ class GradientSource:
             ValueError: if there are not that many samples.
         """
         (samples,) = self._drawn(number, 1, size)
-        n_parts = -(-size // at_once) if at_once else 1
-        # A sample alone has no other one for a reference.
-        n_parts = max(1, min(n_parts, len(samples) // 2))
+        per_sample, n = self.rows_per_sample, len(samples)
+        n_parts = -(-n // max(1, at_once // per_sample)) if at_once else 1
+        # A row alone has no other one for a reference.
+        n_parts = max(1, min(n_parts, n * per_sample // 2))
         if n_parts == 1:
             return self.gradients(self.rows_at(samples, draw=number))
         parts = samples.tensor_split(n_parts)
         makers = [partial(self._part, part, number, place) for place, part in enumerate(parts)]
-        per_sample = size // len(samples)
         return MicroBatches(makers, [len(part) * per_sample for part in parts])
 
     def _part(self, samples: Tensor, draw: int, part: int) -> RowGradients:
@@ -423,7 +423,7 @@ class GradientSource:
         self._plan = choose(
             self.target,
             self._inputs(slice(0, 3)),
-            token_rows=self.rows != "sample",
+            rows=self.rows,
             engine=engine,
         )
         kinds = {choice.engine for choice in self._plan.choices.values()}

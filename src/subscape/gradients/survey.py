@@ -55,8 +55,8 @@ class Survey:
     """Parameter name → (module, local name) for every name it goes by."""
     n_calls: Mapping[str, int]
     """Calls of every owner, and of every module around one, in one forward pass."""
-    batched: Mapping[str, list[list[bool]]]
-    """Module → for every call, which leaves of its arguments have a sample axis first."""
+    batched: Mapping[str, list[list[bool | None]]]
+    """Module → for every call, which leaves of its arguments have a sample axis first; None for no tensor."""
     rowwise: Mapping[str, bool]
     """Module → whether its outputs and its first input have a sample axis first."""
     head: str | None
@@ -74,21 +74,23 @@ def survey(target: Target, inputs: Samples) -> Survey:
         What was seen.
     """
     owners = _owners(target)
-    modules = dict(target.model.named_modules())
+    modules = dict(target.model.named_modules())  # each under its first name only
     around = {
         name: modules[name]
         for of_tensor in owners.values()
         for owner, _ in of_tensor
         for name in (owner, *_ancestors(owner))
     }
-    linear = {name: m for name, m in modules.items() if isinstance(m, nn.Linear) and name}
     seen: list[dict[str, list[Call]]] = []
-    head = None
     for n in (2, 3):
-        with frozen(target.model), torch.enable_grad(), captured(around | linear) as calls:
-            outputs = target.called(take(inputs, slice(0, n)))
+        with frozen(target.model), torch.enable_grad(), captured(around) as calls:
+            target.called(take(inputs, slice(0, n)))
         seen.append(calls)
-        head = _head(linear, calls, outputs)
+    # Alone: a captured module around the head would hand on its outputs as a copy.
+    linear = {name: m for name, m in modules.items() if isinstance(m, nn.Linear) and name}
+    with frozen(target.model), torch.enable_grad(), captured(linear) as calls:
+        outputs = target.called(take(inputs, slice(0, 3)))
+    head = _head(linear, calls, outputs)
     few, many = seen
     n_calls = {name: len(many[name]) for name in around}
     batched = {
@@ -99,7 +101,7 @@ def survey(target: Target, inputs: Samples) -> Survey:
         name: len(few[name]) == len(many[name])
         and all(_first_axis(c) == 2 for c in few[name])
         and all(_first_axis(c) == 3 for c in many[name])
-        and all(any(leaves) for leaves in batched[name])
+        and all(True in leaves for leaves in batched[name])
         for name in around
     }
     return Survey(owners, n_calls, batched, rowwise, head)
@@ -155,6 +157,15 @@ def forced(names: list[str], engine: str | Mapping[str, str]) -> dict[str, Tenso
     """
     by_glob = {"*": engine} if isinstance(engine, str) else dict(engine)
     for pattern, wanted in by_glob.items():
+        if wanted == "jacobian":
+            raise ValueError(
+                problem(
+                    "engine",
+                    "'auto', 'rule', 'replay', 'vmap' or 'loop' for single tensors",
+                    "'jacobian', which is for all of them",
+                    "Use engine='jacobian'.",
+                )
+            )
         if wanted not in ("auto", *ENGINES):
             raise ValueError(
                 problem(
@@ -180,10 +191,14 @@ def _owners(target: Target) -> dict[str, tuple[tuple[str, str], ...]]:
     names: dict[int, list[str]] = {}
     for name, parameter in every.items():
         names.setdefault(id(parameter), []).append(name)
-    return {
-        name: tuple((n.rpartition(".")[0], n.rpartition(".")[2]) for n in names[id(every[name])])
-        for name in target.names
-    }
+    first = {id(module): name for name, module in reversed([*target.model.named_modules()])}
+    owners: dict[str, tuple[tuple[str, str], ...]] = {}
+    for name in target.names:
+        places = [n.rpartition(".") for n in names[id(every[name])]]
+        # A module that has two names is captured under its first.
+        places = [(first[id(target.model.get_submodule(m))], local) for m, _, local in places]
+        owners[name] = tuple(dict.fromkeys(places))
+    return owners
 
 
 def _ancestors(name: str) -> list[str]:
@@ -196,14 +211,13 @@ def _common(paths: list[tuple[str, ...]]) -> list[str]:
     return [name for name in paths[0] if all(name in path for path in paths)]
 
 
-def _batched(few: Call, many: Call) -> list[bool]:
+def _batched(few: Call, many: Call) -> list[bool | None]:
     """Leaves whose first axis went from 2 to 3 with the samples."""
     pairs = zip(few.inputs(), many.inputs(), strict=False)
     return [
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and a.dim() > 0
-        and (len(a), len(b)) == (2, 3)
+        a.dim() > 0 and (len(a), len(b)) == (2, 3)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+        else None
         for a, b in pairs
     ]
 
@@ -224,10 +238,9 @@ def _head(
         if len(calls[name]) != 1:
             continue
         (call,) = calls[name]
-        same = [y for y in call.outputs if y.shape == outputs.shape and torch.equal(y, outputs)]
         given = [x for x in call.inputs() if isinstance(x, Tensor)]
         positional = bool(call.args) and call.args[0] is given[0]
-        if same and positional and given[0].shape[:2] == outputs.shape[:2]:
+        if call.gave(outputs) and positional and given[0].shape[:2] == outputs.shape[:2]:
             return name
     return None
 

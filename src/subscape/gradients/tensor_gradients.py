@@ -238,7 +238,7 @@ class IndexedGradient:
         """⟨g_i, v_k⟩; see `TensorGradient`."""
         terms, n = self._terms, len(pieces[0])
         if pair_rank(tensor) is None:
-            dense = compose(tensor, pieces)
+            dense = compose(tensor, pieces).flatten(2)
             here = dense[:, terms.left]  # [direction, term, rest]
             return terms.sum(torch.einsum("ktd,td->tk", here, terms.right))
         left, right = _columns(pair(tensor, pieces))

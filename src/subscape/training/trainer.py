@@ -143,7 +143,7 @@ class Trainer:
 
     def gradients(self, number: int) -> RowGradients:
         """Row gradients of batch `number` of every source."""
-        per_block = self._steps_per_block()
+        per_block = self.steps_per_block
         if per_block == 1 and len(self.sources) == 1:
             return self.sources[0].batch_gradients(
                 number, self.config.batch_size, at_once=self.at_once
@@ -156,7 +156,8 @@ class Trainer:
             self._block = (first, block)
         return DenseRowGradients(self._block[1][number - first], self.sources[0].shapes)
 
-    def _steps_per_block(self) -> int:
+    @property
+    def steps_per_block(self) -> int:
         """Blocks start at multiples of their length, so a resumed run makes the very same ones."""
         row = self.layout.n_parameters * self.encoder_weights.element_size()
         # By source: a source draws the same rows and references whatever is trained beside it.

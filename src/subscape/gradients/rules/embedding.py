@@ -8,7 +8,12 @@ from subscape.gradients.rules.registry import register_rule
 from subscape.gradients.tensor_gradients import IndexedGradient, TensorGradient
 
 
-@register_rule(nn.Embedding)
+def _plain(module: nn.Embedding) -> bool:
+    """Neither gradients scaled by how often a token occurs, nor a table that look-ups change."""
+    return not module.scale_grad_by_freq and module.max_norm is None
+
+
+@register_rule(nn.Embedding, when=_plain)
 def embedding(
     module: nn.Embedding, inputs: Tensor, output_gradient: Tensor
 ) -> dict[str, TensorGradient]:

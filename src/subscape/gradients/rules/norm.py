@@ -39,7 +39,9 @@ def group_norm(
 
 @register_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def batch_norm(
-    module: nn.BatchNorm1d, inputs: Tensor, output_gradient: Tensor
+    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d,
+    inputs: Tensor,
+    output_gradient: Tensor,
 ) -> dict[str, TensorGradient]:
     """Rule of batch norm in eval mode: a parameter per channel, fixed statistics."""
     standard = functional.batch_norm(

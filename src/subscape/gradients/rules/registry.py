@@ -15,16 +15,19 @@ from subscape.gradients.tensor_gradients import TensorGradient
 
 Rule = Callable[[Any, Tensor, Tensor], dict[str, TensorGradient]]
 
-_RULES: dict[type[nn.Module] | str, Rule] = {}
+_RULES: dict[type[nn.Module] | str, tuple[Rule, Callable[[Any], bool]]] = {}
 
 
-def register_rule(*types: type[nn.Module] | str) -> Callable[[Rule], Rule]:
+def register_rule(
+    *types: type[nn.Module] | str, when: Callable[[Any], bool] = lambda module: True
+) -> Callable[[Rule], Rule]:
     """Make a function the rule of module types; decorator.
 
     A rule holds for the types and for subclasses that keep their `forward`.
 
     Args:
         *types: module types, or their full names where importing them is not wanted.
+        when: says of a module whether the rule holds for it, by its settings.
 
     Returns:
         The decorator, which hands the function on as it is.
@@ -32,7 +35,7 @@ def register_rule(*types: type[nn.Module] | str) -> Callable[[Rule], Rule]:
 
     def register(rule: Rule) -> Rule:
         for kind in types:
-            _RULES[kind] = rule
+            _RULES[kind] = rule, when
         return rule
 
     return register
@@ -43,7 +46,8 @@ def rule_of(module: nn.Module) -> Rule | None:
     for kind in type(module).__mro__:
         if type(module).forward is not getattr(kind, "forward", None):
             return None  # another forward than the one the rule was written for
-        rule = _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}")
-        if rule is not None:
-            return rule
+        found = _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}")
+        if found is not None:
+            rule, when = found
+            return rule if when(module) else None
     return None
