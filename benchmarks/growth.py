@@ -11,7 +11,7 @@ import sys
 import time
 
 import torch
-from _lib.memory import GIB, in_own_process, peak, resident
+from _lib.memory import GIB, in_own_process, peak, start_peak
 from _lib.shapes import Shape
 from step_vs_training_step import trainer_of
 
@@ -59,7 +59,7 @@ def measure(axis: str, value: int) -> dict[str, float]:
         budget = whole.directions + whole.per_row * MIDDLE["rows"] * 1.001
         settings["memory_gib"] = budget / GIB
         del middle
-    before = resident()
+    before = start_peak()
     trainer = trainer_of(shape, **settings)
     trainer.step()
     started = time.process_time()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 from _lib.algorithm1 import Algorithm1
-from _lib.memory import GIB, in_own_process, peak, resident
+from _lib.memory import GIB, in_own_process, peak, start_peak
 from _lib.shapes import tinystories_8m
 from _lib.timing import in_turns, wall_over_cpu
 from step_vs_training_step import trainer_of
@@ -58,7 +58,7 @@ def both() -> tuple[Trainer, Algorithm1, dict[str, Tensor], Tensor]:
 def peak_of(kind: str) -> dict[str, float]:
     """Peak memory of a step of one side above the loaded models."""
     trainer, slow, inputs, reference = both()
-    before = resident()
+    before = start_peak()
     if kind == "ours":
         trainer.step()
     else:

@@ -7,7 +7,7 @@ import json
 import sys
 
 import torch
-from _lib.memory import GIB, in_own_process, peak, resident
+from _lib.memory import GIB, in_own_process, peak, start_peak
 from _lib.shapes import SHAPES, Shape
 from _lib.timing import in_turns, wall_over_cpu
 from torch import Tensor
@@ -131,7 +131,7 @@ def peak_of(name: str, kind: str) -> dict[str, float]:
     """Peak memory of one kind of step above the loaded model."""
     shape = SHAPES[name]()
     assert shape is not None
-    before, estimated = resident(), 0
+    before, estimated = start_peak(), 0
     if kind == "ours":
         trainer = trainer_of(shape)
         for _ in range(2):

@@ -1,7 +1,6 @@
 """Peak memory of a piece of work, measured in a process of its own."""
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +8,21 @@ from pathlib import Path
 GIB = 2**30
 
 
-def resident() -> int:
-    """Bytes of memory this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def start_peak() -> int:
+    """Forget the peak so far; gives the bytes of memory this process holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
 
 
 def peak() -> int:
-    """Bytes of memory this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes of memory this process has held at most since `start_peak`."""
+    # Not getrusage: its maximum survives exec, so a child starts with its parent's.
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 def in_own_process(script: str, *arguments: str) -> dict[str, float]:

@@ -11,6 +11,8 @@ from subscape.lowrank.tensor import pair_rank
 from subscape.training.config import TrainingConfig
 
 GIB = 2**30
+TYPICAL_ROWS = 256
+"""Rows at once by which the way of contraction is judged; micro-batches are of this order."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def estimate(source: GradientSource, config: TrainingConfig) -> Estimate:
     directions = sum(
         _directions(t, n_directions, config.n_subnetworks, entry) for t in layout.tensors
     )
-    per_row = _per_row(source, layout, config.batch_size, 2 * n_directions, entry)
+    per_row = _per_row(
+        source, layout, min(config.batch_size, TYPICAL_ROWS), 2 * n_directions, entry
+    )
     left = int(config.memory_gib * GIB) - directions
     at_once = min(config.batch_size, max(source.rows_per_sample * 2, left // max(1, per_row)))
     return Estimate(model, subnetworks, directions, per_row, at_once, config.batch_size)
@@ -87,14 +91,14 @@ def _directions(tensor: TensorLayout, n: int, of_replica: int, entry: int) -> in
     return min(dense, thin)
 
 
-def _per_row(source: GradientSource, layout: Layout, batch_size: int, n: int, entry: int) -> int:
+def _per_row(source: GradientSource, layout: Layout, n_rows: int, n: int, entry: int) -> int:
     use = source.memory()
     if use is None:
         return layout.n_parameters * entry
     total = use.per_row
     for tensor in layout.tensors:
         terms, rank = use.terms[tensor.name], pair_rank(tensor)
-        factors = terms > 0 and through_factors(tensor, n, batch_size, terms * batch_size, entry)
+        factors = terms > 0 and through_factors(tensor, n, n_rows, terms * n_rows, entry)
         if factors and rank is not None:
             total += 4 * terms * n * rank * entry
         else:
