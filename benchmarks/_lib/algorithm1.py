@@ -7,7 +7,6 @@ active, unit L2 norm over all tensors), so that the losses can be compared digit
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -63,7 +62,10 @@ class Algorithm1:
         """Share of the gradients' squared norm that the active subnetworks leave unexplained."""
 
         def divergences(parameters: dict[str, Tensor]) -> Tensor:
-            outputs = self.outputs(partial(functional_call, self.model, parameters), x)
+            def model(*args: Any, **kwargs: Any) -> Any:
+                return functional_call(self.model, parameters, args, kwargs)
+
+            outputs = self.outputs(model, x)
             return self.divergence(outputs, reference)
 
         gradients = jacrev(divergences)(self.parameters)
