@@ -7,6 +7,8 @@
 Run as a script it decomposes the block and compares with PCA at the same L0.
 """
 
+import argparse
+import json
 import os
 from pathlib import Path
 
@@ -14,6 +16,9 @@ import numpy
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+import subscape
+from subscape.measures import oracle
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -80,3 +85,49 @@ def labels() -> Tensor:
     """Their classes."""
     with numpy.load(data_folder() / "cifar10" / "train_first2000.npz") as arrays:
         return torch.from_numpy(arrays["labels"]).long()
+
+
+def main() -> None:
+    """Decompose a block and compare with PCA of the training gradients at the same L0."""
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=1_500)
+    parser.add_argument("--learning-rate", type=float, default=0.004)
+    parser.add_argument("--out", type=Path, default=Path("runs/resnet20"))
+    arguments = parser.parse_args()
+    prepared = subscape.prepare(
+        model(),
+        images(),
+        parameters="layer2.1",
+        divergence="kl",
+        n_subnetworks=100,
+        rank={"*.conv*": (3, 3, 3, 3), "*": 1},  # a tenth of the channels, kernels whole
+        steps=arguments.steps,
+        batch_size=128,
+        learning_rate=arguments.learning_rate,
+    )
+    print(prepared.summary())
+    found = prepared.run(arguments.out)
+    heldout = prepared.heldout
+    rows = heldout.gradients(heldout.block(0, 1, len(heldout))).flat
+    train = torch.cat([
+        prepared.source.gradients(prepared.source.batch(number, 128)).flat for number in range(8)
+    ])
+    principal = torch.linalg.svd(train, full_matrices=False).Vh
+    few = principal[: round(found.metrics["l0"])]
+    unexplained = 1 - (rows @ few.mT).square().sum() / rows.square().sum()
+    figures = {
+        "fvu": found.metrics["fvu"],
+        "l0": found.metrics["l0"],
+        "dead": found.metrics["dead"],
+        "pca_fvu_first_l0_components": float(unexplained),
+        "pca_fvu_100_components_best_codes": oracle(rows, principal[:100], found.metrics["l0"]).fvu,
+        "seconds": found.metrics["seconds"],
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -34,10 +34,14 @@ class Algorithm1:
         learning_rate: float,
         outputs: Callable[[Callable[..., Any], Any], Tensor] | None = None,
         divergence: Callable[[Tensor, Tensor], Tensor] | None = None,
+        chunk: int | None = None,
     ) -> None:
         self.model = model
         self.outputs = outputs or (lambda model, x: model(x))
         self.divergence = divergence or (lambda f, y: (f - y).square().mean(1))
+        self.chunk = (
+            chunk  # rows that jacrev sends back side by side
+        )
         self.parameters = {name: model.get_parameter(name).detach() for name in encoder}
         self.encoder = _leaves(encoder)
         self.decoder = _leaves(decoder)
@@ -68,7 +72,7 @@ class Algorithm1:
             outputs = self.outputs(model, x)
             return self.divergence(outputs, reference)
 
-        gradients = jacrev(divergences)(self.parameters)
+        gradients = jacrev(divergences, chunk_size=self.chunk)(self.parameters)
         # Encode: V_in ∇_W D, tensor by tensor.
         directions = _dense(self.encoder, self.parameters)
         coefficients = sum(
