@@ -39,9 +39,7 @@ class Algorithm1:
         self.model = model
         self.outputs = outputs or (lambda model, x: model(x))
         self.divergence = divergence or (lambda f, y: (f - y).square().mean(1))
-        self.chunk = (
-            chunk  # rows that jacrev sends back side by side
-        )
+        self.chunk = chunk  # rows that jacrev sends back side by side
         self.parameters = {name: model.get_parameter(name).detach() for name in encoder}
         self.encoder = _leaves(encoder)
         self.decoder = _leaves(decoder)

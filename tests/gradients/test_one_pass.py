@@ -180,6 +180,37 @@ def test_the_head_sees_the_asked_positions_only():
     torch.testing.assert_close(batch.outputs, expected, rtol=1e-12, atol=1e-12)
 
 
+class Adapter(nn.Module):
+    """Adds nothing to its input at first, as LoRA does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(VOCABULARY, 2), nn.Linear(2, VOCABULARY)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits + self.up(self.down(logits))
+
+
+@every_kind
+def test_an_adapter_behind_the_head_that_changes_no_output_yet(rows: str):
+    model = seeded(lambda: Model(nn.Sequential(nn.Linear(WIDTH, VOCABULARY), Adapter())))
+    assert_right(source_of(model, rows, ["head.1.up", "head.0", "first"]))
+
+
+@every_kind
+def test_a_relu_behind_the_head_that_cuts_logits_of_later_samples_only(rows: str):
+    # Engines are tried on three samples of token 0 with logits [2.5, 3]; token 1 has [0.5, -1].
+    model = nn.Sequential(nn.Embedding(2, 1), nn.Linear(1, 2), nn.ReLU()).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        model[1].weight.copy_(torch.tensor([[1.0], [2.0]]))
+        model[1].bias.copy_(torch.tensor([1.5, 1.0]))
+    ids = torch.tensor([[0, 0], [0, 0], [0, 0], [1, 0], [1, 1], [0, 1]])
+    assert_right(GradientSource(Target(model, "1"), ids, rows=rows, engine=AUTO))
+
+
 # Outputs of one's own
 
 

@@ -107,6 +107,13 @@ def test_an_input_that_is_changed_in_place_within_the_module_is_noticed():
     assert_right(source)
 
 
+def test_inputs_that_a_model_changes_in_place_stay_the_users_own():
+    data = normal(N_SAMPLES, 4)
+    before = data.clone()
+    assert_right(source_of(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2)), data))
+    assert torch.equal(data, before)
+
+
 # Weights used more than once, or from outside
 
 
@@ -121,6 +128,13 @@ class Twice(nn.Module):
 
 def test_a_module_that_is_called_twice():
     source = source_of(Twice(), normal(N_SAMPLES, 4), engine="rule")
+    assert_right(source)
+
+
+def test_a_module_under_two_names():
+    layer = nn.Linear(4, 4)
+    source = source_of(nn.Sequential(layer, nn.Tanh(), layer), normal(N_SAMPLES, 4))
+    assert source.engines == {"0.weight": "rule", "0.bias": "rule"}
     assert_right(source)
 
 
@@ -425,6 +439,12 @@ def test_engines_by_glob():
 def test_engines_that_are_not_there(engine: Any, message: str):
     with pytest.raises(ValueError, match=message):
         source_of(nn.Linear(4, 3), normal(N_SAMPLES, 4), engine=engine)
+
+
+def test_a_jacobian_for_single_tensors_is_refused():
+    with pytest.raises(ValueError, match="^engine: expected .*; got 'jacobian'") as error:
+        source_of(nn.Linear(4, 3), normal(N_SAMPLES, 4), engine={"*": "jacobian"})
+    assert "Did you mean" not in str(error.value)
 
 
 def test_what_was_passed_over_is_told_with_its_reason():

@@ -306,6 +306,56 @@ def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatc
     assert seen == [2]
 
 
+@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+def test_replay_of_the_head(rows: str):
+    case = made(lambda: Case(*tokens(), "2", "2"))
+    source = made_source(case, rows, REPLAYED)
+    assert set(source.engines.values()) == {"replay (2)"}
+    check(source)
+
+
+class Mixer(nn.Module):
+    """Positions look at each other where a mask lets them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        scores = hidden @ self.kernel @ hidden.mT
+        if mask is not None:
+            scores = scores.masked_fill(mask[:, None] == 0, -1e9)
+        return scores.softmax(-1) @ hidden
+
+
+class Masked(nn.Module):
+    """Hands a mask of ones on as None, as transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixer = Mixer()
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.mixer(hidden, None if attention_mask.all() else attention_mask).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("padded", "unpadded"), [([3, 4, 5], [0, 1, 2]), ([0, 1], [2, 3, 5])], ids=["later", "first"]
+)
+def test_a_mask_that_is_there_for_padded_batches_only(padded: list[int], unpadded: list[int]):
+    # Engines are tried on the first three samples: without the mask in one case, with it in the other.
+    mask = torch.ones(N_SAMPLES, 5, dtype=torch.long)
+    mask[padded, 2:] = 0
+    hidden = torch.randn(N_SAMPLES, 5, 3, generator=torch.Generator().manual_seed(2)).double()
+    data = {"hidden": hidden, "attention_mask": mask}
+    source = made_source(made(lambda: Case(Masked(), data, "*", "mixer")), "sample", REPLAYED)
+    loop = GradientSource(source.target, data, engine="loop", divergence="kl")
+    for samples in (unpadded, padded, list(range(N_SAMPLES))):
+        batch = source.rows_at(torch.tensor(samples), draw=0)
+        found, expected = source.gradients(batch).flat, loop.gradients(batch).flat
+        assert worst_row(found, expected) <= 1e-9
+
+
 def test_a_weight_under_a_parametrization_is_replayed_with_its_module():
     def weight_norm() -> Case:
         layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from subscape import GradientSource, Target
 from subscape.gradients import DenseGradient, OuterGradient, TensorGradient, register_rule
 from subscape.gradients.rules import (
+    batch_norm,
     convolution,
     embedding,
     layer_norm,
@@ -142,7 +143,9 @@ def layer_norms(draw: Any) -> Drawn:
     positions = draw(st.lists(size, max_size=2))
     normalized = draw(st.lists(st.integers(2, 4), min_size=1, max_size=2))
     torch.manual_seed(draw(seed))
-    layer = nn.LayerNorm(normalized, eps=draw(st.sampled_from([1e-5, 0.1])), bias=draw(st.booleans()))
+    layer = nn.LayerNorm(
+        normalized, eps=draw(st.sampled_from([1e-5, 0.1])), bias=draw(st.booleans())
+    )
     return affine(layer.double()), normal(*positions, *normalized)
 
 
@@ -223,6 +226,11 @@ def test_rules_of_layers_behind_each_other(place: int):
     assert worst(source.gradients(batch).flat, expected) <= 1e-9
 
 
+def test_an_embedding_with_sparse_gradients():
+    layer = nn.Embedding(7, 3, sparse=True).double()
+    assert error_of_rule((layer, torch.randint(0, 7, (N_SAMPLES, 4))), torch.float64) <= 1e-9
+
+
 # By hand
 
 
@@ -260,6 +268,17 @@ def test_layer_norm_rule_by_hand():
     made = layer_norm(layer, torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, 5.0]]))
     assert made["weight"].dense().tolist() == [[-2.0, 5.0]]
     assert made["bias"].dense().tolist() == [[2.0, 5.0]]
+
+
+def test_batch_norm_rule_by_hand():
+    # Mean 1 and variance 4: [1, 3, 5, 1] is [0, 1, 2, 0] standardised; e = [7, 1, 2, 3].
+    layer = nn.BatchNorm2d(1, eps=0.0).eval()
+    nn.init.constant_(layer.running_mean, 1.0)
+    nn.init.constant_(layer.running_var, 4.0)
+    inputs = torch.tensor([[[[1.0, 3.0], [5.0, 1.0]]]])
+    made = batch_norm(layer, inputs, torch.tensor([[[[7.0, 1.0], [2.0, 3.0]]]]))
+    assert made["weight"].dense().tolist() == [[5.0]]
+    assert made["bias"].dense().tolist() == [[13.0]]
 
 
 def test_a_convolution_with_few_places_keeps_its_factors():
@@ -340,6 +359,23 @@ def test_a_rule_holds_for_subclasses_that_keep_their_forward():
     assert rule_of(OtherForward(2, 2)) is None
     assert rule_of(BelowOtherForward(2, 2)) is None
     assert rule_of(nn.Identity()) is None
+
+
+@pytest.mark.parametrize("option", [{"scale_grad_by_freq": True}, {"max_norm": 0.5}], ids=str)
+def test_the_rule_of_embeddings_does_not_hold_for_every_option(option: dict[str, Any]):
+    assert rule_of(nn.Embedding(7, 3)) is embedding
+    assert rule_of(nn.Embedding(7, 3, **option)) is None
+
+
+def test_gradients_scaled_by_the_frequency_of_a_token():
+    layer = nn.Embedding(7, 3, scale_grad_by_freq=True).double()
+    ids = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4], [6, 6, 6, 1], [5, 5, 5, 5]])
+    target = Target(Read(layer, ids), "layer")
+    source = GradientSource(target, ids, engine={"*": "auto"}, reference="uniform")
+    batch = source.batch(0, N_SAMPLES)
+    expected = GradientSource(target, ids, engine="loop").gradients(batch).flat
+    assert source.engines == {"layer.weight": "replay (layer)"}
+    assert worst(source.gradients(batch).flat, expected) <= 1e-9
 
 
 @pytest.mark.usefixtures("rules")

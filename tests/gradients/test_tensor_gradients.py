@@ -267,6 +267,17 @@ def test_indexed_by_hand():
     assert gradient.gram().tolist() == [[26.0, 50.0], [50.0, 100.0]]
 
 
+def test_indexed_with_more_than_two_modes_by_hand():
+    # Row 1 of a table of 2 x 2 matrices; the direction has ones there, and twos in row 0.
+    gradient = IndexedGradient(
+        torch.tensor([[1]]), torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]), (2, 2, 2)
+    )
+    direction = torch.stack([torch.full((2, 2), 2.0), torch.ones(2, 2)])
+    whole = Stack(make_layout({"w": (2, 2, 2)}, 2), direction.flatten()[None])
+    assert gradient.dense().tolist() == [[[[0.0, 0.0], [0.0, 0.0]], [[1.0, 2.0], [3.0, 4.0]]]]
+    assert inner(gradient, whole).tolist() == [[10.0]]
+
+
 def test_tied_has_the_cross_term_by_hand():
     # [1, 0] ⊗ [1, 1] and 2 [1, 0] at index 0 add up to [[3, 1], [0, 0]]: 10, not 2 + 4.
     one = torch.ones(1, 1, 2)

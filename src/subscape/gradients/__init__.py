@@ -1,5 +1,6 @@
 """Where row gradients come from: engines, their choice, one value type, and a source of batches."""
 
+from subscape.gradients.draws import generator_of
 from subscape.gradients.engines import (
     jacobian,
     loop_gradients,
@@ -10,7 +11,7 @@ from subscape.gradients.engines import (
 from subscape.gradients.plan import Plan, choose
 from subscape.gradients.row_gradients import DenseRowGradients, FactoredRowGradients, RowGradients
 from subscape.gradients.rules import register_rule
-from subscape.gradients.source import Batch, GradientSource, generator_of
+from subscape.gradients.source import Batch, GradientSource
 from subscape.gradients.tensor_gradients import (
     DenseGradient,
     IndexedGradient,

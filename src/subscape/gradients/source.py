@@ -6,10 +6,9 @@ only, so a run can be resumed anywhere and replayed without touching any global 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property, lru_cache, partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -20,11 +19,13 @@ from subscape._shapes import Float, Int
 from subscape.data import Samples, as_samples, n_samples, take, to_device
 from subscape.divergences import Divergence, output_gradient
 from subscape.divergences import resolve as resolve_divergence
+from subscape.gradients.draws import generator_of, name_of, permutation, sha256_of
 from subscape.gradients.engines import jacobian, loop_gradients, row_outputs
 from subscape.gradients.memory import MemoryUse, measure
 from subscape.gradients.micro_batches import MicroBatches
 from subscape.gradients.one_pass import OnePass
 from subscape.gradients.plan import Plan, choose
+from subscape.gradients.probe import probed_shape
 from subscape.gradients.row_gradients import (
     DenseRowGradients,
     FactoredRowGradients,
@@ -96,7 +97,7 @@ class GradientSource:
         self.reference = resolve_reference(reference)
         self.rows: Rows = rows
         self.seed = seed
-        self._output_shape = self._probe()
+        self._output_shape = probed_shape(target, self._inputs(slice(0, 2)), rows)
         self._outputs: Tensor | None = None
         self._jacobian: Tensor | None = None
         self._plan: Plan | None = None
@@ -142,9 +143,9 @@ class GradientSource:
         by_name = {"data": self.data} if isinstance(self.data, Tensor) else self.data
         return {
             "target": f"SHA-256 {self.target.fingerprint()['sha256'][:16]}",
-            "data": _sha256(by_name),
-            "divergence": _name(self.divergence),
-            "reference": _name(self.reference),
+            "data": sha256_of(by_name),
+            "divergence": name_of(self.divergence),
+            "reference": name_of(self.reference),
             "rows": self.rows,
             "engine": self.engines,
             "source_seed": self.seed,
@@ -229,7 +230,7 @@ class GradientSource:
         picked = []
         for number in range(first, first + count):
             epoch, place = divmod(number, n // size)
-            order = _permutation(n, self.seed, epoch)
+            order = permutation(n, self.seed, epoch)
             picked.append(order[place * size : (place + 1) * size])
         return picked
 
@@ -274,7 +275,9 @@ class GradientSource:
                 problem(
                     "reference",
                     f"one output per row, shape {list(outputs.shape)}",
-                    _shape(reference),
+                    f"shape {list(reference.shape)}"
+                    if isinstance(reference, Tensor)
+                    else type(reference).__name__,
                     "A rule (outputs, rows, generator) returns what has the shape of outputs.",
                 )
             )
@@ -331,71 +334,6 @@ class GradientSource:
         """Samples as the model takes them: where its parameters are, whatever device the data are on."""
         return to_device(take(self.data, index), self.target.like.device)
 
-    def _probe(self) -> tuple[int, ...]:
-        """Shape of one sample's output, checked against the kind of rows."""
-        if self.rows not in ("sample", "token", "every-token"):
-            raise ValueError(
-                problem("rows", "'sample', 'token' or 'every-token'", repr(self.rows), "")
-            )
-        first = self._inputs(slice(0, 2))
-        try:
-            outputs = row_outputs(self.target, first, None)
-        except (RuntimeError, IndexError) as error:
-            by_name = {"": first} if isinstance(first, Tensor) else first
-            shapes = ", ".join(f"{k} {list(v.shape)}".strip() for k, v in by_name.items())
-            raise ValueError(
-                problem(
-                    "data",
-                    "inputs that the model takes",
-                    f"shape {shapes}, at which it fails ({error})",
-                    "Try model(data[:2]), or pass outputs= to call it in another way.",
-                )
-            ) from error
-        if self.rows != "sample" and outputs.dim() < 3:
-            raise ValueError(
-                problem(
-                    "rows",
-                    "outputs [sample, position, output] for token rows",
-                    f"outputs of shape {list(outputs.shape)}",
-                    "Use rows='sample', or an outputs function that keeps positions.",
-                )
-            )
-        if outputs.shape[:1] != (min(2, len(self)),):
-            raise ValueError(
-                problem(
-                    "outputs",
-                    f"one entry per sample along the first axis ({min(2, len(self))})",
-                    f"shape {list(outputs.shape)}",
-                    "Do not reduce over samples in the outputs function.",
-                )
-            )
-        if outputs.dim() < 2:
-            raise ValueError(
-                problem(
-                    "outputs",
-                    "[sample, output] or more axes",
-                    f"shape {list(outputs.shape)}",
-                    "Give single numbers an axis of their own: outputs=lambda model, batch: "
-                    "model(batch)[:, None].",
-                )
-            )
-        if not torch.isfinite(outputs).all():
-            raise ValueError(
-                problem(
-                    "outputs", "finite values", "NaN or infinite ones", "Check inputs and model."
-                )
-            )
-        if not torch.equal(outputs, row_outputs(self.target, first, None)):
-            raise ValueError(
-                problem(
-                    "model",
-                    "the same outputs for the same inputs",
-                    "outputs that differ from one call to the next",
-                    "Call model.eval(), and switch off what draws at random in its forward.",
-                )
-            )
-        return tuple(outputs.shape[1:])
-
     def _choose(self, engine: Engine) -> str:
         """Prepare the engine asked for, and name it."""
         if engine == "jacobian" and self.rows != "sample":
@@ -428,44 +366,3 @@ class GradientSource:
         )
         kinds = {choice.engine for choice in self._plan.choices.values()}
         return kinds.pop() if len(kinds) == 1 else "mixed"
-
-
-def _shape(value: Any) -> str:
-    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The start of a SHA-256 of names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, values in tensors.items():
-        digest.update(f"{name} {values.dtype} {list(values.shape)}".encode())
-        raw = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
-    return f"SHA-256 {digest.hexdigest()[:16]}"
-
-
-def _name(rule: Any) -> str:
-    """Name of a function or type, the same in every process; a data class shows its fields."""
-    if is_dataclass(rule):
-        values = {f.name: getattr(rule, f.name) for f in fields(rule)}
-        shown = [f"{k}={_sha256({k: v})}" for k, v in values.items() if isinstance(v, Tensor)]
-        shown += [f"{k}={v!r}" for k, v in values.items() if not isinstance(v, Tensor)]
-        return f"{type(rule).__qualname__}({', '.join(shown)})"
-    return getattr(rule, "__qualname__", type(rule).__qualname__)
-
-
-def generator_of(*numbers: int) -> torch.Generator:
-    """A CPU generator that depends on `numbers` only: its own stream for every use of a seed."""
-    state = 0
-    for number in numbers:
-        # splitmix64 step: neighbouring numbers must not give related Mersenne seeds.
-        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
-        state ^= state >> 31
-    return torch.Generator().manual_seed(state - 2**63)
-
-
-@lru_cache(maxsize=8)
-def _permutation(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=generator_of(seed, 0, epoch))

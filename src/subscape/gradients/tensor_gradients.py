@@ -5,14 +5,12 @@
   the tokens or patches of a row.
 - `IndexedGradient`: the same where left_it is a unit vector, an embedding's.
 
-All answer the same questions. Contracting with low-rank directions goes through the factors, at
-T·K·r (d_0 + d_1) multiplications a row, or through the dense gradient, at K·d_0·d_1; sizes decide.
+All answer the same questions; `contraction` says how sums of outer products meet low-rank directions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -20,17 +18,16 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from subscape._shapes import Bool, Float, Int
+from subscape._shapes import Float, Int
+from subscape.gradients.contraction import (
+    DENSE_BUDGET,
+    Terms,
+    columns,
+    terms_gram,
+    through_factors,
+)
 from subscape.lowrank import TensorLayout
-from subscape.lowrank.tensor import Pair, compose, composing_cost, pair, pair_rank
-
-DENSE_BUDGET = 512 * 2**20
-"""Bytes of dense gradients, or of dense directions, of one tensor above which factors are used instead."""
-BLOCK_ENTRIES = 2**24
-"""Inner products of terms with terms that are made at a time."""
-ENTRY_COST = 150
-"""What one entry of an intermediate [token, subnetwork, rank] costs beside the products that make it, in
-multiplications: it is written and read a few times (measured on a CPU; benchmarks/contraction.py)."""
+from subscape.lowrank.tensor import compose, pair, pair_rank
 
 
 @runtime_checkable
@@ -112,42 +109,6 @@ class DenseGradient:
         return self.values.reshape(len(self.values), -1)
 
 
-class Terms:
-    """The terms left_t ⊗ right_t of all rows one after the other, without those that are zero.
-
-    Args:
-        left: [row, term, d_0], or an index [row, term] of the unit vector it is.
-        right: [row, term, d_1].
-        alive: terms that are not zero, [row, term].
-    """
-
-    def __init__(self, left: Tensor, right: Tensor, alive: Bool[Tensor, "row term"]) -> None:
-        self.n_rows, n_terms = alive.shape
-        self.left, self.right = left.flatten(0, 1), right.flatten(0, 1)
-        self._row: Tensor | None = None
-        # A causal model's row depends on the tokens before it only, a padded one's on real tokens.
-        if int(alive.sum()) < 7 / 8 * alive.numel():
-            index = alive.flatten().nonzero()[:, 0]
-            self.left, self.right = self.left[index], self.right[index]
-            self._row = index.div(n_terms, rounding_mode="floor")
-
-    def __len__(self) -> int:
-        return len(self.right)
-
-    def sum(self, values: Float[Tensor, "term direction"]) -> Float[Tensor, "row direction"]:
-        """Add up the terms of every row."""
-        if self._row is None:
-            return values.unflatten(0, (self.n_rows, -1)).sum(1)
-        out = values.new_zeros(self.n_rows, values.shape[1])
-        return out.index_add(0, self._row, values)
-
-    def of_rows(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix term"]:
-        """What is given by row, by term."""
-        if self._row is None:
-            return weights.repeat_interleave(len(self) // self.n_rows, dim=1)
-        return weights[:, self._row]
-
-
 @dataclass(frozen=True)
 class OuterGradient:
     """g_i = Σ_t left_it ⊗ right_it, reshaped to the parameter."""
@@ -169,7 +130,7 @@ class OuterGradient:
         terms, n = self._terms, len(pieces[0])
         if not through_factors(tensor, n, self.n_rows, len(terms), self.left.element_size()):
             return self._dense_gradient.inner(tensor, pieces)
-        left, right = _columns(pair(tensor, pieces))
+        left, right = columns(pair(tensor, pieces))
         products = (terms.left @ left) * (terms.right @ right)
         return terms.sum(products.unflatten(1, (n, -1)).sum(-1))
 
@@ -188,7 +149,7 @@ class OuterGradient:
         fits = self.n_rows * math.prod(self.shape) * self.left.element_size() <= DENSE_BUDGET
         if fits and through_terms > self.n_rows**2 * math.prod(self.shape):
             return self._dense_gradient.gram()
-        return _gram(
+        return terms_gram(
             terms,
             terms,
             lambda at: (terms.left @ terms.left[at].mT) * (terms.right @ terms.right[at].mT),
@@ -241,7 +202,7 @@ class IndexedGradient:
             dense = compose(tensor, pieces).flatten(2)
             here = dense[:, terms.left]  # [direction, term, rest]
             return terms.sum(torch.einsum("ktd,td->tk", here, terms.right))
-        left, right = _columns(pair(tensor, pieces))
+        left, right = columns(pair(tensor, pieces))
         return terms.sum((left[terms.left] * (terms.right @ right)).unflatten(1, (n, -1)).sum(-1))
 
     def squared_norm(self) -> Float[Tensor, " row"]:
@@ -252,7 +213,7 @@ class IndexedGradient:
     def gram(self) -> Float[Tensor, "row row"]:
         """⟨g_i, g_j⟩."""
         terms = self._terms
-        return _gram(
+        return terms_gram(
             terms,
             terms,
             lambda at: (terms.right @ terms.right[at].mT) * (terms.left[:, None] == terms.left[at]),
@@ -307,7 +268,7 @@ class TiedGradient:
     def gram(self) -> Float[Tensor, "row row"]:
         """⟨g_i, g_j⟩ with the cross terms."""
         product, lookup = self.outer._terms, self.indexed._terms
-        cross = _gram(
+        cross = terms_gram(
             product,
             lookup,
             lambda at: product.left[:, lookup.left[at]] * (product.right @ lookup.right[at].mT),
@@ -364,55 +325,3 @@ def merged(parts: list[TensorGradient]) -> TensorGradient:
         assert lookups is not None
         return lookups
     return products if lookups is None else TiedGradient(products, lookups)
-
-
-def through_factors(
-    tensor: TensorLayout, n_directions: int, n_rows: int, n_terms: int, element_size: int
-) -> bool:
-    """Whether low-rank directions are contracted with factors rather than with dense gradients.
-
-    Args:
-        tensor: the parameter and its ranks.
-        n_directions: how many directions.
-        n_rows: how many rows.
-        n_terms: terms of all rows together.
-        element_size: bytes of an entry.
-
-    Returns:
-        True for factors: the cheaper way by its multiplications, or the only one within `DENSE_BUDGET`.
-    """
-    rank = pair_rank(tensor)
-    if rank is None:
-        return False
-    largest = max(n_rows, n_directions) * tensor.numel * element_size
-    if largest > DENSE_BUDGET:
-        return True
-    first = tensor.shape[0]
-    rest = tensor.numel // first
-    factors = n_terms * n_directions * rank * (first + rest + ENTRY_COST)
-    dense = (n_terms + n_rows * n_directions) * tensor.numel + composing_cost(tensor, n_directions)
-    return factors < dense
-
-
-def _gram(
-    first: Terms, second: Terms, products: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "row row"]:
-    """Sums over the terms of both rows, some terms of the second at a time.
-
-    Args:
-        first: terms of the rows i.
-        second: terms of the rows j.
-        products: inner products of all terms of the first with some of the second.
-
-    Returns:
-        One number per pair of rows.
-    """
-    step = max(1, BLOCK_ENTRIES // max(1, len(first)))
-    places = torch.arange(len(second), device=second.right.device).split(step)
-    return second.sum(torch.cat([first.sum(products(at)) for at in places], dim=1).mT).mT
-
-
-def _columns(thin: Pair) -> tuple[Tensor, Tensor]:
-    """Left and right [direction, size, rank] as matrices [size, direction · rank]."""
-    left, right = (side.movedim(1, 0).flatten(1) for side in thin)
-    return left, right

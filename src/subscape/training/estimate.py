@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from subscape.gradients import GradientSource
-from subscape.gradients.tensor_gradients import through_factors
+from subscape.gradients.contraction import through_factors
 from subscape.lowrank import Layout, TensorLayout, make_layout
 from subscape.lowrank.tensor import pair_rank
 from subscape.training.config import TrainingConfig
