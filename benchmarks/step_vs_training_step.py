@@ -1,8 +1,11 @@
 """A decomposition step against an ordinary training step of the same model on the same batch.
 
 Prints one JSON line per shape; README.md says how to read it. A GPU is used where there is one.
+
+    python benchmarks/step_vs_training_step.py [--repetitions N] [SHAPE ...]
 """
 
+import argparse
 import json
 import sys
 
@@ -74,7 +77,7 @@ class SampledTrainingStep(TrainingStep):
         return cross_entropy(logits, self.batch["input_ids"][:, 0])
 
 
-def compare(name: str) -> dict[str, object] | None:
+def compare(name: str, repetitions: int) -> dict[str, object] | None:
     """Time the steps of a shape in turns."""
     shape = SHAPES[name]()
     if shape is None:
@@ -92,7 +95,7 @@ def compare(name: str) -> dict[str, object] | None:
         calls["training_sampled"] = lambda: [
             synchronised(SampledTrainingStep(shape, shape.batch_size)) for _ in range(n_steps)
         ]
-    times = in_turns(calls, REPETITIONS)
+    times = in_turns(calls, repetitions)
     ms = {key: round(t.ms / n_steps, 1) for key, t in times.items()}
     memory = {} if DEVICE.type == "cuda" else peaks(name)
     return {
@@ -151,8 +154,12 @@ def main() -> None:
     if sys.argv[1:2] == ["peak"]:
         print(json.dumps(peak_of(*sys.argv[2:])))
         return
-    for name in sys.argv[1:] or SHAPES:
-        line = compare(name)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], default=[])
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    arguments = parser.parse_args()
+    for name in arguments.shapes or SHAPES:
+        line = compare(name, arguments.repetitions)
         print(json.dumps(line or {"shape": name, "skipped": "set SUBSCAPE_DATA"}), flush=True)
 
 

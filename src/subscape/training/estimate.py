@@ -77,7 +77,9 @@ def estimate(source: GradientSource, config: TrainingConfig) -> Estimate:
         source, layout, min(config.batch_size, TYPICAL_ROWS), 2 * n_directions, entry
     )
     left = int(config.memory_gib * GIB) - directions
-    at_once = min(config.batch_size, max(source.rows_per_sample * 2, left // max(1, per_row)))
+    # Whole samples, and two of them at least: one has no other for a reference.
+    n_samples = max(2, left // max(1, per_row) // source.rows_per_sample)
+    at_once = min(config.batch_size, n_samples * source.rows_per_sample)
     return Estimate(model, subnetworks, directions, per_row, at_once, config.batch_size)
 
 
