@@ -69,7 +69,7 @@ REPRODUCTIONS = {
     for r in (
         Reproduction("tms", "tms", training=replace(DEFAULT, n_subnetworks=5)),
         Reproduction("tms-parallel", "tms-parallel", training=replace(DEFAULT, n_subnetworks=15)),
-        Reproduction("tms-40-10", "tms-40-10", training=replace(DEFAULT, n_subnetworks=44)),
+        Reproduction("tms-40-10", "tms-40-10", training=replace(DEFAULT, n_subnetworks=40)),
         Reproduction("tms-identity", "tms-identity", training=replace(DEFAULT, n_subnetworks=5)),
         Reproduction("tmcs", "tmcs", training=replace(DEFAULT, n_subnetworks=10)),
         Reproduction("high-rank", "high-rank", training=replace(DEFAULT, n_subnetworks=10, rank=3)),

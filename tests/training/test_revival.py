@@ -43,7 +43,7 @@ def test_a_dead_subnetwork_becomes_the_direction_that_is_missing():
 
 
 def test_of_two_missing_directions_the_one_that_explains_more_is_taken():
-    # Only axis 0 is there; axis 1 is missing with rows of 2 (8 · 4 = 32), axis 2 with rows of 3 (72).
+    # Only axis 0 is there; axis 1 is missing with rows of 2 (7 · 4 = 28), axis 2 with rows of 3 (63).
     found = replaced(rows(3.0, 2.0, 3.0), stack(E[0], E[3], E[3]))
     torch.testing.assert_close(found.weights.abs(), E[2:3])
 
@@ -55,13 +55,23 @@ def test_nothing_is_replaced_where_nothing_is_missing():
 
 
 def test_a_used_subnetwork_gives_way_only_to_twice_its_use():
-    # Use of subnetwork 2 (axis 2): Δ = 8 · 2² = 32. Axis 3 would gain 8 · c².
+    # Use of subnetwork 2 (axis 2): Δ = 8 · 2² = 32. Axis 3 would gain 7 · c², without the row it is from.
     directions = stack(E[0], E[1], E[2])
-    kept = replaced(rows(9.0, 9.0, 2.0, 2.7), directions)  # 58 < 2 · 32
+    kept = replaced(rows(9.0, 9.0, 2.0, 2.9), directions)  # 59 < 2 · 32
     assert kept.subnetwork.tolist() == []
-    given = replaced(rows(9.0, 9.0, 2.0, 3.0), directions)  # 72 > 2 · 32
+    given = replaced(rows(9.0, 9.0, 2.0, 3.1), directions)  # 67 > 2 · 32
     assert given.subnetwork.tolist() == [2]
     torch.testing.assert_close(given.weights.abs(), E[3:4])
+
+
+@pytest.mark.parametrize(("n_alike", "replaced_ones"), [(1, []), (2, [2])])
+def test_a_candidate_is_not_judged_by_the_row_it_comes_from(n_alike: int, replaced_ones: list[int]):
+    # Rows of 20 along axis 3 are all that is missing. One alone is chance, though its ‖e‖² = 400 is far
+    # more than twice the least use, 8 · 2² = 32; a second one like it speaks for a direction.
+    alike = (20 * E[3]).expand(n_alike, 4)
+    flat = torch.cat([rows(3.0, 3.0, 2.0).flat, alike])
+    found = replaced(DenseRowGradients(flat, {"w": (4,)}), stack(E[0], E[1], E[2]))
+    assert found.subnetwork.tolist() == replaced_ones
 
 
 def test_a_copy_is_of_no_use():

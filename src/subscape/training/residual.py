@@ -27,7 +27,7 @@ class Residual(Protocol):
         ...
 
     def gains(self, at: Int[Tensor, "replica draw"], fair: int) -> Float[Tensor, "replica draw"]:
-        """Γ(e_i / ‖e_i‖) of candidate rows: the sum of the `fair` largest (e·u)²."""
+        """Γ(e_i / ‖e_i‖) of candidate rows: the sum of the `fair` largest (e·u)² of other rows."""
         ...
 
     def without(self, at: Int[Tensor, " replica"], fair: int) -> Residual:
@@ -48,8 +48,7 @@ class VectorResidual:
 
     def gains(self, at: Int[Tensor, "replica draw"], fair: int) -> Float[Tensor, "replica draw"]:
         """Γ of candidate rows; see `Residual`."""
-        directions = self._directions(at)
-        return (self.vectors @ directions.mT).square().topk(fair, dim=1).values.sum(1)
+        return _gains(self.vectors @ self._directions(at).mT, at, fair)
 
     def without(self, at: Int[Tensor, " replica"], fair: int) -> VectorResidual:
         """See `Residual`."""
@@ -75,7 +74,7 @@ class ProductResidual:
 
     def gains(self, at: Int[Tensor, "replica draw"], fair: int) -> Float[Tensor, "replica draw"]:
         """Γ of candidate rows; see `Residual`."""
-        return self._along(at).square().topk(fair, dim=1).values.sum(1)
+        return _gains(self._along(at), at, fair)
 
     def without(self, at: Int[Tensor, " replica"], fair: int) -> ProductResidual:
         """See `Residual`."""
@@ -139,6 +138,12 @@ def residual_row(
     one[0, row] = 1
     active = kept[row].nonzero()[:, 0]
     return gradients.combined(one)[0] - kept[row, active] @ decoder.select(active).flat()
+
+
+def _gains(along: Tensor, at: Tensor, fair: int) -> Tensor:
+    """Γ from (e · u) [replica, row, draw]; the row that u comes from says nothing of it."""
+    falls = along.square().scatter(1, at[:, None], 0.0)
+    return falls.topk(fair, dim=1).values.sum(1)
 
 
 def _fair_share(along: Tensor, fair: int) -> Tensor:

@@ -6,7 +6,9 @@ a local minimum that gradient steps do not leave. Now and then we therefore comp
 - the use of subnetwork k: by how much the error grows when it is taken away,
       Δ_k = Σ_rows (‖e + s_k v_k‖² − ‖e‖²) = Σ_rows (2 s_k e·v_k + s_k²),      e = g − ĝ, ‖v_k‖ = 1;
 - the gain of a new direction u: by how much the error would fall if it were active in its fair share of
-  rows, Γ(u) = the sum of the largest k·rows of (e·u)²; candidates are residuals of single rows.
+  rows, Γ(u) = the sum of the largest k·rows of (e·u)²; candidates are residuals of single rows. The row
+  that u comes from is left out: (e·u)² is all of its ‖e‖², whatever u is worth to other rows, and large
+  rows are drawn most, so that with it chance directions push out subnetworks that have a circuit.
 
 and replace k by u where Γ(u) is well above Δ_k. A dead subnetwork has Δ = 0 and always goes.
 """
