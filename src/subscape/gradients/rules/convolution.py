@@ -20,15 +20,15 @@ def convolution(
     """Rule of convolutions in one to three dimensions, with any stride, padding, dilation, groups."""
     n_rows, groups = len(inputs), module.groups
     e = output_gradient.flatten(2)  # [row, out, place]
-    patches = _patches(module, inputs)  # [row, in, place, kernel]
+    patches = _patches(module, inputs)  # [row, in, kernel, place]
     shape = tuple(module.weight.shape)
     if groups == 1 and sum(_sides(shape)) * e.shape[2] < math.prod(shape):
         # Few places and a large kernel: the factors are the smaller form.
-        right = patches.transpose(1, 2).flatten(2)  # [row, place, in · kernel]
+        right = patches.flatten(1, 2).mT  # [row, place, in · kernel]
         weight: TensorGradient = OuterGradient(e.mT, right, shape)
     else:
-        by_group = patches.unflatten(1, (groups, -1)).transpose(2, 3).flatten(3)
-        dense = e.unflatten(1, (groups, -1)) @ by_group  # [row, group, out / group, in · kernel]
+        by_group = patches.unflatten(1, (groups, -1)).flatten(2, 3)
+        dense = e.unflatten(1, (groups, -1)) @ by_group.mT  # [row, group, out / group, in · kernel]
         weight = DenseGradient(dense.reshape(n_rows, *shape))
     return {"weight": weight, "bias": DenseGradient(e.sum(2))}
 
@@ -38,7 +38,7 @@ def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _patches(module: _Convolution, inputs: Tensor) -> Tensor:
-    """What every place of the output sees of the input, [row, in, place, kernel]."""
+    """What every place of the output sees of the input, [row, in, kernel, place]."""
     padding = _padding(module)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     patches = functional.pad(inputs, padding, mode=mode) if any(padding) else inputs
@@ -47,7 +47,9 @@ def _patches(module: _Convolution, inputs: Tensor) -> Tensor:
         size, dilation = module.kernel_size[axis], module.dilation[axis]
         patches = patches.unfold(2 + axis, (size - 1) * dilation + 1, module.stride[axis])
         patches = patches[..., ::dilation]
-    return patches.flatten(2, 1 + n_axes).flatten(3)
+    # [row, in, *place, *kernel]: places last, so that one copy serves both products.
+    order = [0, 1, *range(2 + n_axes, 2 + 2 * n_axes), *range(2, 2 + n_axes)]
+    return patches.permute(order).flatten(2 + n_axes).flatten(2, 1 + n_axes)
 
 
 def _padding(module: _Convolution) -> list[int]:
