@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subscape.lowrank import Stack, initial_stack, make_layout
-from subscape.lowrank.project import project
+from subscape.lowrank import project as module
+from subscape.lowrank.project import LARGE, project
 
 
 def random(*shape: int) -> Tensor:
@@ -67,3 +68,112 @@ def test_scalars_are_whole():
     layout = make_layout({"w": (3, 2), "s": ()}, 1)
     directions = random(2, 7)
     torch.testing.assert_close(project(layout, directions).flat()[:, -1], directions[:, -1])
+
+
+# Large matrices: leading singular vectors alone
+
+
+def decaying(*shape: int, ratio: float = 0.5) -> Tensor:
+    """Two matrices of full rank whose singular values fall by `ratio`."""
+    generator = torch.Generator().manual_seed(1)
+    n, m = shape
+    made = []
+    for _ in range(2):
+        left, right = (
+            torch.linalg.qr(torch.randn(d, min(shape), generator=generator, dtype=torch.float64)).Q
+            for d in (n, m)
+        )
+        made.append((left * ratio ** torch.arange(min(shape))) @ right.mT)
+    return torch.stack(made)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of what is decomposed in full."""
+    shapes, original = [], torch.linalg.svd
+
+    def svd(matrices: Tensor, **options: bool):
+        shapes.append(tuple(matrices.shape))
+        return original(matrices, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", svd)
+    return shapes
+
+
+@pytest.mark.parametrize("shape", [(LARGE + 2, LARGE + 30), (LARGE + 30, LARGE + 2)], ids=str)
+@pytest.mark.parametrize("form", ["tucker", "cp"])
+@pytest.mark.parametrize(("rank", "ratio"), [(1, 0.1), (4, 0.5)])
+def test_large_matrices_are_cut_to_their_leading_singular_vectors(
+    shape: tuple[int, int], form: str, rank: int, ratio: float, seen: list[tuple[int, ...]]
+):
+    matrices = decaying(*shape, ratio=ratio)
+    found = project(make_layout({"w": shape}, rank, form), matrices.flatten(1)).dense()["w"]
+    # Only matrices with twice `rank` rows are decomposed.
+    assert {rows for _, rows, _ in seen} == {2 * rank}
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    expected = (left[..., :rank] * values[:, None, :rank]) @ right[:, :rank]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_most_is_kept_of_large_matrices_where_the_spectrum_is_flat(rank: int):
+    matrices = random(2, LARGE + 2, LARGE + 30)
+    layout = make_layout({"w": matrices.shape[1:]}, rank, "cp")
+    found = project(layout, matrices.flatten(1)).dense()["w"]
+    squares = torch.linalg.svdvals(matrices).square()
+    kept = squares.sum(-1) - (found - matrices).square().sum((-2, -1))
+    most = squares[:, :rank].sum(-1)
+    assert (kept <= most * (1 + 1e-9)).all()
+    assert (kept >= 0.75 * most).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "whole"),
+    [
+        ((LARGE, LARGE + 30), 1, True),
+        ((LARGE + 2, LARGE + 2), LARGE // 2 + 2, True),
+        ((LARGE + 2, LARGE + 2), LARGE // 2 + 1, False),
+    ],
+    ids=["small", "high rank", "just not"],
+)
+def test_what_is_decomposed_in_full(
+    shape: tuple[int, int], rank: int, whole: bool, seen: list[tuple[int, ...]]
+):
+    project(make_layout({"w": shape}, rank, "cp"), decaying(*shape, ratio=0.9).flatten(1))
+    assert seen == [(2, *shape) if whole else (2, 2 * rank, shape[1])]
+
+
+@pytest.mark.parametrize("form", ["tucker", "cp"])
+def test_large_kernels_are_as_by_full_decompositions(form: str, monkeypatch: pytest.MonkeyPatch):
+    shape = (LARGE + 2, LARGE + 4, 2)
+    layout = make_layout({"k": shape}, (2, 2, 1) if form == "tucker" else 2, form)
+    slices = decaying(*shape[:2])
+    directions = torch.stack([slices[0], 0.3 * slices[0] + 0.1 * slices[1]], dim=-1).flatten()[None]
+    found = project(layout, directions).flat()
+    monkeypatch.setattr(module, "LARGE", 10**9)
+    expected = project(layout, directions).flat()
+    assert expected.norm() > 0.5 * directions.norm()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_large_matrices_leave_global_randomness_alone():
+    shape = (LARGE + 2, LARGE + 30)
+    layout, directions = make_layout({"w": shape}, 2), random(2, shape[0] * shape[1])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = torch.get_rng_state()
+        first = project(layout, directions).weights
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(1)
+        assert torch.equal(project(layout, directions).weights, first)
+
+
+def test_large_zero_and_single_precision_directions():
+    shape = (LARGE + 2, LARGE + 2)
+    layout = make_layout({"w": shape}, 2)
+    assert project(layout, torch.zeros(1, shape[0] * shape[1])).flat().abs().max() == 0
+    matrices = decaying(*shape)
+    found = project(layout, matrices.flatten(1).float())
+    assert found.weights.dtype == torch.float32
+    expected = project(layout, matrices.flatten(1)).flat()
+    torch.testing.assert_close(found.flat().double(), expected, rtol=0, atol=1e-5)
