@@ -272,3 +272,27 @@ def test_what_is_beyond_the_tolerance_or_no_number_is_wrong(error: float, ok: bo
     assert ("!" in str(result)) is not ok
     assert str(result).splitlines()[0].split() == ["tensor", "engine", "loop"]
     assert str(result).splitlines()[-1] == "a note"
+
+
+@pytest.mark.parametrize("n_rows", [-3, 0, 1])
+def test_fewer_than_two_rows_would_show_nothing(n_rows: int):
+    # The reference of an only row would be its own output.
+    with pytest.raises(ValueError, match="n_rows: expected at least 2 rows"):
+        check(Target(torch.nn.Linear(4, 3)), torch.randn(6, 4), n_rows=n_rows)
+
+
+def test_token_rows_of_a_model_without_positions_are_refused():
+    with pytest.raises(ValueError, match="rows: expected outputs"):
+        check(Target(torch.nn.Linear(4, 3)), torch.randn(6, 4), token_rows=True)
+
+
+def test_an_engine_that_refuses_padding_is_noted():
+    # Positions of a GPT-2 are replayed with the whole transformer, which vmap cannot follow with a mask.
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    target = Target(transformers.GPT2LMHeadModel(config).eval())
+    found = check(target, {"input_ids": torch.randint(1, 11, (6, 5))}, token_rows=True)
+    assert found.ok
+    assert any("right padding: an engine refuses" in note for note in found.notes)

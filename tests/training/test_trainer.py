@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from subscape import GradientSource, Target, TrainingConfig
+from subscape import GradientSource, Target, TrainingConfig, estimate
 from subscape.gradients import DenseRowGradients
+from subscape.gradients.one_pass import OnePass
 from subscape.lowrank import Stack
 from subscape.subnetworks import dense_error, reconstruct
 from subscape.training import Trainer
@@ -198,3 +200,43 @@ def test_a_source_trains_on_the_same_rows_whatever_is_beside_it(monkeypatch):
         torch.testing.assert_close(
             alone.gradients(number).flat[0], beside.gradients(number).flat[1]
         )
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples of every pass over the model."""
+    seen, original = [], OnePass.__init__
+
+    def spy(self, target, found, choices, inputs, *args, **options) -> None:
+        seen.append(len(inputs))
+        original(self, target, found, choices, inputs, *args, **options)
+
+    monkeypatch.setattr(OnePass, "__init__", spy)
+    return seen
+
+
+def wide_source() -> GradientSource:
+    """Few parameters are decomposed, but a row takes much memory."""
+    model = nn.Sequential(nn.Linear(4, 500), nn.Tanh(), nn.Linear(500, 3))
+    return GradientSource(Target(model, "2.bias"), torch.randn(5000, 4), engine="rule")
+
+
+WIDE = TrainingConfig(n_subnetworks=4, rank=1, batch_size=64, revive_every=1, warm_start=0.0)
+
+
+def test_steps_made_ahead_keep_to_the_memory_budget(passes: list[int]):
+    made = Trainer([wide_source()], replace(WIDE, memory_gib=1e-9, revive_every=0))
+    passes.clear()
+    made.step()
+    assert max(passes) == made.at_once == 2
+
+
+def test_revival_keeps_to_the_memory_budget(passes: list[int]):
+    source = wide_source()
+    found = estimate(source, WIDE)
+    room = (found.directions + 150 * found.per_row) / 2**30
+    made = Trainer([source], replace(WIDE, memory_gib=room))
+    assert made.at_once is None
+    passes.clear()
+    made.step()
+    assert max(passes) == 128  # two batches, of the 150 rows that fit

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from subscape._checks import require
 from subscape.data import Samples, n_samples, take
 from subscape.divergences import Divergence, output_gradient
 from subscape.divergences import resolve as resolve_divergence
 from subscape.gradients.engines import loop_products, row_outputs
+from subscape.gradients.one_pass import EngineError
 from subscape.gradients.plan import TOLERANCE, Plan, choose, relative_error
+from subscape.gradients.probe import probed_shape
 from subscape.targets import Target
 
 
@@ -90,8 +93,18 @@ def check(
 
     Returns:
         The figures.
+
+    Raises:
+        ValueError: if there are fewer than 2 rows, or the model does not take the data.
     """
-    inputs = take(data, slice(0, n_rows))
+    inputs = take(data, slice(0, n_rows)) if n_rows > 0 else data
+    require(
+        n_rows >= 2 and n_samples(inputs) >= 2,
+        "n_rows",
+        "at least 2 rows, as the reference of each is the next one's output",
+        f"n_rows={n_rows} of {n_samples(data)} samples",
+    )
+    probed_shape(target, take(inputs, slice(0, 2)), "token" if token_rows else "sample")
     plan = choose(target, inputs, rows="token" if token_rows else "sample", engine=engine)
     n = n_samples(inputs)
     position = None
@@ -164,7 +177,10 @@ def _padded(
         return f"not tried: the model does not take it ({str(error).splitlines()[0][:100]})"
     if relative_error(one.outputs, outputs) > TOLERANCE.get(outputs.dtype, 1e-3):
         return "makes the model's own outputs differ (positions are counted from the first token)"
-    return one.gradients(e).dense()
+    try:
+        return one.gradients(e).dense()
+    except EngineError as error:
+        return f"an engine refuses padded sequences ({str(error).splitlines()[0][:160]})"
 
 
 def _working(gradients: dict[str, Tensor], target: Target) -> dict[str, Tensor]:

@@ -20,7 +20,8 @@ N_POWERS = 3
 def project(layout: Layout, directions: Float[Tensor, "direction parameter"]) -> Stack:
     """Low-rank approximations of dense directions, not normalised.
 
-    Tucker by truncated higher-order SVD (best for matrices, near-best beyond, De Lathauwer 2000), CP of
+    Tucker by sequentially truncated higher-order SVD (Vannieuwenhoven et al. 2012: best for matrices,
+    near-best beyond; each mode sees what the modes before it keep, so that ties are decided alike), CP of
     matrices by SVD; CP of higher order starts from the best terms of the first unfolding.
 
     Args:
@@ -42,7 +43,7 @@ def project(layout: Layout, directions: Float[Tensor, "direction parameter"]) ->
 def _tucker(t: TensorLayout, tensors: Tensor) -> list[Tensor]:
     core, factors = tensors, []
     for mode in t.factored_modes:
-        factor = _leading(tensors, mode, t.ranks[mode])[0]
+        factor = _leading(core, mode, t.ranks[mode])[0]
         factors.append(factor)
         core = torch.einsum("n...d,ndr->n...r", core.movedim(mode + 1, -1), factor).movedim(
             -1, mode + 1

@@ -27,10 +27,15 @@ class Estimate:
     """Directions multiplied out, and their inner products."""
     per_row: int
     """What a row takes: the model's graph, outputs, gradients and their contraction."""
-    rows_at_once: int
-    """Rows whose gradients are made at once: the batch, or a micro-batch of it."""
+    rows_within: int
+    """Rows that fit the budget at once."""
     batch_size: int
     """Rows of a step."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a step whose gradients are made at once: the batch, or a micro-batch of it."""
+        return min(self.batch_size, self.rows_within)
 
     @property
     def total(self) -> int:
@@ -79,8 +84,8 @@ def estimate(source: GradientSource, config: TrainingConfig) -> Estimate:
     left = int(config.memory_gib * GIB) - directions
     # Whole samples, and two of them at least: one has no other for a reference.
     n_samples = max(2, left // max(1, per_row) // source.rows_per_sample)
-    at_once = min(config.batch_size, n_samples * source.rows_per_sample)
-    return Estimate(model, subnetworks, directions, per_row, at_once, config.batch_size)
+    within = n_samples * source.rows_per_sample
+    return Estimate(model, subnetworks, directions, per_row, within, config.batch_size)
 
 
 def _directions(tensor: TensorLayout, n: int, of_replica: int, entry: int) -> int:

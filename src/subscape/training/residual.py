@@ -58,7 +58,7 @@ class VectorResidual:
 
     def _directions(self, at: Tensor) -> Tensor:
         rows = self.vectors.gather(1, at[..., None].expand(-1, -1, self.vectors.shape[-1]))
-        return rows / rows.norm(dim=-1, keepdim=True).clamp_min(_tiny(rows))
+        return rows * _inverse(self.square().sqrt(), at)[..., None]
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,7 @@ class ProductResidual:
     def _along(self, at: Tensor) -> Tensor:
         """⟨e_i, u⟩ with the unit directions u of candidate rows, [replica, row, draw]."""
         columns = self.products.gather(2, at[:, None].expand(-1, self.products.shape[1], -1))
-        size = self.square().sqrt()
-        # A row that has been explained is left with rounding errors only, and points nowhere.
-        least = size.amax(1, keepdim=True) * torch.finfo(size.dtype).eps ** 0.5
-        own = size.gather(1, at)
-        inverse = torch.where(own > least, 1 / own.clamp_min(_tiny(own)), 0.0)
-        return columns * inverse[:, None]
+        return columns * _inverse(self.square().sqrt(), at)[:, None]
 
 
 def residual_of(
@@ -152,5 +147,8 @@ def _fair_share(along: Tensor, fair: int) -> Tensor:
     return along * (along.abs() >= cut)
 
 
-def _tiny(like: Tensor) -> float:
-    return torch.finfo(like.dtype).tiny
+def _inverse(size: Float[Tensor, "replica row"], at: Int[Tensor, "replica draw"]) -> Tensor:
+    """1 / ‖e_i‖ of candidate rows; 0 for rows that are explained, as rounding errors point nowhere."""
+    least = size.amax(1, keepdim=True) * torch.finfo(size.dtype).eps ** 0.5
+    own = size.gather(1, at)
+    return torch.where(own > least, 1 / own.clamp_min(torch.finfo(size.dtype).tiny), 0.0)

@@ -71,10 +71,12 @@ class Trainer:
                 "exp_avg_sq": torch.zeros_like(weight),
             }
         self.at_once: int | None = None
-        """Rows whose gradients are made at once; None for all of a batch."""
+        """Rows of a batch whose gradients are made at once; None for all of them."""
+        self._rows_within: int | None = None
         if len(self.sources) == 1 and self.sources[0].plan is not None:
-            at_once = estimate(self.sources[0], config).rows_at_once
-            self.at_once = at_once if at_once < config.batch_size else None
+            found = estimate(self.sources[0], config)
+            self._rows_within = found.rows_within
+            self.at_once = found.rows_at_once if found.n_micro_batches > 1 else None
         self.step_number = 0
         self._block: tuple[int, Tensor] | None = None
 
@@ -138,7 +140,7 @@ class Trainer:
             return source.gradients(source.block(self.step_number, 1, self.at_once))
         row = self.layout.n_parameters * self.decoder_weights.element_size()
         affordable = max(1, REVIVAL_BUDGET // (row * size))
-        count = max(1, min(affordable, REVIVAL_ROWS // size))
+        count = max(1, min(affordable, REVIVAL_ROWS // size, self._batches_within))
         return source.gradients(source.block(self.step_number, count, size))
 
     def gradients(self, number: int) -> RowGradients:
@@ -161,7 +163,15 @@ class Trainer:
         """Blocks start at multiples of their length, so a resumed run makes the very same ones."""
         row = self.layout.n_parameters * self.encoder_weights.element_size()
         # By source: a source draws the same rows and references whatever is trained beside it.
-        return max(1, min(PREFETCH_STEPS, PREFETCH_BUDGET // (row * self.config.batch_size)))
+        affordable = PREFETCH_BUDGET // (row * self.config.batch_size)
+        return max(1, min(PREFETCH_STEPS, affordable, self._batches_within))
+
+    @property
+    def _batches_within(self) -> int:
+        """Whole batches whose gradients may be made at once within the memory budget."""
+        if self._rows_within is None:
+            return PREFETCH_STEPS
+        return self._rows_within // self.config.batch_size
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the rest of the run depends on."""
