@@ -75,6 +75,8 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
         for k, v in asdict(trainer.config).items()
         if k not in ("log_every", "checkpoint_every", "memory_gib")
     }
+    # What the memory budget comes to: rows made together draw their references together.
     found["rows_at_once"] = trainer.at_once
+    found["batches_within"] = trainer.batches_within
     sources = [source.identity for source in trainer.sources]
     return found | {key: [s[key] for s in sources] for key in sources[0]}

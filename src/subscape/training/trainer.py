@@ -140,7 +140,7 @@ class Trainer:
             return source.gradients(source.block(self.step_number, 1, self.at_once))
         row = self.layout.n_parameters * self.decoder_weights.element_size()
         affordable = max(1, REVIVAL_BUDGET // (row * size))
-        count = max(1, min(affordable, REVIVAL_ROWS // size, self._batches_within))
+        count = max(1, min(affordable, REVIVAL_ROWS // size, self.batches_within))
         return source.gradients(source.block(self.step_number, count, size))
 
     def gradients(self, number: int) -> RowGradients:
@@ -164,14 +164,14 @@ class Trainer:
         row = self.layout.n_parameters * self.encoder_weights.element_size()
         # By source: a source draws the same rows and references whatever is trained beside it.
         affordable = PREFETCH_BUDGET // (row * self.config.batch_size)
-        return max(1, min(PREFETCH_STEPS, affordable, self._batches_within))
+        return max(1, min(affordable, self.batches_within))
 
     @property
-    def _batches_within(self) -> int:
+    def batches_within(self) -> int:
         """Whole batches whose gradients may be made at once within the memory budget."""
         if self._rows_within is None:
             return PREFETCH_STEPS
-        return self._rows_within // self.config.batch_size
+        return min(PREFETCH_STEPS, self._rows_within // self.config.batch_size)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the rest of the run depends on."""
