@@ -326,5 +326,12 @@ def test_a_run_with_other_micro_batches_is_refused(tmp_path: Path, first: int, s
 
 
 def test_another_budget_with_the_same_micro_batches_goes_on(tmp_path: Path):
-    first = run(tmp_path, n_fitting=12)
-    assert_same(first, run(tmp_path, n_fitting=100))
+    first = run(tmp_path, n_fitting=1000)
+    assert_same(first, run(tmp_path, n_fitting=2000))
+
+
+def test_a_run_with_other_batches_made_together_is_refused(tmp_path: Path):
+    # Both budgets hold a step whole, but not as many steps made ahead: other references are drawn.
+    run(tmp_path, n_fitting=12)
+    with pytest.raises(ValueError, match=r"^batches_within: expected 1.*; got 8.*memory_gib"):
+        run(tmp_path, n_fitting=100)
