@@ -54,6 +54,17 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(problem(str(path), "a JSON file", f"{error}", _REPAIR)) from error
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8, with the line ends it has.
+
+    Args:
+        path: The file; its folder is made if need be.
+        text: What to write.
+    """
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
 def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
     """Append one record as a line of JSON.
 
