@@ -1,0 +1,43 @@
+"""The Local Interaction Basis: bases, interaction graph and modules of a network (Bushnaq et al. 2024)."""
+
+from subscape.interaction_basis.ablation import Scored, edge_curve, largest_edges, node_curve
+from subscape.interaction_basis.basis import LayerBasis
+from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
+from subscape.interaction_basis.chain import Chain, check_chain
+from subscape.interaction_basis.graph import InteractionGraph, build_graph
+from subscape.interaction_basis.modular_addition import (
+    load_modular_addition,
+    modular_addition_chain,
+    modular_addition_data,
+)
+from subscape.interaction_basis.required import EdgesRequired, all_edges_required, edges_required
+from subscape.interaction_basis.score import ACCURACY, CROSS_ENTROPY, NEXT_TOKEN, Score
+from subscape.interaction_basis.sections import Affine, Mlp, sequential_chain
+
+__all__ = [
+    "ACCURACY",
+    "CROSS_ENTROPY",
+    "NEXT_TOKEN",
+    "Affine",
+    "Bases",
+    "BasisConfig",
+    "Chain",
+    "EdgesRequired",
+    "InteractionGraph",
+    "LayerBasis",
+    "Mlp",
+    "Score",
+    "Scored",
+    "all_edges_required",
+    "build_bases",
+    "build_graph",
+    "check_chain",
+    "edge_curve",
+    "edges_required",
+    "largest_edges",
+    "load_modular_addition",
+    "modular_addition_chain",
+    "modular_addition_data",
+    "node_curve",
+    "sequential_chain",
+]

@@ -1,0 +1,209 @@
+"""What a network does when directions or edges of its interaction graph are taken away.
+
+An ablated direction takes its mean. An ablated edge lets one direction see another at its mean while
+others still see it as it is, which needs a run of the section for every distinct row of the mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subscape._checks import require
+from subscape._shapes import Bool, Float
+from subscape.interaction_basis.basis import LayerBasis
+from subscape.interaction_basis.chain import Chain, Section
+from subscape.interaction_basis.score import Score, evaluate
+from subscape.interaction_basis.sections import Affine
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Where scores are measured."""
+
+    inputs: Tensor
+    labels: Tensor
+    score: Score
+    batch_size: int = 1024
+
+    def base(self, chain: Chain) -> float:
+        """Score of the network as it is."""
+        return evaluate(
+            chain.outputs, self.inputs, self.labels, self.score, batch_size=self.batch_size
+        )
+
+
+def largest_edges(edges: Float[Tensor, "row column"], k: int) -> Bool[Tensor, "row column"]:
+    """The k largest edges, and all that tie with the smallest of them."""
+    if k <= 0:
+        return torch.zeros_like(edges, dtype=torch.bool)
+    if k >= edges.numel():
+        return torch.ones_like(edges, dtype=torch.bool)
+    return edges >= edges.flatten().topk(k).values[-1]
+
+
+def through_edges(
+    section: Section,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    mask: Bool[Tensor, "next_direction direction"],
+    coordinates: Float[Tensor, "... direction"],
+) -> Float[Tensor, "..."]:
+    """Run a section so that each next direction sees only the directions that the mask leaves it.
+
+    Args:
+        section: the section.
+        basis: of the node layer before it.
+        next_basis: of the node layer after it.
+        mask: edges that stay.
+        coordinates: activations before it, in its basis.
+
+    Returns:
+        Activations after it, in its basis.
+    """
+    rest = next_basis.encode(section(basis.decode(torch.zeros_like(coordinates[:1]))))
+    if isinstance(section, Affine):
+        weight = basis.back @ section.weight.double() @ next_basis.into
+        return coordinates @ (weight * mask.mT).to(coordinates) + rest
+    out = rest.expand(len(coordinates), *rest.shape[1:]).clone()
+    rows, which = mask.unique(dim=0, return_inverse=True)
+    back, into = basis.back.to(coordinates), next_basis.into.to(coordinates)
+    mean, next_mean = basis.mean.to(coordinates), next_basis.mean.to(coordinates)
+    for number, row in enumerate(rows):
+        if not row.any():
+            continue
+        to = (which == number).nonzero()[:, 0]
+        values = section(mean + coordinates[..., row] @ back[row])
+        out[..., to] = (values - next_mean) @ into[:, to]
+    return out
+
+
+def through_edges_by_loop(
+    section: Section,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    mask: Bool[Tensor, "next_direction direction"],
+    coordinates: Float[Tensor, "... direction"],
+) -> Float[Tensor, "..."]:
+    """The same by one run of the section for every next direction. The oracle."""
+    columns = [
+        next_basis.encode(section(basis.decode(coordinates * row)))[..., to]
+        for to, row in enumerate(mask)
+    ]
+    return torch.stack(columns, -1)
+
+
+def score_with_edges(
+    chain: Chain,
+    layer: int,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    mask: Bool[Tensor, "next_direction direction"],
+    on: Scored,
+) -> float:
+    """Score of the network with edges of one section taken away.
+
+    Args:
+        chain: the network.
+        layer: number of the section.
+        basis: of the node layer before it.
+        next_basis: of the node layer after it.
+        mask: edges that stay.
+        on: the data and the score.
+
+    Returns:
+        The score.
+    """
+
+    def run(inputs: Tensor) -> Tensor:
+        coordinates = basis.encode(chain.nodes(inputs, layer)[-1])
+        passed = through_edges(chain.sections[layer], basis, next_basis, mask, coordinates)
+        return chain.tail(layer + 1, next_basis.decode(passed))
+
+    return evaluate(run, on.inputs, on.labels, on.score, batch_size=on.batch_size)
+
+
+def score_with_directions(
+    chain: Chain, layer: int, basis: LayerBasis, n_kept: int, on: Scored
+) -> float:
+    """Score of the network when one node layer keeps its first directions and the rest take their mean.
+
+    Args:
+        chain: the network.
+        layer: number of the node layer.
+        basis: of the node layer.
+        n_kept: directions that stay; if all of them, the activations pass as they are.
+        on: the data and the score.
+
+    Returns:
+        The score.
+    """
+    require(0 <= n_kept <= basis.width, "n_kept", f"0 to {basis.width} directions", n_kept)
+
+    def run(inputs: Tensor) -> Tensor:
+        values = chain.nodes(inputs, layer)[-1]
+        if n_kept < basis.width:
+            first = basis.encode(values)[..., :n_kept]
+            values = basis.mean.to(values) + first @ basis.back[:n_kept].to(values)
+        return chain.tail(layer, values)
+
+    return evaluate(run, on.inputs, on.labels, on.score, batch_size=on.batch_size)
+
+
+def node_curve(
+    chain: Chain, layer: int, basis: LayerBasis, on: Scored, n_kept: list[int] | None = None
+) -> list[tuple[int, float]]:
+    """Scores over the number of directions kept.
+
+    Args:
+        chain: the network.
+        layer: number of the node layer.
+        basis: of the node layer.
+        on: the data and the score.
+        n_kept: numbers of directions; by default 0 to 10 and then steps that grow by a quarter.
+
+    Returns:
+        Pairs (directions kept, score).
+    """
+    numbers = growing(basis.rank) if n_kept is None else n_kept
+    return [(n, score_with_directions(chain, layer, basis, n, on)) for n in numbers]
+
+
+def edge_curve(
+    chain: Chain,
+    layer: int,
+    bases: tuple[LayerBasis, ...],
+    edges: Float[Tensor, "row column"],
+    on: Scored,
+    n_kept: list[int] | None = None,
+) -> list[tuple[int, float]]:
+    """Scores over the number of edges of one section kept, the largest first.
+
+    Args:
+        chain: the network.
+        layer: number of the section.
+        bases: of all node layers.
+        edges: of the section.
+        on: the data and the score.
+        n_kept: numbers of edges; by default powers of two, and all.
+
+    Returns:
+        Pairs (edges kept, score).
+    """
+    if n_kept is None:
+        n_kept = [2**k for k in range(edges.numel().bit_length())] + [edges.numel()]
+    pair = bases[layer], bases[layer + 1]
+    return [
+        (n, score_with_edges(chain, layer, *pair, largest_edges(edges, n), on))
+        for n in sorted({0, *n_kept})
+    ]
+
+
+def growing(most: int, *, every: int = 10, factor: float = 1.25) -> list[int]:
+    """0 to `every`, then growing steps up to `most`."""
+    numbers = list(range(min(every, most) + 1))
+    while numbers[-1] < most:
+        numbers.append(min(most, max(numbers[-1] + 1, int(numbers[-1] * factor))))
+    return numbers

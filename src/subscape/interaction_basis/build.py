@@ -1,0 +1,241 @@
+"""The bases of all node layers of a chain, from the last one back, saved layer by layer.
+
+Takes a chain and data; gives the Local Interaction Basis and, from the same moments, the PCA baseline. A
+folder makes it resumable: layers that are there already are read instead of made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from subscape._checks import problem, require
+from subscape._io import read_json, write_json
+from subscape.interaction_basis.basis import LayerBasis, lib_basis, pca_basis, raw_basis
+from subscape.interaction_basis.chain import Chain, batches, check_chain, require_finite
+from subscape.interaction_basis.jacobian import jacobian_gram
+from subscape.interaction_basis.moments import Moments, node_moments
+from subscape.interaction_basis.probes import Signs
+from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature, gauss_legendre
+from subscape.interaction_basis.saving import read_layer, write_layer
+
+SAME = 1e-3
+"""Relative difference of a model's outputs up to which it counts as the one a folder was begun with."""
+
+
+@dataclass(frozen=True)
+class BasisConfig:
+    """Settings of the bases; the defaults are the published method."""
+
+    target: Literal["next", "final"] = "next"
+    """Jacobians to the next node layer, or to the last one (the non-local Interaction Basis)."""
+    last: Literal["pca", "raw"] = "pca"
+    """Basis of the last node layer: principal directions, or its own coordinates (logits)."""
+    rtol: float | None = None
+    """Share of the largest variance below which a direction is dropped; None is rounding noise."""
+    importance_rtol: float | None = None
+    """The same for importances."""
+    sign_positions: int | None = None
+    """Random-sign draws over output positions; None is exact."""
+    sign_directions: int | None = None
+    """Random-sign draws over output directions; None is exact."""
+    seed: int = 0
+    """Of the random signs."""
+    path_points: int = 0
+    """Gauss-Legendre points between the baseline and the activations; 0 is the gradient at the latter."""
+    baseline: Baseline = "mean"
+    """Start of the path."""
+    batch_size: int = 256
+    """Samples that run together."""
+    allow_low_rank: bool = False
+    """Whether to go on with fewer data points than a node layer is wide."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.path_points >= 0, "path_points", "a whole number of at least 0", self.path_points
+        )
+        require(self.target in ("next", "final"), "target", "'next' or 'final'", repr(self.target))
+        require(self.last in ("pca", "raw"), "last", "'pca' or 'raw'", repr(self.last))
+        require(
+            self.baseline in ("mean", "zero"), "baseline", "'mean' or 'zero'", repr(self.baseline)
+        )
+
+    @property
+    def quadrature(self) -> Quadrature:
+        """Points and weights along the path."""
+        return gauss_legendre(self.path_points) if self.path_points else GRADIENT
+
+    @property
+    def signs(self) -> Signs | None:
+        """Random signs, if any."""
+        if self.sign_positions is None and self.sign_directions is None:
+            return None
+        return Signs(self.sign_positions, self.sign_directions, self.seed)
+
+
+@dataclass(frozen=True)
+class Bases:
+    """One basis per node layer, of both methods."""
+
+    lib: tuple[LayerBasis, ...]
+    pca: tuple[LayerBasis, ...]
+    config: BasisConfig
+
+    def of(self, method: str) -> tuple[LayerBasis, ...]:
+        """The bases of `lib` or `pca`."""
+        require(method in ("lib", "pca"), "method", "'lib' or 'pca'", repr(method))
+        return self.lib if method == "lib" else self.pca
+
+
+def build_bases(
+    chain: Chain,
+    inputs: Tensor,
+    config: BasisConfig | None = None,
+    *,
+    gram_inputs: Tensor | None = None,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Bases:
+    """Compute the bases of all node layers.
+
+    Args:
+        chain: the sections.
+        inputs: data for the Jacobians.
+        config: settings.
+        gram_inputs: data for means and covariances, best far more of it; by default `inputs`.
+        folder: where to save every layer as soon as it is made, and to go on from.
+        progress: whether to show progress bars.
+
+    Returns:
+        The Local Interaction Basis and the PCA baseline.
+    """
+    config = config or BasisConfig()
+    check_chain(chain, inputs)
+    gram_inputs = inputs if gram_inputs is None else gram_inputs
+    where = None if folder is None else Path(folder)
+    if where is not None:
+        _claim(where, _identity(chain, inputs, gram_inputs, config))
+    n = len(chain)
+    done = _read(where, n)
+    missing = [layer for layer in reversed(range(n + 1)) if layer not in done]
+    if missing:
+        moments = node_moments(
+            chain,
+            gram_inputs,
+            batch_size=config.batch_size,
+            allow_low_rank=config.allow_low_rank,
+            progress=progress,
+        )
+        for layer in tqdm(missing, desc="bases", unit="layer", disable=not progress):
+            done[layer] = _layer(chain, inputs, config, moments, layer, done)
+            if where is not None:
+                write_layer(where / "layers" / f"{layer:03}.safetensors", *done[layer])
+    ordered = [done[layer] for layer in range(n + 1)]
+    return Bases(tuple(lib for lib, _ in ordered), tuple(pca for _, pca in ordered), config)
+
+
+def activations(chain: Chain, layer: int, inputs: Tensor, batch_size: int) -> Generator[Tensor]:
+    """Activations of one node layer, batch by batch.
+
+    Args:
+        chain: the sections.
+        layer: which node layer.
+        inputs: as the data has them.
+        batch_size: samples that run together.
+
+    Yields:
+        [sample, width] or [sample, position, width].
+    """
+    for batch in batches(inputs, batch_size):
+        with torch.no_grad():
+            values = chain.nodes(batch, layer)[-1]
+        require_finite(chain.names[layer], values)
+        yield values
+
+
+def _layer(
+    chain: Chain,
+    inputs: Tensor,
+    config: BasisConfig,
+    moments: tuple[Moments, ...],
+    layer: int,
+    done: dict[int, tuple[LayerBasis, LayerBasis]],
+) -> tuple[LayerBasis, LayerBasis]:
+    name, n = chain.names[layer], len(chain)
+    if layer == n and config.last == "raw":
+        raw = raw_basis(name, len(moments[n].mean))
+        return raw, raw
+    pca = pca_basis(name, moments[layer], rtol=config.rtol, n_isolated=chain.n_isolated(layer))
+    if layer == n:
+        return pca, pca
+    target = layer + 1 if config.target == "next" else n
+    gram = jacobian_gram(
+        chain.part(layer, target),
+        done[target][0].into,
+        activations(chain, layer, inputs, config.batch_size),
+        pca.mean,
+        signs=config.signs,
+        quadrature=config.quadrature,
+        baseline=config.baseline,
+    )
+    return lib_basis(pca, gram, rtol=config.importance_rtol), pca
+
+
+def _read(folder: Path | None, n: int) -> dict[int, tuple[LayerBasis, LayerBasis]]:
+    """Layers made before; each depends on those after it, so a gap ends them."""
+    done: dict[int, tuple[LayerBasis, LayerBasis]] = {}
+    for layer in reversed(range(n + 1)):
+        path = None if folder is None else folder / "layers" / f"{layer:03}.safetensors"
+        if path is None or not path.exists():
+            break
+        done[layer] = read_layer(path)
+    return done
+
+
+def _identity(
+    chain: Chain, inputs: Tensor, gram_inputs: Tensor, config: BasisConfig
+) -> dict[str, Any]:
+    with torch.no_grad():
+        outputs = chain.outputs(inputs[:2]).double()
+    return {
+        "names": list(chain.names),
+        "isolated": list(chain.isolated),
+        "config": asdict(config),
+        "inputs": _digest(inputs),
+        "gram_inputs": _digest(gram_inputs),
+        "outputs": float(outputs.norm()),
+    }
+
+
+def _digest(inputs: Tensor) -> str:
+    values = inputs.detach().cpu().contiguous()
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Mark the folder as this run's, or see that it already is."""
+    path = folder / "build.json"
+    if not path.exists():
+        write_json(path, identity)
+        return
+    there = read_json(path)
+    off = abs(there.pop("outputs", 0.0) - identity["outputs"])
+    other = [key for key in there if there[key] != identity.get(key)]
+    if off > SAME * identity["outputs"]:
+        other.append("model")
+    if other:
+        raise ValueError(
+            problem(
+                "folder",
+                "a folder begun with the same model, data and settings",
+                f"{folder}, which differs in {', '.join(other)}",
+                "Choose another folder, or delete this one.",
+            )
+        )

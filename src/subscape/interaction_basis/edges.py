@@ -1,0 +1,146 @@
+"""Squared integrated-gradient interactions between the bases of consecutive node layers.
+
+    A_(ti),j = sum over s of the mean over the path of  d f_hat'_ti / d f_hat_sj  times f_hat_sj
+    E_ij     = 1/(N S_in) sum over samples and output positions t of A_(ti),j^2
+
+One forward-mode pass with the tangent f_hat_sj e_j at all positions at once gives A_(ti),j for every t and
+i: as many passes as input directions, however many outputs. The oracle takes one backward pass for
+every output instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from subscape._shapes import Float
+from subscape.interaction_basis.basis import LayerBasis
+from subscape.interaction_basis.chain import Section
+from subscape.interaction_basis.forward_mode import Push, pushforward
+from subscape.interaction_basis.jacobian import path
+from subscape.interaction_basis.probes import SPREAD
+from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature
+from subscape.interaction_basis.sections import Affine, Mlp
+
+
+@torch.no_grad()
+def interactions(
+    section: Section,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    activations: Iterable[Float[Tensor, "..."]],
+    *,
+    quadrature: Quadrature = GRADIENT,
+    baseline: Baseline = "mean",
+) -> Float[Tensor, "next_direction direction"]:
+    """E of one pair of node layers.
+
+    Args:
+        section: from the one to the other.
+        basis: of the first.
+        next_basis: of the second.
+        activations: of the first, in batches.
+        quadrature: points along the path whose Jacobians are averaged.
+        baseline: start of the path.
+
+    Returns:
+        Edges from direction (column) to next direction (row), in float64.
+    """
+    total = basis.into.new_zeros(next_basis.rank, basis.rank)
+    count = 0
+    push = pushforward(section)
+    for values in activations:
+        coordinates = basis.encode(values)
+        points = path(basis.decode(coordinates), basis.mean, quadrature, baseline)
+        count += coordinates.numel() // max(basis.rank, 1)
+        if isinstance(section, Affine):
+            # A_tij = f_hat_tj (back W C')_ji at every point of the path.
+            weight = basis.back @ section.weight.double() @ next_basis.into
+            power = coordinates.double().square().flatten(0, -2).sum(0)
+            total += (weight.square() * power[:, None]).mT
+        elif isinstance(section, Mlp):
+            total += _mlp(section, basis, next_basis, coordinates, points, quadrature)
+        else:
+            total += _forward(push, basis, next_basis, coordinates, points, quadrature)
+    return total / count
+
+
+def interactions_by_vjp(
+    section: Section,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    activations: Iterable[Float[Tensor, "..."]],
+    *,
+    quadrature: Quadrature = GRADIENT,
+    baseline: Baseline = "mean",
+) -> Float[Tensor, "next_direction direction"]:
+    """The same by one backward pass for every output position and direction. The oracle."""
+    total = basis.into.new_zeros(next_basis.rank, basis.rank)
+    count = 0
+    for values in activations:
+        coordinates = basis.encode(values)
+        points = path(basis.decode(coordinates), basis.mean, quadrature, baseline)
+        count += coordinates.numel() // basis.rank
+        shape = next_basis.encode(section(points[0])).shape
+        for position in range(shape[1]) if len(shape) == 3 else [slice(None)]:
+            for direction in range(next_basis.rank):
+                attribution = torch.zeros((), dtype=values.dtype)
+                for w, point in zip(quadrature.weights, points, strict=True):
+                    at = basis.encode(point).detach().requires_grad_()
+                    out = next_basis.encode(section(basis.decode(at)))
+                    one = out[:, position, direction] if len(shape) == 3 else out[:, direction]
+                    (gradient,) = torch.autograd.grad(one.sum(), at)
+                    attribution = attribution + w * gradient * coordinates
+                if len(shape) == 3:
+                    attribution = attribution.sum(1)
+                total[direction] += attribution.double().square().sum(0)
+    return total / count
+
+
+def _forward(
+    push: Push,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    coordinates: Tensor,
+    points: list[Tensor],
+    quadrature: Quadrature,
+) -> Tensor:
+    back, into_next = basis.back.to(coordinates), next_basis.into.to(coordinates)
+    columns = []
+    per_chunk = max(1, SPREAD // max(points[0].numel(), 1))
+    for some in torch.arange(basis.rank, device=coordinates.device).split(per_chunk):
+        # Tangents f_hat_sj e_j, written in the coordinates of the node layer.
+        tangents = torch.einsum("...j,jd->j...d", coordinates[..., some], back[some])
+        attribution = sum(
+            w * push(point, tangents) for w, point in zip(quadrature.weights, points, strict=True)
+        )
+        assert isinstance(attribution, Tensor)
+        columns.append((attribution @ into_next).square().flatten(1, -2).double().sum(1))
+    return torch.cat(columns).mT
+
+
+def _mlp(
+    section: Mlp,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    coordinates: Tensor,
+    points: list[Tensor],
+    quadrature: Quadrature,
+) -> Tensor:
+    """J_ji = (back P C')_ji + sum over units k of (back W_in)_jk slope_k (W_out C')_ki, one j at a time."""
+    slope = sum(w * section.slope(p) for w, p in zip(quadrature.weights, points, strict=True))
+    assert isinstance(slope, Tensor)
+    back, into_next = basis.back.to(slope), next_basis.into.to(slope)
+    read = back @ section.read
+    write = into_next if section.write is None else section.write @ into_next
+    skip = None if section.skip is None else back @ section.skip @ into_next
+    columns = []
+    for j in range(basis.rank):
+        jacobian = (slope * read[j]) @ write
+        if skip is not None:
+            jacobian = jacobian + skip[j]
+        attribution = jacobian * coordinates[..., j, None]
+        columns.append(attribution.square().flatten(0, -2).double().sum(0))
+    return torch.stack(columns, 1)

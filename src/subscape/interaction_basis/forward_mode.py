@@ -1,0 +1,71 @@
+"""Directional derivatives of a section in many directions at once.
+
+Fused attention kernels have no forward-mode rule. Where a section meets one, the same attention is written
+out instead, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from subscape._checks import problem
+from subscape._shapes import Float
+from subscape.interaction_basis.chain import Section
+
+Push = Callable[[Tensor, Tensor], Tensor]
+
+
+def pushforward(section: Section) -> Push:
+    """Make the function (point, tangents [tangent, *point]) -> derivatives [tangent, *output].
+
+    Args:
+        section: the section to differentiate.
+
+    Returns:
+        The function.
+    """
+    written_out = False
+
+    def push(point: Float[Tensor, "..."], tangents: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        nonlocal written_out
+        if written_out:
+            return _push_written_out(section, point, tangents)
+        try:
+            return _push(section, point, tangents)
+        except (RuntimeError, NotImplementedError) as error:
+            if "attention" not in str(error):
+                raise
+            try:
+                derivatives = _push_written_out(section, point, tangents)
+            except (RuntimeError, NotImplementedError) as again:
+                raise ValueError(
+                    problem(
+                        "sections",
+                        "a section with forward-mode derivatives",
+                        f"{type(error).__name__}: {error}",
+                        "Load the model with attn_implementation='eager'.",
+                    )
+                ) from again
+            warnings.warn(
+                "A section uses fused attention, which has no forward-mode derivative; "
+                "its attention is written out (the math kernel) for the edges.",
+                stacklevel=2,
+            )
+            written_out = True
+            return derivatives
+
+    return push
+
+
+def _push(section: Section, point: Tensor, tangents: Tensor) -> Tensor:
+    return torch.vmap(lambda tangent: torch.func.jvp(section, (point,), (tangent,))[1])(tangents)
+
+
+def _push_written_out(section: Section, point: Tensor, tangents: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return _push(section, point, tangents)

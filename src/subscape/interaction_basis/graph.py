@@ -1,0 +1,184 @@
+"""The interaction graph: a basis per node layer and the edges between consecutive ones.
+
+Made by `build_graph`, saved as a folder, exported to networkx. Which edges matter is the business of
+`ablation.py` and `required.py`; communities are found in `modules.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from subscape._checks import problem, require
+from subscape._io import new_folder, read_json, read_tensors, write_json, write_tensors
+from subscape._shapes import Float
+from subscape.interaction_basis.basis import LayerBasis
+from subscape.interaction_basis.build import Bases, activations
+from subscape.interaction_basis.chain import Chain
+from subscape.interaction_basis.edges import interactions
+from subscape.interaction_basis.saving import basis_from_tensors, basis_to_tensors
+
+if TYPE_CHECKING:
+    import networkx
+
+VERSION = 1
+"""Of the folder's format."""
+
+
+@dataclass(frozen=True)
+class InteractionGraph:
+    """Bases, and edges from every node layer to the next."""
+
+    bases: tuple[LayerBasis, ...]
+    edges: tuple[Float[Tensor, "next_direction direction"], ...]
+    """One matrix per section: row is the direction it goes to, column the one it comes from."""
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.bases) == len(self.edges) + 1,
+            "edges",
+            f"one matrix for each of {len(self.bases) - 1} sections",
+            f"{len(self.edges)}",
+        )
+        for number, edges in enumerate(self.edges):
+            shape = (self.bases[number + 1].rank, self.bases[number].rank)
+            require(
+                tuple(edges.shape) == shape,
+                f"edges[{number}]",
+                f"{shape[0]} x {shape[1]} edges, as the bases have directions",
+                f"{list(edges.shape)}",
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the node layers."""
+        return tuple(basis.name for basis in self.bases)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write `graph.json`, `bases.safetensors` and `edges.safetensors`.
+
+        Args:
+            folder: a folder that is new or empty.
+            overwrite: whether to replace one that is not.
+        """
+        tensors: dict[str, Tensor] = {}
+        described = []
+        for number, basis in enumerate(self.bases):
+            some, description = basis_to_tensors(basis, f"{number:03}")
+            tensors |= some
+            described.append(description)
+        with new_folder(folder, overwrite=overwrite) as path:
+            write_json(path / "graph.json", {"version": VERSION, "layers": described})
+            write_tensors(path / "bases.safetensors", tensors)
+            edges = {f"{number:03}": e for number, e in enumerate(self.edges)}
+            write_tensors(path / "edges.safetensors", edges)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> InteractionGraph:
+        """Read a folder that `save` wrote.
+
+        Args:
+            folder: the folder.
+
+        Returns:
+            The graph.
+
+        Raises:
+            ValueError: if the folder is of another version.
+        """
+        folder = Path(folder)
+        described: dict[str, Any] = read_json(folder / "graph.json")
+        if described.get("version") != VERSION:
+            raise ValueError(
+                problem(
+                    str(folder),
+                    f"an interaction graph of version {VERSION}",
+                    f"version {described.get('version')}",
+                    "Build it again with this version of subscape.",
+                )
+            )
+        tensors = read_tensors(folder / "bases.safetensors")
+        edges = read_tensors(folder / "edges.safetensors")
+        bases = [
+            basis_from_tensors(layer, tensors, f"{number:03}")
+            for number, layer in enumerate(described["layers"])
+        ]
+        return cls(tuple(bases), tuple(edges[f"{n:03}"] for n in range(len(bases) - 1)))
+
+    def to_networkx(self, smallest: float | Sequence[float] = 0.0) -> networkx.DiGraph:
+        """Export as a directed graph with nodes (layer, direction).
+
+        Args:
+            smallest: edges at or below it are left out; one number, or one for every section.
+
+        Returns:
+            The graph; nodes carry `layer_name` and `importance`, edges carry `weight`.
+        """
+        import networkx
+
+        limits = [smallest] * len(self.edges) if isinstance(smallest, int | float) else smallest
+        require(
+            len(limits) == len(self.edges),
+            "smallest",
+            f"one number for each of {len(self.edges)} sections",
+            len(limits),
+        )
+        graph = networkx.DiGraph()
+        for layer, basis in enumerate(self.bases):
+            for direction, importance in enumerate(basis.importance.tolist()):
+                graph.add_node((layer, direction), layer_name=basis.name, importance=importance)
+        for layer, (edges, limit) in enumerate(zip(self.edges, limits, strict=True)):
+            for to, come_from in (edges > limit).nonzero().tolist():
+                weight = float(edges[to, come_from])
+                graph.add_edge((layer, come_from), (layer + 1, to), weight=weight)
+        return graph
+
+
+def build_graph(
+    chain: Chain,
+    bases: Bases,
+    inputs: Tensor,
+    *,
+    method: str = "lib",
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> InteractionGraph:
+    """Compute the edges between the bases of consecutive node layers.
+
+    Args:
+        chain: the sections.
+        bases: of its node layers; their settings say the path and the size of batches.
+        inputs: as the data has them.
+        method: `lib` or `pca`.
+        folder: where to save every layer's edges as soon as they are made, and to go on from.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The graph.
+    """
+    layers, config = bases.of(method), bases.config
+    edges = []
+    for layer in tqdm(range(len(chain)), desc=f"edges {method}", disable=not progress):
+        path = (
+            None if folder is None else Path(folder) / "edges" / f"{method}-{layer:03}.safetensors"
+        )
+        if path is not None and path.exists():
+            edges.append(read_tensors(path)["edges"])
+            continue
+        found = interactions(
+            chain.sections[layer],
+            layers[layer],
+            layers[layer + 1],
+            activations(chain, layer, inputs, config.batch_size),
+            quadrature=config.quadrature,
+            baseline=config.baseline,
+        )
+        if path is not None:
+            write_tensors(path, {"edges": found})
+        edges.append(found)
+    return InteractionGraph(layers, tuple(edges))

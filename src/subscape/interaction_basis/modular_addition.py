@@ -1,0 +1,141 @@
+"""The one-layer transformer for (a + b) mod p as a chain, and its data.
+
+Three sections, as published: attention with the residual (three positions to the last one), the MLP with
+the residual, the unembedding. Weights carry TransformerLens names; there is no normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from subscape._checks import require
+from subscape._io import read_tensors
+from subscape._shapes import Float, Int
+from subscape.interaction_basis.chain import Chain
+from subscape.interaction_basis.sections import Affine, Mlp
+
+NAMES = ("ln1.0", "ln2.0", "unembed", "output")
+"""Node layers as the published results call them."""
+
+
+@dataclass(frozen=True)
+class LastPositionAttention:
+    """Residual plus attention, read at the last position only, where nothing is masked."""
+
+    query: Float[Tensor, "head node head_node"]
+    query_bias: Float[Tensor, "head head_node"]
+    key: Float[Tensor, "head node head_node"]
+    key_bias: Float[Tensor, "head head_node"]
+    value: Float[Tensor, "head node head_node"]
+    value_bias: Float[Tensor, "head head_node"]
+    out: Float[Tensor, "head head_node node"]
+    out_bias: Float[Tensor, " node"]
+
+    def __call__(
+        self, values: Float[Tensor, "... position node"]
+    ) -> Float[Tensor, "... one_position node"]:
+        """Run the section."""
+        last = values[..., -1:, :]
+        query = _by_head(last, self.query, self.query_bias)
+        key = _by_head(values, self.key, self.key_bias)
+        value = _by_head(values, self.value, self.value_bias)
+        scores = (query[..., -1:, :, :] * key).sum(-1) * self.query.shape[-1] ** -0.5
+        mixed = (scores.softmax(-2)[..., None] * value).sum(-3, keepdim=True)
+        return last + mixed.flatten(-2) @ self.out.flatten(0, 1) + self.out_bias
+
+
+def _by_head(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    flat = values @ weight.movedim(0, 1).flatten(1)
+    return flat.unflatten(-1, bias.shape) + bias
+
+
+class ModularAddition(NamedTuple):
+    """All pairs of a modulus."""
+
+    train_inputs: Int[Tensor, "sample token"]
+    train_labels: Int[Tensor, " sample"]
+    test_inputs: Int[Tensor, "sample token"]
+    test_labels: Int[Tensor, " sample"]
+
+
+def modular_addition_chain(
+    weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64
+) -> Chain:
+    """Build the chain from the weights of the transformer.
+
+    Args:
+        weights: by TransformerLens name; one block, no normalisation, learned positions.
+        dtype: to compute in.
+
+    Returns:
+        Node layers ln1.0 (three positions), ln2.0, unembed, output.
+    """
+    w = {name: tensor.detach().to(dtype) for name, tensor in weights.items()}
+    needed = ["embed.W_E", "pos_embed.W_pos", "unembed.W_U", "blocks.0.attn.W_Q"]
+    missing = [name for name in needed if name not in w]
+    require(
+        not missing, "weights", "a one-layer transformer by TransformerLens names", f"no {missing}"
+    )
+    attention = "blocks.0.attn."
+    pieces = [w[f"{attention}{kind}_{letter}"] for letter in "QKVO" for kind in "Wb"]
+
+    def embed(tokens: Tensor) -> Tensor:
+        return w["embed.W_E"][tokens] + w["pos_embed.W_pos"][: tokens.shape[-1]]
+
+    width = w["embed.W_E"].shape[1]
+    mlp = Mlp(
+        read=w["blocks.0.mlp.W_in"],
+        read_bias=w["blocks.0.mlp.b_in"],
+        activation=torch.relu,
+        write=w["blocks.0.mlp.W_out"],
+        write_bias=w["blocks.0.mlp.b_out"],
+        skip=torch.eye(width, dtype=dtype, device=w["embed.W_E"].device),
+    )
+    unembed = Affine(w["unembed.W_U"], w["unembed.b_U"])
+    return Chain(
+        NAMES,
+        (LastPositionAttention(*pieces), mlp, unembed),
+        embed=embed,
+        readout=lambda outputs: outputs[..., -1, :],
+    )
+
+
+def load_modular_addition(path: str | Path, dtype: torch.dtype = torch.float64) -> Chain:
+    """Read the weights of the transformer and build its chain.
+
+    Args:
+        path: a safetensors file.
+        dtype: to compute in.
+
+    Returns:
+        The chain.
+    """
+    return modular_addition_chain(read_tensors(path), dtype)
+
+
+def modular_addition_data(
+    modulus: int = 113, train_fraction: float = 0.3, seed: int = 0
+) -> ModularAddition:
+    """All pairs [a, b, modulus], split at random into training and test pairs.
+
+    Args:
+        modulus: p; also the token that stands at the last position.
+        train_fraction: share of pairs to train on, rounded down; the published one by default.
+        seed: of the split; the published models share 0.
+
+    Returns:
+        Inputs and labels of both parts.
+    """
+    numbers = torch.arange(modulus)
+    pairs = torch.cartesian_prod(numbers, numbers)
+    inputs = torch.cat([pairs, pairs.new_full((len(pairs), 1), modulus)], dim=1)
+    labels = pairs.sum(1) % modulus
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
+    train, test = order.split([n := int(train_fraction * len(pairs)), len(pairs) - n])
+    return ModularAddition(inputs[train], labels[train], inputs[test], labels[test])

@@ -1,0 +1,126 @@
+"""Sections whose Jacobian is known in closed form, and chains built from `nn.Sequential`.
+
+`Affine` and `Mlp` act on every position by itself, so that the Jacobian step needs no backward pass
+(see `jacobian.py`). Any other callable is a section too; it only takes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from subscape._checks import problem, require
+from subscape._shapes import Float
+from subscape.interaction_basis.chain import Chain, Section
+
+ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.LeakyReLU)
+"""Elementwise modules that `sequential_chain` knows; any other needs a section of one's own."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """f W + b at every position."""
+
+    weight: Float[Tensor, "node next_node"]
+    bias: Float[Tensor, " next_node"]
+
+    def __call__(self, values: Float[Tensor, "... node"]) -> Float[Tensor, "... next_node"]:
+        """Run the section."""
+        return values @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """f P + act(f W_in + b_in) W_out + b_out at every position; P and W_out may be the identity or absent."""
+
+    read: Float[Tensor, "node hidden"]
+    """W_in."""
+    read_bias: Float[Tensor, " hidden"]
+    activation: Callable[[Tensor], Tensor]
+    """Elementwise and differentiable almost everywhere."""
+    write: Float[Tensor, "hidden next_node"] | None = None
+    """W_out; None is the identity."""
+    write_bias: Float[Tensor, " next_node"] | None = None
+    skip: Float[Tensor, "node next_node"] | None = None
+    """P; None is no skip connection."""
+
+    def __call__(self, values: Float[Tensor, "... node"]) -> Float[Tensor, "... next_node"]:
+        """Run the section."""
+        hidden = self.activation(values @ self.read + self.read_bias)
+        out = hidden if self.write is None else hidden @ self.write
+        if self.write_bias is not None:
+            out = out + self.write_bias
+        return out if self.skip is None else out + values @ self.skip
+
+    def slope(self, values: Float[Tensor, "... node"]) -> Float[Tensor, "... hidden"]:
+        """Derivative of the activation at the hidden units."""
+        before = values @ self.read + self.read_bias
+        return torch.func.jvp(self.activation, (before,), (torch.ones_like(before),))[1]
+
+
+def sequential_chain(model: nn.Sequential) -> Chain:
+    """Cut an MLP in front of every linear layer.
+
+    A node layer is the input of a linear layer, that is the post-activations of the one before; the last
+    node layer is `output`. Flatten and dropout layers are run or left out as in eval mode.
+
+    Args:
+        model: `nn.Linear` layers, each but the last followed by at most one elementwise activation.
+
+    Returns:
+        The chain; it shares the model's weights, detached.
+
+    Raises:
+        ValueError: if the model holds other layers.
+    """
+    flatten, layers = _without_flatten(model)
+    sections: list[Section] = []
+    names: list[str] = []
+    position = 0
+    while position < len(layers):
+        name, linear = layers[position]
+        after = layers[position + 1][1] if position + 1 < len(layers) else None
+        if not isinstance(linear, nn.Linear):
+            raise ValueError(_unknown(name, linear))
+        names.append(name)
+        sections.append(_section(linear, after))
+        position += 1 if after is None or isinstance(after, nn.Linear) else 2
+    require(bool(sections), "model", "at least one linear layer", "none")
+    return Chain((*names, "output"), tuple(sections), embed=flatten)
+
+
+def _without_flatten(model: nn.Sequential) -> tuple[Section, list[tuple[str, nn.Module]]]:
+    layers = [(n, m) for n, m in model.named_children() if not isinstance(m, nn.Dropout)]
+    if layers and isinstance(layers[0][1], nn.Flatten):
+        return layers[0][1], layers[1:]
+    return (lambda values: values), layers
+
+
+def _section(linear: nn.Linear, after: nn.Module | None) -> Section:
+    weight = linear.weight.detach().mT
+    bias = weight.new_zeros(weight.shape[1]) if linear.bias is None else linear.bias.detach()
+    if isinstance(after, ACTIVATIONS):
+        # A copy in place would overwrite the values that the slope is taken at.
+        return Mlp(weight, bias, _out_of_place(after))
+    if after is None or isinstance(after, nn.Linear | nn.Identity):
+        return Affine(weight, bias)
+    raise ValueError(_unknown("after a linear layer", after))
+
+
+def _out_of_place(activation: nn.Module) -> Callable[[Tensor], Tensor]:
+    if getattr(activation, "inplace", False):
+        return lambda values: activation(values.clone())
+    return activation
+
+
+def _unknown(name: str, module: nn.Module) -> str:
+    known = ", ".join(a.__name__ for a in ACTIVATIONS)
+    return problem(
+        f"model ({name})",
+        f"linear layers, each followed by at most one of {known}",
+        type(module).__name__,
+        "Write the sections yourself and pass Chain(names, sections).",
+    )
