@@ -1,0 +1,115 @@
+// One subnetwork: drawn when it is opened.
+const card = document.getElementById("card");
+const wish = { outputs: false };
+
+const toward = (sample) => (sample.signed < 0 ? "neg" : "pos");
+const place = (sample) => (sample.position === undefined ? `${sample.sample}` : `${sample.sample}:${sample.position}`);
+const placeTip = (sample) => `Sample ${sample.sample}${sample.position === undefined ? "" : `, position ${sample.position}`}: impact ${number(sample.impact)}, signed ${signed(sample.signed)} ${unit}.`;
+
+const context = (sample, top) => {
+  const { tokens, next } = sample;
+  const at = sample.at ?? tokens.length - 1;
+  const before = tokens.slice(0, at).join("").trimStart();
+  // The true next token stands in the context already, unless the context ends here or it was edited.
+  const inside = next !== undefined && tokens[at + 1] === next;
+  const after = tokens.slice(at + (inside ? 2 : 1)).join("");
+  const strength = 16 + 34 * (top > 0 ? sample.impact / top : 1);
+  const follows = next === undefined || inside ? null : h("span.next", { title: "The token that truly comes next" }, h("span", { role: "img", "aria-label": "next token:" }, "→"), token(next));
+  return h("p.context", { dir: "auto" }, h("span.before", null, shown(before, false)),
+    h(`mark.${toward(sample)}`, { style: { "--strength": `${strength}%` } }, shown(tokens[at] || "(empty)", true)),
+    inside ? h("span.after.true", { title: "The token that truly comes next" }, shown(next, false)) : null,
+    after ? h("span.after", null, shown(after, false)) : null, follows);
+};
+
+const moves = (sample) => {
+  const lists = [["up", "▲", "raises"], ["down", "▼", "lowers"]].filter(([d]) => sample[d] && sample[d].length);
+  return lists.length ? h("p.moved", null, ...lists.map(([d, mark, name]) => h(`span.moves.${d}`, null, h("span", { role: "img", "aria-label": name }, mark), ...sample[d].map(([text, v]) => h("span.move", null, token(text), h("small", null, signed(v))))))) : null;
+};
+
+const sampleRow = (sample, top) => {
+  let content = null;
+  if (sample.tokens && sample.tokens.length) content = context(sample, top);
+  else if (sample.values) content = h("p.vector", null, sample.label !== undefined ? token(sample.label) : null, strip(sample.values, 260, 30), peaks(sample.values));
+  else content = h("p", null, sample.label !== undefined ? token(sample.label) : `sample ${sample.sample}`);
+  return h("li", null, h(`div.size.${toward(sample)}`, { "data-tip": placeTip(sample) }, h("span.num", null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0)),
+    h("div.what", null, h("span.unseen", null, placeTip(sample)), content, moves(sample)), h("span.place", { "data-tip": placeTip(sample), "aria-hidden": "true" }, place(sample)));
+};
+const peaks = (values) => {
+  const order = values.map((v, i) => [i, v]).filter(([, v]) => v !== 0).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 2);
+  return h("small", null, order.map(([i, v]) => `x${i} = ${number(v)}`).join(", ") || "all zero");
+};
+
+const sampleTile = (sample, top) => h("li.tile", null,
+  h("figure", null, h("img", { src: images[sample.image], alt: `${sample.label ?? "sample"} (sample ${sample.sample})`, width: 72, height: 72, decoding: "async" }),
+    h("figcaption", { "data-tip": placeTip(sample) }, sample.label !== undefined ? token(sample.label) : null, h(`span.num.${toward(sample)}`, null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0, toward(sample)))),
+  moves(sample));
+
+const samplesPanel = (s) => {
+  const samples = s.top_samples;
+  const title = h("h2", null, term("Top samples", "top_samples"));
+  if (!samples.length) return h("section.panel.samples", null, title, h("p.note", null, "None: this subnetwork had no impact on any measured row."));
+  const top = Math.max(...samples.map((x) => x.impact));
+  const tiled = samples.every((x) => x.image !== undefined);
+  const items = h(tiled ? "ul.tiles" : "ol.samples", null, ...samples.map((x) => (tiled ? sampleTile(x, top) : sampleRow(x, top))));
+  items.classList.toggle("with-outputs", wish.outputs);
+  const some = samples.some((x) => (x.up && x.up.length) || (x.down && x.down.length));
+  const toggle = some ? h("label.toggle", null, h("input", { type: "checkbox", checked: wish.outputs, onchange: (event) => { wish.outputs = event.target.checked; items.classList.toggle("with-outputs", wish.outputs); } }), " outputs of each") : null;
+  return h("section.panel.samples", { "aria-label": "Top samples" }, h("div.panel-head", null, title, h("span.note", null, term(unit, "sample_impact")), toggle), items);
+};
+
+const outputsPanel = (s) => {
+  const { up, down } = s.top_outputs;
+  const top = Math.max(1e-30, ...[...up, ...down].map(([, v]) => Math.abs(v)));
+  const side = (pairs, kind, title) => h(`div.side.${kind}`, null, h("h3", null, title),
+    pairs.length ? h("ol", null, ...pairs.map(([text, v]) => h("li", null, token(text), h("span.num", null, signed(v)), bar(Math.abs(v) / top)))) : h("p.note", null, "none"));
+  return panel("Top outputs per unit δ", "top_outputs", h("div.sides", null, side(down, "neg", "▼ lowered"), side(up, "pos", "▲ raised")));
+};
+
+const normPanel = (s) => {
+  const order = tensors.map((_, t) => t).sort((a, b) => s.tensors[b] - s.tensors[a]);
+  const row = (t) => h("li", null, tensorName(nameOf(t)), h("span.num", null, percent(s.tensors[t])), bar(s.tensors[t]));
+  const late = order.slice(8);
+  const rest = late.reduce((sum, t) => sum + s.tensors[t], 0);
+  const items = h("ol.norms", null, ...order.slice(0, 8).map(row));
+  const more = late.length ? h("button.more", { type: "button", onclick: () => { items.append(...late.map(row)); more.remove(); } }, `${count(late.length)} more tensors, ${percent(rest)}`) : null;
+  return panel("Where its norm sits", "norm_share", items, more);
+};
+
+const relations = (title, key, pairs, places) => pairs.length ? panel(title, key, h("ol.near", null, ...pairs.map(([j, v]) => h("li", null, h("a", { href: `#subnetwork-${j}`, "aria-label": `subnetwork ${j}` }, h("span.idx", null, String(j)), h("span.num", null, fixed(v, places)), preview(j, 0)))))) : null;
+
+const figures = (s) => {
+  const rank = all.filter((o) => o.impact > s.impact).length + 1;
+  const sel = s.selectivity || {};
+  const facts = [
+    stat("Active rate", "active_rate", percent(s.active_rate), oneIn(s.active_rate)),
+    stat("Impact", "impact", number(s.impact), unit),
+    stat("Signed mean", "impact_signed", signed(s.impact_signed)),
+    stat("Share of impact", "impact_share", percent(s.impact_share), `rank ${rank} of ${count(all.length)}`),
+  ];
+  if (typeof sel.auroc === "number") facts.push(stat("AUROC", "auroc", fixed(sel.auroc), typeof sel.auroc_random === "number" ? `random ${fixed(sel.auroc_random)}` : null));
+  if (typeof sel.ratio === "number") facts.push(stat("Selectivity", "ratio", `${number(sel.ratio)}×`, typeof sel.delta === "number" ? `at δ = ${number(sel.delta)}` : null));
+  if (typeof s.validity_radius === "number") facts.push(stat("Valid to", "validity_radius", `|δ| ≤ ${number(s.validity_radius)}`));
+  return h("dl.stats", null, ...facts);
+};
+
+const drawCard = (k, focus) => {
+  const s = all[k];
+  const order = steps(k);
+  const at = order.indexOf(k);
+  const step = (by, label, mark) => {
+    const other = order[at + by];
+    return h("button.step", { type: "button", disabled: other === undefined, "aria-label": other === undefined ? `No ${label} subnetwork` : `${label} subnetwork, ${other}`, onclick: () => { location.hash = `subnetwork-${other}`; } }, mark);
+  };
+  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`);
+  card.replaceChildren(
+    h("div.card-head", null, heading, h("p.where", null, `${count(at + 1)} of ${count(order.length)} by ${column(state.sort).title === "#" ? "number" : column(state.sort).title}${order.length < all.length ? ", searched" : ""}`),
+      h("div.steps", null, h("a.back", { href: "#subnetworks" }, "List"), step(-1, "Previous", "←"), step(1, "Next", "→"))),
+    figures(s),
+    h("div.card-body", null, samplesPanel(s),
+      h("div.aside", null, s.top_outputs ? outputsPanel(s) : null, s.sweep ? panel("Pushing it", "sweep", sweepChart(s)) : null, normPanel(s))),
+    h("div.columns.three", null,
+      relations("Most similar", "similarity", all.length > 1 ? neighbours("similarity", k, 6) : [], 2),
+      relations("Active together", "coactivation", all.length > 1 ? neighbours("coactivation", k, 6) : [], 2),
+      relations("Interacts with", "partners", [...(s.partners || [])].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 6), 2)));
+  if (focus) heading.focus({ preventScroll: true });
+};

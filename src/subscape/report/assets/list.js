@@ -1,0 +1,136 @@
+// The table of subnetworks: sorting, searching, and the order in which one steps through them.
+const COLUMNS = [
+  { key: "index", title: "#", tip: "subnetwork", value: (s) => s.index, rising: true },
+  { key: "active_rate", title: "active rate", tip: "active_rate", value: (s) => s.active_rate, show: (s) => percent(s.active_rate) },
+  { key: "impact", title: "impact", tip: "impact", value: (s) => s.impact, show: (s) => number(s.impact) },
+  { key: "share", title: "share", tip: "impact_share", value: (s) => s.impact_share, show: (s) => percent(s.impact_share) },
+  { key: "auroc", title: "AUROC", tip: "auroc", value: (s) => (s.selectivity ? s.selectivity.auroc ?? null : null), show: (s) => fixed(s.selectivity ? s.selectivity.auroc : null) },
+  { key: "tensor", title: "main tensor", tip: "main_tensor", value: (s) => nameOf(mainTensor(s.index)), rising: true },
+  { key: "preview", title: "top samples and outputs", tip: "top_samples" },
+].filter((c) => c.key !== "auroc" || all.some((s) => s.selectivity && typeof s.selectivity.auroc === "number"));
+
+const state = { sort: "impact", falling: true, words: "", order: all.map((_, k) => k) };
+const search = document.getElementById("search");
+const list = document.getElementById("list");
+const counter = h("p.counter", { role: "status" });
+const rows = [];
+
+const column = (key) => COLUMNS.find((c) => c.key === key);
+
+/** Everything a search can find of a subnetwork, lower case; made on the first search. */
+const haystacks = memo(() => all.map((s, k) => {
+  const words = [`#${k}`, `subnetwork ${k}`, nameOf(mainTensor(k))];
+  s.tensors.forEach((share, t) => { if (share >= 0.05) words.push(nameOf(t)); });
+  const outputs = (o) => { if (o) for (const pairs of [o.up, o.down]) for (const [text] of pairs || []) words.push(text); };
+  outputs(s.top_outputs);
+  for (const sample of s.top_samples) {
+    if (sample.tokens) words.push(sample.tokens.join(""), ...sample.tokens);
+    words.push(sample.label ?? "", sample.next ?? "");
+    outputs(sample);
+  }
+  return words.join("\n").replace(/\u2581/g, " ").toLowerCase();
+}));
+
+const matching = () => {
+  const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
+  if (!words.length) return all.map((_, k) => k);
+  const stacks = haystacks();
+  return all.map((_, k) => k).filter((k) => words.every((word) => (/^#?\d+$/.test(word) && Number(word.replace("#", "")) === k) || (!/^#\d+$/.test(word) && stacks[k].includes(word))));
+};
+
+const compare = () => {
+  const { value } = column(state.sort);
+  const sign = state.falling ? -1 : 1;
+  return (a, b) => {
+    const [x, y] = [value(all[a]), value(all[b])];
+    if (x === null || y === null) return (x === null) - (y === null) || a - b;
+    return sign * (typeof x === "string" ? x.localeCompare(y) : x - y) || a - b;
+  };
+};
+
+const topShare = memo(() => Math.max(...all.map((s) => s.impact_share)) || 1);
+
+const makeRow = (k) => {
+  const s = all[k];
+  const main = mainTensor(k);
+  const cells = COLUMNS.map((c) => {
+    if (c.key === "index") return h("th.c-index", { scope: "row" }, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, String(k)));
+    if (c.key === "share") return h("td.c-share.num", null, c.show(s), bar(s.impact_share / topShare()));
+    if (c.key === "tensor") return h("td.c-tensor", { title: `${nameOf(main)} holds ${percent(s.tensors[main])} of the squared norm` }, h("span.short", null, tail(nameOf(main))), h("small", null, percent(s.tensors[main])));
+    if (c.key === "preview") return h("td.c-preview", null);
+    return h(`td.c-${c.key}.num`, null, c.show(s));
+  });
+  const row = h("tr", { "data-k": String(k) }, ...cells);
+  if (hasImages) seen.observe(row);
+  else row.lastChild.append(preview(k));
+  return row;
+};
+/** The last parts of a name: with a common beginning they say enough. */
+const tail = (name) => name.split(".").slice(commonParts()).join(".") || name;
+const commonParts = memo(() => {
+  const split = tensors.map((t) => t.name.split("."));
+  let n = 0;
+  while (tensors.length > 1 && split.every((p) => n < p.length - 1 && p[n] === split[0][n])) n++;
+  return n;
+});
+// Thousands of thumbnails are only decoded once their row comes near.
+const seen = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    seen.unobserve(target);
+    target.lastChild.append(preview(Number(target.dataset.k)));
+  }
+}, { rootMargin: "400px" });
+
+const heads = new Map();
+const body = h("tbody");
+
+const arrange = () => {
+  state.order = matching().sort(compare());
+  for (const [key, head] of heads) {
+    const sorted = key === state.sort;
+    head.setAttribute("aria-sort", sorted ? (state.falling ? "descending" : "ascending") : "none");
+  }
+  body.replaceChildren(...state.order.map((k) => (rows[k] ??= makeRow(k))));
+  const n = state.order.length;
+  counter.textContent = state.words.trim() ? (n ? `${count(n)} of ${plural(all.length, "subnetwork")}` : `None of ${plural(all.length, "subnetwork")} matches “${state.words.trim()}”.`) : plural(all.length, "subnetwork");
+  list.classList.toggle("none", n === 0);
+};
+
+const sortBy = (key) => {
+  state.falling = state.sort === key ? !state.falling : !column(key).rising;
+  state.sort = key;
+  arrange();
+};
+
+const drawList = memo(() => {
+  for (const c of COLUMNS) {
+    const head = h(`th.c-${c.key}`, { scope: "col" }, c.value ? h("button.sort", { type: "button", "data-tip": GLOSSARY[c.tip], onclick: () => sortBy(c.key) }, c.title) : term(c.title, c.tip));
+    if (c.value) heads.set(c.key, head);
+    c.head = head;
+  }
+  list.append(h("h2.unseen", null, "Subnetworks"), counter,
+    h("div.scroll.rows", { tabindex: "-1" }, h("table", null, h("caption.unseen", null, "Subnetworks; the buttons in the head sort them"),
+      h("thead", null, h("tr", null, ...COLUMNS.map((c) => c.head))), body)));
+  body.addEventListener("click", (event) => {
+    const row = event.target.closest("tr");
+    // Whoever selects text does not want to leave.
+    if (row && !event.target.closest("a") && getSelection().isCollapsed) location.hash = `subnetwork-${row.dataset.k}`;
+  });
+  arrange();
+  return true;
+});
+
+/** Mark the open subnetwork and bring it into view within the list. */
+const markOpen = (k) => {
+  for (const row of body.querySelectorAll("tr.open")) { row.classList.remove("open"); row.querySelector("a").removeAttribute("aria-current"); }
+  if (k === null || !rows[k]) return;
+  rows[k].classList.add("open");
+  rows[k].querySelector("a").setAttribute("aria-current", "true");
+  const box = list.querySelector(".rows");
+  const [top, height] = [rows[k].offsetTop, rows[k].offsetHeight];
+  if (top < box.scrollTop + 40 || top + height > box.scrollTop + box.clientHeight) box.scrollTop = top - box.clientHeight / 3;
+};
+
+/** The order to step in: the list as shown, or all of it if it does not show the open one. */
+const steps = (k) => (state.order.includes(k) ? state.order : all.map((_, i) => i).sort(compare()));

@@ -1,0 +1,119 @@
+// The first view: what was decomposed, how well, and what the subnetworks look like together.
+
+/** What a subnetwork is for, in one line: its commonest tokens or pictures, then the outputs it moves. */
+const preview = (k, outputs = 2) => {
+  const subnetwork = all[k];
+  const parts = [];
+  const pictured = hasImages ? subnetwork.top_samples.filter((s) => s.image !== undefined).slice(0, 6) : [];
+  if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map((s) => h("img", { src: images[s.image], alt: s.label ?? `sample ${s.sample}`, width: 24, height: 24, loading: "lazy", decoding: "async" }))));
+  else if (subnetwork.top_samples.length) {
+    const found = headlines(k).slice(0, 4);
+    const first = subnetwork.top_samples[0];
+    if (found.length) for (const [text, times] of found) parts.push(h("span.head", null, token(text), times > 1 ? h("small", null, `×${times}`) : null));
+    else if (first.values && first.values.length) parts.push(strip(first.values, 90, 16));
+  }
+  const top = subnetwork.top_outputs;
+  for (const [direction, mark, name] of [["up", "▲", "raises"], ["down", "▼", "lowers"]]) {
+    const list = (top ? top[direction] : []).slice(0, outputs);
+    if (list.length) parts.push(h(`span.moves.${direction}`, null, h("span", { role: "img", "aria-label": name }, mark), ...list.map(([text]) => token(text))));
+  }
+  return h("span.preview", null, ...parts);
+};
+
+const lede = () => {
+  const { fvu, l0 } = data.quality;
+  const n = all.length;
+  return h("p.lede", null, `${plural(n, "subnetwork")} of ${data.model.name ?? "the model"}, found in ${plural(tensors.length, "tensor")} with ${plural(data.target.n_parameters, "parameter")}. `,
+    `On an average held-out row ${fixed(l0, 1)} of them ${l0 === 1 ? "is" : "are"} active and ${n === 1 ? "explains" : "together explain"} ${percent(Math.max(0, 1 - fvu))} of its gradient.`);
+};
+
+const guide = () => h("details.guide", null, h("summary", null, "How to read this page"),
+  h("p", null, "A subnetwork is one direction in the space of a model’s weights: a way to change all decomposed tensors at once, of low rank in each and of length 1. The directions are found so that, for any row of data, a few of them suffice to rebuild the gradient of how the model’s output differs from that of another row."),
+  h("p", null, "Pushing a subnetwork by δ adds δ times its direction to the weights. Its impact on a row says how much the divergence of the outputs changes per unit of δ, so the rows of largest impact show what a subnetwork is for, and its top outputs show what it does there. A subnetwork worth naming is active rarely, changes outputs on its own rows and leaves others alone: its sweep shows whether it does."),
+  h("p", null, "Underlined words explain themselves on hover, focus or tap. ", h("kbd", null, "←"), " ", h("kbd", null, "→"), " step through subnetworks in the order of the list, ", h("kbd", null, "/"), " searches, ", h("kbd", null, "Esc"), " goes back to the list."));
+
+const stats = () => {
+  const { quality, measured, target } = data;
+  return h("dl.stats", null,
+    stat("Subnetworks", "subnetwork", count(all.length)),
+    stat("Parameters", "parameters", count(target.n_parameters), `in ${plural(tensors.length, "tensor")}`),
+    stat("FVU", "fvu", number(quality.fvu), `at L0 ${fixed(quality.l0, 1)}`),
+    stat("L0", "l0", fixed(quality.l0, 1), `of ${count(all.length)}`),
+    stat("Dead", "dead", percent(quality.dead)),
+    stat("Held out", "heldout", count(quality.heldout_rows), "rows"),
+    stat("Measured", "measured", count(measured.n_rows), `rows × ${plural(measured.n_references, "reference")}`));
+};
+
+const qualityPanel = () => {
+  const q = data.quality;
+  const rows = [{ name: "these subnetworks", fvu: q.fvu, l0: q.l0, ours: true }];
+  if (q.fvu_row_by_row !== undefined) rows.push({ name: "the same, chosen row by row", fvu: q.fvu_row_by_row, l0: q.l0_row_by_row, ours: true });
+  rows.push(...(q.baselines || []));
+  const top = Math.max(1, ...rows.map((r) => r.fvu));
+  return panel("Reconstruction", "fvu",
+    h("table.bars", null, h("caption.unseen", null, "Fraction of variance unexplained, lower is better"),
+      h("thead", null, h("tr", null, h("th", { scope: "col" }, ""), h("th.num", { scope: "col" }, term("L0", "l0")), h("th", { scope: "col", colspan: 2 }, term("FVU", "fvu"), h("small", null, "lower is better")))),
+      h("tbody", null, ...rows.map((r) => h(r.ours ? "tr.ours" : "tr", null, h("th", { scope: "row" }, r.name), h("td.num", null, r.l0 === undefined ? "–" : fixed(r.l0, 1)), h("td.num", null, number(r.fvu)), h("td.barcell", null, bar(r.fvu / top)))))));
+};
+
+const meanShares = memo(() => tensors.map((_, t) => all.reduce((sum, s) => sum + s.tensors[t], 0) / all.length));
+const mainCounts = memo(() => {
+  const counts = tensors.map(() => 0);
+  all.forEach((_, k) => counts[mainTensor(k)]++);
+  return counts;
+});
+const sizes = (sizes) => (sizes.length ? sizes.join(" × ") : "scalar");
+
+const tensorPanel = () => {
+  const shares = meanShares();
+  const top = Math.max(...shares) || 1;
+  const rows = tensors.map((t, i) => h("tr", null, h("th", { scope: "row" }, tensorName(t.name)),
+    h("td.num", null, sizes(t.shape)), h("td.num", null, t.ranks ? t.ranks.join(", ") || "–" : "full"),
+    h("td.num", null, percent(shares[i]), h("small", null, `(${mainCounts()[i]})`)), h("td.barcell", null, bar(shares[i] / top))));
+  const late = rows.slice(16);
+  late.forEach((row) => { row.hidden = true; });
+  const more = late.length ? h("button.more", { type: "button", onclick: () => { late.forEach((row) => { row.hidden = false; }); more.remove(); } }, `Show ${count(late.length)} more`) : null;
+  return panel("Tensors", null, h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Tensors" }, h("table.bars.tensors", null,
+    h("thead", null, h("tr", null, h("th", { scope: "col" }, "name"), h("th.num", { scope: "col" }, "shape"), h("th.num", { scope: "col" }, term("ranks", "ranks")), h("th", { scope: "col", colspan: 2 }, term("mean share of norm", "mean_norm_share")))),
+    h("tbody", null, ...rows))), more);
+};
+
+const strongestPanel = () => {
+  const order = all.map((_, k) => k).sort((a, b) => all[b].impact - all[a].impact).slice(0, 8);
+  const top = all[order[0]].impact_share || 1;
+  return panel("Largest impact", "impact",
+    h("ol.leaders", null, ...order.map((k) => h("li", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, h("span.idx", null, String(k)), h("span.num", null, percent(all[k].impact_share)), bar(all[k].impact_share / top), preview(k, 3))))),
+    h("p", null, h("a.all", { href: "#subnetworks" }, `All ${plural(all.length, "subnetwork")} →`)));
+};
+
+const settingsPanel = () => {
+  const facts = [...Object.entries(data.model).map(([key, value]) => [key === "name" ? "model" : `model ${key}`, value]), ...Object.entries(data.settings), ["unit of impact", unit], ["subscape", data.subscape_version]];
+  const notes = data.measured.notes || [];
+  return panel("Settings", null,
+    h("dl.facts", null, ...facts.map(([key, value]) => h("div", null, h("dt", null, key.replaceAll("_", " ")), h("dd", null, typeof value === "number" ? String(value).replace("-", MINUS) : value === null ? "–" : typeof value === "boolean" ? (value ? "yes" : "no") : value)))),
+    notes.length ? h("ul.notes", null, ...notes.map((note) => h("li", null, note))) : null);
+};
+
+const figuresPanel = () => panel("Figures", null, h("div.figures", null, ...data.figures.map((f) =>
+  h("figure", null, h("img", { src: f.image, alt: `${f.title}. ${f.caption}`, loading: "lazy", decoding: "async" }), h("figcaption", null, h("strong", null, f.title), " ", f.caption)))));
+
+const overview = document.getElementById("overview");
+
+/** The top is drawn at once, the rest after the first paint. */
+const drawOverview = memo(() => {
+  overview.append(lede(), stats(), guide());
+  const rest = () => {
+    overview.append(
+      h("div.columns", null, strongestPanel(), h("div", null, qualityPanel())),
+      h("div.columns", null, panel("Active rates", "spectrum", spectrum()), panel("Impact and active rate", "scatter", scatter())),
+      tensorPanel());
+    setTimeout(() => {
+      overview.append(panel("How subnetworks relate", null, maps()));
+      if (data.figures && data.figures.length) overview.append(figuresPanel());
+      overview.append(settingsPanel());
+      overview.dataset.drawn = "all";
+    }, 0);
+  };
+  requestAnimationFrame(() => setTimeout(rest, 0));
+  return true;
+});

@@ -1,0 +1,135 @@
+// What the page says: the data, numbers and tokens as text, and the glossary.
+const data = JSON.parse(document.getElementById("data").textContent);
+const all = data.subnetworks;
+const tensors = data.target.tensors;
+const images = data.images || [];
+const unit = data.measured.unit;
+
+const GLOSSARY = {
+  subnetwork: "One direction in parameter space, low-rank in every matrix and of unit norm over all tensors. Pushing it by δ adds δ times that direction to the weights.",
+  parameters: "How many parameters the decomposed tensors hold together. All others stay as they are.",
+  fvu: "Fraction of variance unexplained: squared error of the reconstructed gradients over their squared norm, on held-out rows. 0 is perfect; 1 is no better than reconstructing nothing. Only to be compared at equal L0.",
+  l0: "Mean number of subnetworks that are active in a row. The reconstruction of that row uses these alone.",
+  dead: "Share of subnetworks active in at most one of 10,000 held-out rows. They explain nothing.",
+  heldout: "Rows that training did not see, on which FVU, L0, active and dead rates are taken.",
+  measured: "Rows of data, and reference outputs per row, over which impacts are averaged.",
+  active_rate: "Share of held-out rows in which this subnetwork is one of the active ones.",
+  impact: `Mean size of the first-order effect: by how much the divergence from a reference output changes per unit δ, at δ = 0, over all measured rows and references. In ${unit}.`,
+  impact_signed: `The same mean with its sign, in ${unit}. Near zero where rows pull both ways.`,
+  impact_share: "The impact of this subnetwork as a share of the sum over all subnetworks.",
+  sample_impact: `Impact on this row, averaged over references, in ${unit}. Blue: pushing by a positive δ raises the divergence from the reference; red: it lowers it.`,
+  main_tensor: "The tensor that holds the largest share of the squared norm of this subnetwork.",
+  norm_share: "Share of the squared norm of the subnetwork that lies in this tensor. Shares add up to 100%.",
+  mean_norm_share: "Share of squared norm in this tensor, averaged over all subnetworks. In brackets: of how many subnetworks it is the main tensor.",
+  ranks: "Largest rank a subnetwork may have in this tensor, one number an axis.",
+  auroc: "How well the size of the output change tells relevant rows from the others when this subnetwork is pushed: 1 is perfect, 0.5 is chance. Beside it the same for a random direction of equal norm and rank: a control that should be near 0.5.",
+  ratio: "Mean output change on relevant rows over the mean on all others, when this subnetwork is pushed. Above 1 means selective.",
+  validity_radius: "Largest δ up to which the first-order prediction of the effect still holds. Beyond it the model bends.",
+  top_samples: "The rows on which this subnetwork has the largest impact, at most one a sample.",
+  top_outputs: "How the outputs change per unit δ, at δ = 0, averaged over the top samples of this subnetwork.",
+  sweep: "Effect on the outputs as this subnetwork is pushed by δ: on rows it is relevant for, on other rows, and for a random direction of equal norm and rank as a control.",
+  similarity: "Cosine between two subnetworks over all tensors: 1 is the same direction, 0 unrelated, −1 opposite.",
+  coactivation: "Correlation over rows of being active: 1 always together, 0 independent, −1 never together. Dead subnetworks have none.",
+  partners: "How far the joint effect of two pushes is from the sum of their separate effects. 0: they simply add up.",
+  spectrum: "Active rate of every subnetwork, from the most to the least often active. Mind the logarithmic scale.",
+  scatter: "Each point is one subnetwork. Rare and strong ones stand at the upper left.",
+};
+
+// Numbers
+
+const MINUS = "\u2212";
+const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+/** Three significant digits with a real minus sign; powers of ten where digits would not do. */
+const number = (x, digits = 3) => {
+  if (x === null || x === undefined) return "–";
+  if (x === 0) return "0";
+  const size = Math.abs(x);
+  const sign = x < 0 ? MINUS : "";
+  if (size >= 1e6 || size < 1e-3) {
+    const [mantissa, exponent] = size.toExponential(digits - 2).split("e");
+    const power = [...String(Math.abs(exponent))].map((d) => SUPERSCRIPT[d]).join("");
+    return `${sign}${mantissa}×10${exponent < 0 ? "⁻" : ""}${power}`;
+  }
+  if (size >= 100) return sign + Math.round(size).toLocaleString("en-US");
+  return sign + size.toFixed(Math.max(0, digits - 1 - Math.floor(Math.log10(size))));
+};
+const signed = (x) => (x > 0 ? "+" : "") + number(x);
+const fixed = (x, places = 2) =>
+  x === null || x === undefined ? "–" : x.toFixed(places).replace(/^-(?=0\.?0*$)/, "").replace("-", MINUS);
+const percent = (x) => {
+  if (x === null || x === undefined) return "–";
+  const p = 100 * x;
+  if (p === 0) return "0%";
+  if (p < 0.01) return "<0.01%";
+  return `${p >= 99.95 ? 100 : p.toFixed(p < 1 ? 2 : 1)}%`;
+};
+const count = (n) => n.toLocaleString("en-US");
+const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+/** "1 in 250 rows" says more of a rate than 0.4%. */
+const oneIn = (rate) =>
+  rate <= 0 ? "never" : rate > 0.5 ? "in most rows" : `1 in ${count(Math.round(1 / rate))} rows`;
+
+// Tokens
+
+const INVISIBLE = /[\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/;
+const LONE = /[\ud800-\udfff]/;
+
+/** One character that does not show, as something that does; null for all others. */
+const glyph = (c) => {
+  if (c === "\n") return "↵";
+  if (c === "\t") return "⇥";
+  const code = c.codePointAt(0);
+  if (code < 0x20) return String.fromCodePoint(0x2400 + code);
+  if (code === 0x7f) return "␡";
+  if (code >= 0x80 && code < 0xa0) return `‹${code.toString(16)}›`;
+  if (code === 0xa0) return "⍽";
+  if (c.length === 1 && LONE.test(c)) return "\ufffd";
+  if (INVISIBLE.test(c)) return `‹${code.toString(16).toUpperCase()}›`;
+  return null;
+};
+
+/** Text as pieces [shown, special]; `spaces` also makes spaces at the ends and doubled ones visible. */
+const pieces = (text, spaces) => {
+  // U+2581 is how sentence pieces write a space.
+  const characters = [...text.replace(/\u2581/g, " ")];
+  const found = [];
+  characters.forEach((c, i) => {
+    let shown = glyph(c);
+    const outer = i === 0 || i === characters.length - 1 || characters[i - 1] === " ";
+    if (c === " " && spaces && outer) shown = "·";
+    if (i === 0 && /^\p{M}/u.test(c)) found.push(["◌", true]);
+    const special = shown !== null;
+    const last = found[found.length - 1];
+    if (last && last[1] === special) last[0] += shown ?? c;
+    else found.push([shown ?? c, special]);
+  });
+  return found;
+};
+const plain = (text) => pieces(text, true).map(([shown]) => shown).join("") || "(empty)";
+
+// Facts about subnetworks that several parts need
+
+const mainTensor = (k) => {
+  const shares = all[k].tensors;
+  return shares.indexOf(Math.max(...shares));
+};
+const nameOf = (tensor) => tensors[tensor].name;
+const hasImages = images.length > 0;
+
+/** The text of the token a sample stands for, or its label, or its largest entry. */
+const headline = (sample) => {
+  if (sample.tokens && sample.tokens.length) return sample.tokens[sample.at ?? sample.tokens.length - 1];
+  if (sample.label !== undefined) return sample.label;
+  return null;
+};
+
+/** The distinct headlines of the top samples with their counts, most frequent first. */
+const headlines = (k) => {
+  const counts = new Map();
+  for (const sample of all[k].top_samples) {
+    const text = headline(sample);
+    if (text !== null) counts.set(text, (counts.get(text) || 0) + 1);
+  }
+  return [...counts].sort((a, b) => b[1] - a[1]);
+};
