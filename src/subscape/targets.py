@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -167,24 +167,23 @@ def default_outputs(model: Callable[..., Any], batch: Any) -> Tensor:
     )
 
 
-def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the floating-point parameters that `patterns` choose, in model order.
+def match(names: Iterable[str], patterns: str | Sequence[str]) -> list[str]:
+    """The names that patterns choose, in their own order; see `Target` for the patterns.
 
     Args:
-        model: the module.
-        patterns: globs, module names, `!` exclusions and `re:` expressions; see `Target`.
+        names: parameter names.
+        patterns: globs, module names, `!` exclusions and `re:` expressions.
 
     Returns:
-        Names as in `named_parameters()`; a tied parameter under its first name only.
+        The chosen names.
 
     Raises:
-        ValueError: if a pattern or all together match nothing, or half of a tied parameter is chosen.
+        ValueError: if a pattern or all together match nothing.
     """
-    every = dict(model.named_parameters(remove_duplicate=False))
-    require(bool(every), "model", "a module with at least one parameter", type(model).__name__)
+    every = list(names)
     wanted: set[str] = set()
     dropped: set[str] = set()
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         body = pattern.removeprefix("!")
         matched = {name for name in every if _matches(name, body)}
         if not matched:
@@ -209,6 +208,25 @@ def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
                 "The '!' patterns take away all that the others match.",
             )
         )
+    return chosen
+
+
+def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Names of the floating-point parameters that `patterns` choose, in model order.
+
+    Args:
+        model: the module.
+        patterns: globs, module names, `!` exclusions and `re:` expressions; see `Target`.
+
+    Returns:
+        Names as in `named_parameters()`; a tied parameter under its first name only.
+
+    Raises:
+        ValueError: if a pattern or all together match nothing, or half of a tied parameter is chosen.
+    """
+    every = dict(model.named_parameters(remove_duplicate=False))
+    require(bool(every), "model", "a module with at least one parameter", type(model).__name__)
+    chosen = match(every, patterns)
     not_float = [name for name in chosen if not every[name].is_floating_point()]
     if not_float:
         raise ValueError(

@@ -7,13 +7,13 @@ and `subnetworks.safetensors` with the pieces of every tensor, `decoder.<paramet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import subscape._version as version
 from subscape._checks import problem, require
@@ -21,6 +21,8 @@ from subscape._io import new_folder, read_json, read_tensors, write_json, write_
 from subscape._shapes import Float
 from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.lowrank import Layout, Stack, TensorLayout
+from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
+from subscape.subnetworks.lora import save_lora
 from subscape.targets import Target
 
 FORMAT_VERSION = "1.0"
@@ -152,6 +154,83 @@ class Decomposition:
         """Cosines between the subnetworks."""
         flat = self.decoder.flat()
         return flat @ flat.mT
+
+    def edit(
+        self,
+        model: nn.Module,
+        deltas: Deltas,
+        *,
+        tensors: str | Sequence[str] = "*",
+    ) -> Edit:
+        """Move a model along subnetworks, W0 + Σ δ_k v_k, and back.
+
+            with decomposition.edit(model, {3: +0.5, 17: -1.0}):
+                model(inputs)
+
+        The parameters change in place inside the block and are the old ones afterwards, bit by bit, also
+        after an exception. Without `with`: `.apply()` and `.undo()`.
+
+        Args:
+            model: the model this decomposition was made for.
+            deltas: δ_k by index; a subnetwork has length 1.
+            tensors: patterns over the target's tensors; the others are not moved.
+
+        Returns:
+            The edit, not yet applied.
+
+        Raises:
+            ValueError: if the model is another one, a δ is not finite, or a pattern matches nothing.
+            IndexError: if there is no such subnetwork.
+        """
+        self.verify(Target(model, self.layout.names))
+        return Edit(model, displacement(self.decoder, deltas, tensors))
+
+    def edited(
+        self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*"
+    ) -> nn.Module:
+        """A copy of the model moved along subnetworks; see `edit`.
+
+        For a Hugging Face model `decomposition.edited(model, {3: 0.5}).save_pretrained(folder)` writes the
+        merged weights.
+
+        Args:
+            model: the model this decomposition was made for; it is not changed.
+            deltas: δ_k by index.
+            tensors: patterns over the target's tensors; the others are not moved.
+
+        Returns:
+            The copy.
+        """
+        self.verify(Target(model, self.layout.names))
+        return edited_copy(model, displacement(self.decoder, deltas, tensors))
+
+    def save_lora(
+        self,
+        folder: str | Path,
+        model: nn.Module,
+        deltas: Deltas,
+        *,
+        tensors: str | Sequence[str] = "*",
+        overwrite: bool = False,
+    ) -> Path:
+        """Write an edit as a LoRA adapter, which `peft.PeftModel.from_pretrained(model, folder)` loads.
+
+        Args:
+            folder: where to.
+            model: the model this decomposition was made for.
+            deltas: δ_k by index.
+            tensors: patterns over the target's tensors: linear layers' weights only.
+            overwrite: replace what is there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: if a chosen tensor is not the weight of a linear layer.
+        """
+        self.verify(Target(model, self.layout.names))
+        change = displacement(self.decoder, deltas, tensors)
+        return save_lora(folder, model, change, overwrite=overwrite)
 
     def verify(self, target: Target) -> None:
         """Refuse a target that this decomposition does not belong to.

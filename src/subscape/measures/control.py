@@ -1,0 +1,35 @@
+"""Random directions of the same shape as a subnetwork: the control beside every intervention."""
+
+from __future__ import annotations
+
+import torch
+
+from subscape.gradients import generator_of
+from subscape.lowrank import Stack, initial_stack
+
+
+def random_like(stack: Stack, seed: int = 0) -> Stack:
+    """Random directions with the ranks of a stack and its norm in every tensor.
+
+    Equal length over all tensors together would not do: a direction that lies in one small tensor moves
+    outputs differently from one spread over all.
+
+    Args:
+        stack: directions [subnetwork].
+        seed: of the draw.
+
+    Returns:
+        One random direction for each.
+    """
+    drawn = initial_stack(
+        stack.layout, tuple(stack.weights.shape[:-1]), generator_of(seed, 11), stack.weights
+    )
+    tiny = torch.finfo(stack.weights.dtype).tiny
+    factor = stack.norms() / drawn.norms().clamp_min(tiny)
+    pieces, parts = drawn.pieces(), []
+    for place, tensor in enumerate(stack.layout.tensors):
+        first, *others = pieces[tensor.name]
+        lead = first.shape[: stack.weights.dim() - 1]
+        scale = factor[..., place].reshape(*lead, *[1] * (first.dim() - len(lead)))
+        parts += [(first * scale).flatten(len(lead)), *[p.flatten(len(lead)) for p in others]]
+    return Stack(stack.layout, torch.cat(parts, -1))

@@ -1,0 +1,325 @@
+"""Impact: how strongly every subnetwork matters at every row, in one pass over a data set.
+
+I(x_i, v_k) = mean over references y of |⟨V_in_k, ∇_W D(f(x_i), y)⟩| (arXiv 2504.00194, sec. 3.3), in
+divergence per unit of δ. What is kept of a pass does not grow with the data: sums per subnetwork, and the
+rows of largest impact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from subscape._checks import problem, require
+from subscape._io import read_metadata, read_tensors, write_tensors
+from subscape._shapes import Float, Int
+from subscape.gradients import GradientSource, RowGradients
+from subscape.gradients.draws import permutation, sha256_of
+from subscape.lowrank import Stack
+from subscape.measures.rows import RowSet
+from subscape.subnetworks.decomposition import Decomposition
+
+N_REFERENCES = 10
+N_TOP = 20
+SAVE_EVERY = 20
+"""Batches between two savings of what was measured."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a pass has added up so far; every field is a tensor, so it saves and resumes as it is."""
+
+    n_batches: Int[Tensor, ""]
+    """Batches seen."""
+    n_rows: Int[Tensor, ""]
+    """Rows seen."""
+    size: Float[Tensor, " subnetwork"]
+    """Σ_i I(x_i, v_k)."""
+    signed: Float[Tensor, " subnetwork"]
+    """Σ_i of the mean coefficient over references, with its sign."""
+    active: Float[Tensor, " subnetwork"]
+    """Σ_i of the share of references with a coefficient at or above the threshold."""
+    together: Float[Tensor, "subnetwork subnetwork"]
+    """Σ_i of the share of references for which both are active."""
+    norm: Float[Tensor, ""]
+    """Σ_i of the mean ‖g_i‖ over references."""
+    top_value: Float[Tensor, "subnetwork top"]
+    """Impact at the rows of largest impact, falling; −1 where there are fewer rows."""
+    top_signed: Float[Tensor, "subnetwork top"]
+    """The mean coefficient with its sign at those rows."""
+    top_sample: Int[Tensor, "subnetwork top"]
+    """Their samples."""
+    top_position: Int[Tensor, "subnetwork top"]
+    """Their positions; 0 where a sample is a row."""
+
+
+@dataclass(frozen=True)
+class Impact:
+    """The impact of every subnetwork over a data set."""
+
+    mean: Float[Tensor, " subnetwork"]
+    """Mean of I(x, v_k) over rows: divergence per unit of δ."""
+    signed: Float[Tensor, " subnetwork"]
+    """Mean coefficient with its sign: what moving along +v_k does to the divergence on average."""
+    normalised: Float[Tensor, " subnetwork"]
+    """`mean` over the mean length of a row gradient; 1 if all gradients lie along the subnetwork."""
+    active_rate: Float[Tensor, " subnetwork"]
+    """Share of (row, reference) pairs whose coefficient reaches the threshold."""
+    together: Float[Tensor, "subnetwork subnetwork"]
+    """Share of (row, reference) pairs in which both are active."""
+    top: tuple[TopRows, ...]
+    """The rows of largest impact of every subnetwork."""
+    n_rows: int
+    """Rows measured."""
+    n_references: int
+    """References per row."""
+
+    def coactivation(self) -> Float[Tensor, "subnetwork subnetwork"]:
+        """Correlation of being active; NaN for a subnetwork that is never or always active."""
+        p = self.active_rate
+        spread = (p * (1 - p)).sqrt()
+        return (self.together - torch.outer(p, p)) / torch.outer(spread, spread)
+
+
+@dataclass(frozen=True)
+class TopRows:
+    """The rows of largest impact of one subnetwork, in falling order."""
+
+    rows: RowSet
+    """Which rows."""
+    impact: Float[Tensor, " row"]
+    """I(x, v_k)."""
+    signed: Float[Tensor, " row"]
+    """The mean coefficient over references, with its sign."""
+
+
+def coefficients_over_references(
+    source: GradientSource, samples: Int[Tensor, " sample"], stack: Stack, n: int, first_draw: int
+) -> tuple[Float[Tensor, "reference row subnetwork"], Float[Tensor, "reference row"]]:
+    """⟨V_k, g_i⟩ and ‖g_i‖ of the rows of given samples under `n` draws of references.
+
+    Args:
+        source: rows and references; not of `token` rows, whose positions are drawn anew every time.
+        samples: which samples.
+        stack: directions [subnetwork].
+        n: draws.
+        first_draw: number of the first draw.
+
+    Returns:
+        Coefficients, and lengths of the row gradients.
+    """
+    coefficients, norms = [], []
+    with torch.no_grad():
+        for draw in range(first_draw, first_draw + n):
+            gradients: RowGradients = source.gradients(source.rows_at(samples, draw=draw))
+            coefficients.append(gradients.inner(stack))
+            norms.append(gradients.squared_norm().sqrt())
+    return torch.stack(coefficients), torch.stack(norms)
+
+
+def impact(
+    decomposition: Decomposition,
+    source: GradientSource,
+    *,
+    n_references: int = N_REFERENCES,
+    n_top: int = N_TOP,
+    n_rows: int | None = None,
+    batch_size: int = 256,
+    repeat_samples: bool = False,
+    state: str | Path | None = None,
+    progress: bool = True,
+) -> Impact:
+    """Measure the impact of all subnetworks in one pass over the data.
+
+    Args:
+        decomposition: the subnetworks.
+        source: the data to measure on, with `sample` or `every-token` rows.
+        n_references: references drawn for every row.
+        n_top: rows of largest impact to keep per subnetwork.
+        n_rows: rows to look at, rounded up to whole samples; by default all.
+        batch_size: rows made at once.
+        repeat_samples: let a sequence appear among the top rows with several positions.
+        state: file to keep what was measured in; a pass that was interrupted goes on from there.
+        progress: show a progress bar.
+
+    Returns:
+        The impact.
+
+    Raises:
+        ValueError: if the source is another target's, draws positions, or `state` is of another pass.
+    """
+    require(n_references >= 1, "n_references", "at least 1", repr(n_references))
+    require(n_top >= 1, "n_top", "at least 1", repr(n_top))
+    require(
+        source.rows != "token",
+        "source",
+        "rows='sample' or 'every-token', whose rows are the same in every draw",
+        "rows='token'",
+        "Use rows='every-token': every position of the windows is measured.",
+    )
+    decomposition.verify(source.target)
+    per_sample = source.rows_per_sample
+    n_samples = len(source)
+    if n_rows is not None:
+        n_samples = min(n_samples, -(-n_rows // per_sample))
+    per_batch = max(1, batch_size // per_sample)
+    if n_samples * per_sample < 2:
+        raise ValueError(problem("data", "at least 2 rows", f"{n_samples * per_sample}"))
+    order = permutation(len(source), source.seed, 0)[:n_samples]
+    parts = batches_of(order, per_batch, per_sample)
+    sums = _nothing(decomposition, n_top)
+    identity = {
+        "decomposition": sha256_of({
+            "encoder": decomposition.encoder.weights,
+            "threshold": torch.tensor(decomposition.threshold),
+        }),
+        "source": repr(sorted((k, str(v)) for k, v in source.identity.items())),
+        "pass": repr((n_references, n_top, n_samples, per_batch, repeat_samples)),
+    }
+    if state is not None:
+        sums = _resumed(Path(state), sums, identity)
+    done = int(sums.n_batches)
+    bar = tqdm(total=len(parts), initial=done, desc="impact", disable=not progress)
+    saved = done
+    try:
+        for number in range(done, len(parts)):
+            samples = parts[number]
+            found, norms = coefficients_over_references(
+                source, samples, decomposition.encoder, n_references, number * n_references
+            )
+            sums = _added(
+                sums, found, norms, samples, per_sample, decomposition.threshold, repeat_samples
+            )
+            bar.update()
+            if state is not None and (number + 1) % SAVE_EVERY == 0:
+                write_tensors(state, vars(sums), identity)
+                saved = number + 1
+    finally:
+        bar.close()
+        # Also when interrupted: what was measured is kept.
+        if state is not None and int(sums.n_batches) > saved:
+            write_tensors(state, vars(sums), identity)
+    return _finished(sums, n_references, source.rows != "sample")
+
+
+def batches_of(order: Tensor, per_batch: int, per_sample: int) -> list[Tensor]:
+    """Samples in batches; the last one is not left with a row alone, which has no other reference."""
+    parts = list(order.split(per_batch))
+    if len(parts) > 1 and len(parts[-1]) * per_sample < 2:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def _nothing(decomposition: Decomposition, n_top: int) -> Sums:
+    n = len(decomposition)
+    zeros = torch.zeros(n, dtype=torch.float64)
+    none, first = torch.zeros((), dtype=torch.long), torch.zeros(n, n_top, dtype=torch.long)
+    value = torch.full((n, n_top), -1.0, dtype=torch.float64)
+    return Sums(
+        n_batches=none,
+        n_rows=none,
+        size=zeros,
+        signed=zeros,
+        active=zeros,
+        together=torch.zeros(n, n, dtype=torch.float64),
+        norm=zeros.new_zeros(()),
+        top_value=value,
+        top_signed=torch.zeros_like(value),
+        top_sample=first,
+        top_position=first,
+    )
+
+
+def _added(
+    sums: Sums,
+    coefficients: Float[Tensor, "reference row subnetwork"],
+    norms: Float[Tensor, "reference row"],
+    samples: Int[Tensor, " sample"],
+    per_sample: int,
+    threshold: float,
+    repeat_samples: bool,
+) -> Sums:
+    """The sums with one more batch, whose rows are the positions of one sample after the other."""
+    coefficients = coefficients.cpu()
+    active = (coefficients.abs() >= threshold).float()
+    size = coefficients.abs().mean(0).double()
+    signed = coefficients.mean(0).double()
+    flat = active.flatten(0, 1)
+    n_references = len(coefficients)
+    value, place = _largest(size, per_sample, sums.top_value.shape[1], repeat_samples)
+    merged = {
+        "top_value": (sums.top_value, value),
+        "top_signed": (sums.top_signed, signed.T.gather(1, place)),
+        "top_sample": (sums.top_sample, samples.cpu()[place // per_sample]),
+        "top_position": (sums.top_position, place % per_sample),
+    }
+    both = {name: torch.cat(pair, 1) for name, pair in merged.items()}
+    # Stable: of equal impacts the rows seen first stay, however the pass is cut.
+    order = torch.sort(both["top_value"], dim=1, descending=True, stable=True).indices
+    keep = order[:, : sums.top_value.shape[1]]
+    return replace(
+        sums,
+        n_batches=sums.n_batches + 1,
+        n_rows=sums.n_rows + size.shape[0],
+        size=sums.size + size.sum(0),
+        signed=sums.signed + signed.sum(0),
+        active=sums.active + flat.sum(0).double() / n_references,
+        together=sums.together + (flat.T @ flat).double() / n_references,
+        norm=sums.norm + norms.cpu().double().mean(0).sum(),
+        **{name: values.gather(1, keep) for name, values in both.items()},
+    )
+
+
+def _largest(
+    size: Float[Tensor, "row subnetwork"], per_sample: int, n_top: int, repeat_samples: bool
+) -> tuple[Float[Tensor, "subnetwork some"], Int[Tensor, "subnetwork some"]]:
+    """The largest values of every subnetwork and the rows they stand in, one per sample unless asked."""
+    values = size.T
+    if repeat_samples or per_sample == 1:
+        return values.topk(min(n_top, values.shape[1]), dim=1)
+    best, position = values.unflatten(1, (-1, per_sample)).max(2)
+    top, sample = best.topk(min(n_top, best.shape[1]), dim=1)
+    return top, sample * per_sample + position.gather(1, sample)
+
+
+def _finished(sums: Sums, n_references: int, token_rows: bool) -> Impact:
+    n = sums.n_rows.double()
+    top = []
+    for value, signed, sample, position in zip(
+        sums.top_value, sums.top_signed, sums.top_sample, sums.top_position, strict=True
+    ):
+        real = value >= 0
+        rows = RowSet(sample[real], position[real] if token_rows else None)
+        top.append(TopRows(rows, value[real], signed[real]))
+    return Impact(
+        mean=sums.size / n,
+        signed=sums.signed / n,
+        normalised=sums.size / sums.norm,
+        active_rate=sums.active / n,
+        together=sums.together / n,
+        top=tuple(top),
+        n_rows=int(sums.n_rows),
+        n_references=n_references,
+    )
+
+
+def _resumed(path: Path, fresh: Sums, identity: Mapping[str, str]) -> Sums:
+    if not path.exists():
+        return fresh
+    found = read_metadata(path)
+    for key, value in identity.items():
+        if found.get(key) != value:
+            raise ValueError(
+                problem(
+                    "state",
+                    f"a file of the same measurement: {key} {value}",
+                    f"{path} with {found.get(key)}",
+                    "Remove it, or measure with the same settings, model and data as before.",
+                )
+            )
+    return Sums(**read_tensors(path))

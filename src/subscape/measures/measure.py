@@ -1,0 +1,342 @@
+"""All measures of a decomposition over a data set, kept in a folder and resumed from there.
+
+One pass gives the impact of all subnetworks (`impact`); then every subnetwork is pushed (`card`). The
+result is one JSON file whose keys are described in docs/file-format.md, and the samples it points to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import subscape._version as version
+from subscape._checks import problem, require
+from subscape._io import append_jsonl
+from subscape._shapes import Bool
+from subscape.divergences import Divergence
+from subscape.divergences import resolve as resolve_divergence
+from subscape.gradients import GradientSource, generator_of
+from subscape.gradients.draws import name_of
+from subscape.gradients.source import Engine, Rows
+from subscape.measures.card import Scene, card
+from subscape.measures.control import random_like
+from subscape.measures.impact import (
+    Impact,
+    batches_of,
+    coefficients_over_references,
+    impact,
+)
+from subscape.measures.oracle import pca_fvu
+from subscape.measures.record import FORMAT, Measures, card_record, names_of, numbers, samples_of
+from subscape.measures.rows import RowSet, outputs_at
+from subscape.measures.selectivity import interaction, spread
+from subscape.references import Reference
+from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.evaluation import evaluate
+from subscape.targets import Target
+
+N_QUALITY_ROWS = 1024
+"""Rows for FVU and its baseline."""
+PCA_ENTRIES = 2**25
+"""Entries of dense row gradients up to which principal directions are computed."""
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How much is measured."""
+
+    n_rows: int = 20_000
+    """Rows to measure the impact over, at most; every position of a window is a row."""
+    n_references: int = 10
+    """References drawn for every row."""
+    n_top: int = 20
+    """Rows of largest impact to keep of every subnetwork."""
+    n_others: int = 48
+    """Other rows, of which those without impact are a subnetwork's irrelevant rows."""
+    n_outputs: int = 10
+    """Outputs to name, most increased and most decreased each."""
+    change: float = 0.1
+    """How far a sweep goes: until the outputs of top rows have changed by this share of the median
+    divergence between two rows."""
+    n_deltas: int = 6
+    """Sizes of δ in a sweep, each half of the next one."""
+    n_partners: int = 3
+    """Subnetworks most often active together with each, to measure the interaction with."""
+    batch_size: int = 256
+    """Rows whose gradients are made at once."""
+    seed: int = 0
+    """Draws rows, references and random directions."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_rows", "n_references", "n_top", "n_others", "n_outputs", "n_deltas"):
+            value = getattr(self, name)
+            require(
+                isinstance(value, int) and value >= 1, name, "a whole number of at least 1", value
+            )
+        require(self.n_partners >= 0, "n_partners", "at least 0", self.n_partners)
+        require(
+            self.change > 0 and math.isfinite(self.change), "change", "a share above 0", self.change
+        )
+
+
+def measure(
+    decomposition: Decomposition,
+    target: Target,
+    data: Any,
+    *,
+    config: MeasureConfig | None = None,
+    divergence: str | Divergence | None = None,
+    reference: str | Reference | None = None,
+    rows: Rows | None = None,
+    engine: Engine = "auto",
+    labels: Tensor | None = None,
+    token_names: Callable[[int], str] | None = None,
+    output_names: Callable[[int], str] | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> Measures:
+    """Measure what every subnetwork is for and what pushing it does.
+
+    Args:
+        decomposition: the subnetworks.
+        target: the model and parameters they are of.
+        data: samples, best not those trained on.
+        config: how much to measure.
+        divergence: by default that of the decomposition.
+        reference: by default that of the decomposition.
+        rows: by default those of the decomposition; of sequences every position is measured.
+        engine: how row gradients are made.
+        labels: a class per sample, to show beside it.
+        token_names: text of an input token.
+        output_names: name of an output.
+        folder: where to keep what is measured; an interrupted measurement goes on from there.
+        progress: show progress bars.
+
+    Returns:
+        The measures, also saved in the folder.
+
+    Raises:
+        ValueError: if model or data do not go with the decomposition, or the folder is of another
+            measurement.
+    """
+    config = config or MeasureConfig()
+    decomposition.verify(target)
+    settings = decomposition.settings
+    kind: Rows = rows or settings.get("rows", "sample")
+    source = GradientSource(
+        target,
+        data,
+        divergence=divergence or _by_name(settings, "divergence", "mse"),
+        reference=reference or _by_name(settings, "reference", "another-row"),
+        rows="every-token" if kind == "token" else kind,
+        engine=engine,
+        seed=config.seed,
+    )
+    if labels is not None:
+        require(len(labels) == len(source), "labels", f"{len(source)} of them", f"{len(labels)}")
+    where = None if folder is None else Path(folder)
+    found = impact(
+        decomposition,
+        source,
+        n_references=config.n_references,
+        n_top=config.n_top,
+        n_rows=config.n_rows,
+        batch_size=config.batch_size,
+        state=None if where is None else where / "impact.safetensors",
+        progress=progress,
+    )
+    scene, idle = _scene(decomposition, source, config)
+    control = random_like(decomposition.decoder, config.seed)
+    header = {
+        "config": asdict(config),
+        "target": decomposition.target["sha256"],
+        "source": {k: str(v) for k, v in source.identity.items()},
+        "impact": float(found.mean.sum()),
+    }
+    path = None if where is None else where / "subnetworks.jsonl"
+    cards = _resumed(path, header)
+    for k in tqdm(range(len(decomposition)), desc="sweeps", disable=not progress):
+        if k < len(cards):
+            continue
+        made = card(
+            scene,
+            k,
+            decomposition.decoder.select(k),
+            control.select(k),
+            found.top[k],
+            idle[:, k],
+        )
+        cards.append(card_record(made, found, k))
+        if path is not None:
+            append_jsonl(path, cards[-1])
+    _add_partners(cards, decomposition, scene, found, config.n_partners, progress)
+    record = {
+        "format": FORMAT,
+        "subscape_version": version.__version__,
+        "target": decomposition.target["sha256"],
+        "settings": {
+            **asdict(config),
+            "divergence": name_of(source.divergence),
+            "reference": name_of(source.reference),
+            "rows": source.rows,
+        },
+        "unit": "nats" if scene.centred else "divergence",
+        "n_rows": found.n_rows,
+        "n_references": found.n_references,
+        "spread": scene.size / config.change,
+        "quality": _quality(decomposition, source, config),
+        "coactivation": numbers(found.coactivation()),
+        "subnetworks": cards,
+    }
+    record["names"] = names_of(record, source.data, token_names, output_names)
+    result = Measures(record, samples_of(found, source.data, labels))
+    if where is not None:
+        result.save(where)
+    return result
+
+
+def _by_name(settings: Mapping[str, Any], key: str, default: str) -> str:
+    return settings.get(key, default)
+
+
+def _scene(
+    decomposition: Decomposition, source: GradientSource, config: MeasureConfig
+) -> tuple[Scene, Bool[Tensor, "other subnetwork"]]:
+    """What all are measured against, and for which of the other rows each is idle."""
+    n, per_sample = len(source), source.rows_per_sample
+    generator = generator_of(config.seed, 12)
+    samples = torch.randperm(n, generator=generator)[: max(2, min(config.n_others, n))]
+    size = torch.cat([
+        coefficients_over_references(
+            source, part, decomposition.encoder, config.n_references, -(1 + i) * config.n_references
+        )[0]
+        .abs()
+        .mean(0)
+        .cpu()
+        for i, part in enumerate(
+            batches_of(samples, max(1, config.batch_size // per_sample), per_sample)
+        )
+    ]).unflatten(0, (len(samples), per_sample))
+    position = None
+    place = torch.zeros(len(samples), dtype=torch.long)
+    if source.rows != "sample":
+        position = place = torch.randint(0, per_sample, (len(samples),), generator=generator)
+    others = RowSet(samples, position)
+    idle = size[torch.arange(len(samples)), place] < decomposition.threshold
+    # The authors' divergence is no distance: it is not smallest at the reference.
+    named = (
+        resolve_divergence("mse") if name_of(source.divergence) == "half_reference_mse" else None
+    )
+    divergence = named or source.divergence
+    size_of_change = config.change * spread(
+        outputs_at(source.target, source.data, others), divergence
+    )
+    scene = Scene(
+        target=source.target,
+        data=source.data,
+        divergence=divergence,
+        others=others,
+        size=size_of_change,
+        n_deltas=config.n_deltas,
+        n_outputs=config.n_outputs,
+        centred=name_of(source.divergence) == "kl",
+    )
+    return scene, idle
+
+
+def _quality(
+    decomposition: Decomposition, source: GradientSource, config: MeasureConfig
+) -> dict[str, Any]:
+    """FVU and L0 on the rows measured, beside principal directions at the same L0."""
+    n = min(N_QUALITY_ROWS, source.n_rows)
+    n -= n % source.rows_per_sample
+    size = max(2, min(config.batch_size, n) // source.rows_per_sample) * source.rows_per_sample
+    size = min(size, source.n_rows)
+    fraction = decomposition.settings.get("active_fraction")
+    found = evaluate(
+        source,
+        decomposition.encoder,
+        decomposition.decoder,
+        fraction or 1.0,
+        n_rows=n,
+        batch_size=size,
+        threshold=None if fraction else torch.tensor(decomposition.threshold),
+    )
+    quality = {"fvu": float(found.fvu), "l0": float(found.l0), "n_rows": found.n_rows}
+    baselines = []
+    entries = found.n_rows * decomposition.layout.n_parameters
+    if entries <= PCA_ENTRIES:
+        parts = [source.batch_gradients(i, size).flat for i in range(found.n_rows // size)]
+        rank = max(1, round(float(found.l0)))
+        baselines.append({
+            "name": f"{rank} principal direction{'s' if rank > 1 else ''} of the same rows",
+            "l0": rank,
+            "fvu": pca_fvu(torch.cat(parts), rank),
+        })
+    return quality | {"baselines": baselines}
+
+
+def _add_partners(
+    cards: list[dict[str, Any]],
+    decomposition: Decomposition,
+    scene: Scene,
+    found: Impact,
+    n_partners: int,
+    progress: bool,
+) -> None:
+    """Interaction indices with the subnetworks most often active together, each at its own δ."""
+    together = torch.nan_to_num(found.coactivation(), nan=-1.0).fill_diagonal_(-1.0)
+    n = min(n_partners, len(cards) - 1)
+    for k in tqdm(range(len(cards)), desc="interactions", disable=not progress or n == 0):
+        cards[k]["partners"] = []
+        for other in together[k].topk(n).indices.tolist() if n else []:
+            sizes = [cards[i]["delta"] for i in (k, other)]
+            if None in sizes:
+                continue
+            rows = (
+                found
+                .top[k]
+                .rows.select(slice(0, 8))
+                .joined(found.top[other].rows.select(slice(0, 8)))
+            )
+            moves = [
+                {name: size * v for name, v in decomposition.decoder.select(i).dense().items()}
+                for i, size in zip((k, other), sizes, strict=True)
+            ]
+            index = interaction(scene.target, scene.data, rows, *moves)
+            if math.isfinite(index):
+                cards[k]["partners"].append([other, index])
+
+
+def _resumed(path: Path | None, header: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cards of an interrupted measurement; begins the file if there is none."""
+    if path is None:
+        return []
+    header = json.loads(json.dumps(header))
+    if not path.exists():
+        append_jsonl(path, header)
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # cut short by a power failure: measured again
+            break
+    if not lines or lines[0] != header:
+        raise ValueError(
+            problem(
+                "folder",
+                "a new folder, or one of the same measurement to go on with",
+                f"{path} of another measurement",
+                "Choose another folder, or remove that file.",
+            )
+        )
+    return lines[1:]

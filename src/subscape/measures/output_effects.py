@@ -1,0 +1,184 @@
+"""What a subnetwork does to outputs: ∂f(x, W0 + δ v)/∂δ at δ = 0, by forward mode.
+
+(arXiv 2504.00194, sec. 3.2.) Forward mode gives all outputs of a row at once. Fused attention kernels have
+no forward rule; then the explicit softmax kernel is taken, and at last two reverse passes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from subscape._checks import problem, require
+from subscape._shapes import Float, Int
+from subscape.data import Samples
+from subscape.measures.rows import RowSet, outputs_at
+from subscape.targets import Target
+
+Direction = Mapping[str, Float[Tensor, "..."]]
+"""A direction in parameter space by parameter name."""
+
+
+def output_effects(
+    target: Target, data: Samples, rows: RowSet, direction: Direction, *, at_once: int = 256
+) -> Float[Tensor, "row *output"]:
+    """∂f/∂δ of moving along a direction, at every row.
+
+    Args:
+        target: the model and its parameters.
+        data: samples.
+        rows: which of them.
+        direction: by parameter name.
+        at_once: rows of a forward pass.
+
+    Returns:
+        Output units per unit of δ.
+
+    Raises:
+        RuntimeError: if the model can be differentiated in none of the ways.
+    """
+    names = list(direction)
+    values = tuple(target.parameters[name].detach() for name in names)
+    tangents = tuple(direction[name].to(target.parameters[name].dtype) for name in names)
+    parts = []
+    for start in range(0, len(rows), at_once):
+        part = rows.select(slice(start, start + at_once))
+
+        def outputs(*moved: Tensor, part: RowSet = part) -> Tensor:
+            inputs = part.inputs(data, target)
+            return part.pick(target.outputs(inputs, dict(zip(names, moved, strict=True))))
+
+        parts.append(derivative(outputs, values, tangents))
+    return torch.cat(parts)
+
+
+def output_effects_by_difference(
+    target: Target, data: Samples, rows: RowSet, direction: Direction, step: float = 1e-5
+) -> Float[Tensor, "row *output"]:
+    """Central finite differences of the outputs: the oracle of `output_effects`, for float64.
+
+    Args:
+        target: the model and its parameters.
+        data: samples.
+        rows: which of them.
+        direction: by parameter name.
+        step: δ of the two points.
+
+    Returns:
+        Output units per unit of δ.
+    """
+    ahead, behind = (
+        outputs_at(target, data, rows, {name: sign * step * v for name, v in direction.items()})
+        for sign in (1, -1)
+    )
+    return (ahead - behind) / (2 * step)
+
+
+def derivative(
+    function: Callable[..., Tensor], values: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> Tensor:
+    """Directional derivative by the first way that the model's operations allow.
+
+    Args:
+        function: of as many tensors as there are values.
+        values: where.
+        tangents: in which direction.
+
+    Returns:
+        The derivative, of the shape of the function's value.
+
+    Raises:
+        RuntimeError: if none of the ways works.
+    """
+    try:
+        return torch.func.jvp(function, values, tangents)[1].detach()
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+    # The explicit softmax has a forward rule and a second derivative; the fused kernels have neither.
+    with sdpa_kernel(SDPBackend.MATH):
+        for name, way in _WAYS.items():
+            try:
+                found = way(function, values, tangents)
+            except (RuntimeError, NotImplementedError):
+                continue
+            warnings.warn(
+                f"forward mode is not there for this model as loaded ({reason}); used {name}",
+                stacklevel=2,
+            )
+            return found.detach()
+    raise RuntimeError(
+        problem(
+            "model",
+            "operations that can be differentiated forward, or twice backward",
+            reason,
+            "Load it with attn_implementation='eager'.",
+        )
+    )
+
+
+def _forward(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:
+    return torch.func.jvp(function, values, tangents)[1]
+
+
+def _twice_reverse(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:
+    """J v as the derivative of uᵀ J v with respect to u, which is linear in u."""
+    leaves = tuple(v.clone().requires_grad_(True) for v in values)
+    with torch.enable_grad():
+        outputs = function(*leaves)
+        u = torch.zeros_like(outputs, requires_grad=True)
+        pulled = torch.autograd.grad(outputs, leaves, u, create_graph=True, allow_unused=True)
+        product = sum(
+            ((g * t).sum() for g, t in zip(pulled, tangents, strict=True) if g is not None),
+            start=(u * 0).sum(),
+        )
+        return torch.autograd.grad(product, u)[0]
+
+
+_WAYS: dict[str, Callable[[Callable[..., Tensor], tuple, tuple], Tensor]] = {
+    "forward mode with the explicit softmax attention": _forward,
+    "two reverse passes with the explicit softmax attention": _twice_reverse,
+}
+
+
+@dataclass(frozen=True)
+class TopOutputs:
+    """The outputs that a subnetwork moves most, averaged over rows."""
+
+    index: Int[Tensor, " output"]
+    """Which outputs, falling."""
+    value: Float[Tensor, " output"]
+    """Mean ∂f/∂δ there."""
+
+
+def top_outputs(
+    effects: Float[Tensor, "row output"], n: int = 10, *, centred: bool = False
+) -> tuple[TopOutputs, TopOutputs]:
+    """The outputs most increased and most decreased along +δ.
+
+    Args:
+        effects: from `output_effects`.
+        n: how many of each.
+        centred: subtract the mean over outputs first: of logits only differences matter.
+
+    Returns:
+        Increased outputs (largest first) and decreased ones (most negative first); only those that have
+        the sign, so there may be fewer.
+
+    Raises:
+        ValueError: if an output of a row is not a vector.
+    """
+    require(effects.dim() == 2, "effects", "[row, output]", f"{list(effects.shape)}")
+    mean = effects.mean(0)
+    if centred:
+        mean = mean - mean.mean()
+    n = min(n, len(mean))
+    up, down = mean.topk(n), mean.topk(n, largest=False)
+    return (
+        TopOutputs(up.indices[up.values > 0], up.values[up.values > 0]),
+        TopOutputs(down.indices[down.values < 0], down.values[down.values < 0]),
+    )

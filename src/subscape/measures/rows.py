@@ -1,0 +1,83 @@
+"""Given rows of a data set, and the outputs of a model moved in parameter space at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subscape._shapes import Float, Int
+from subscape.data import Samples, take, to_device
+from subscape.targets import Target
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows by sample, and by position where a row is a token."""
+
+    samples: Int[Tensor, " row"]
+    """Index of every row's sample in the data."""
+    position: Int[Tensor, " row"] | None = None
+    """Position in the sequence of every token row; None where a sample is a row."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def select(self, index: slice | Tensor) -> RowSet:
+        """Some of the rows."""
+        position = None if self.position is None else self.position[index]
+        return RowSet(self.samples[index], position)
+
+    def joined(self, other: RowSet) -> RowSet:
+        """These rows and then the other ones."""
+        samples = torch.cat([self.samples, other.samples])
+        if self.position is None or other.position is None:
+            return RowSet(samples)
+        return RowSet(samples, torch.cat([self.position, other.position]))
+
+    def inputs(self, data: Samples, target: Target) -> Samples:
+        """Their samples, where the model's parameters are."""
+        return to_device(take(data, self.samples), target.like.device)
+
+    def pick(self, outputs: Float[Tensor, "row ..."]) -> Float[Tensor, "row *output"]:
+        """Every row's own output among those of its sample."""
+        if self.position is None:
+            return outputs
+        rows = torch.arange(len(self), device=outputs.device)
+        return outputs[rows, self.position.to(outputs.device)]
+
+
+def outputs_at(
+    target: Target,
+    data: Samples,
+    rows: RowSet,
+    change: Mapping[str, Float[Tensor, "..."]] | None = None,
+    *,
+    at_once: int = 256,
+) -> Float[Tensor, "row *output"]:
+    """f(x, W0 + change) at rows, without gradient.
+
+    Args:
+        target: the model and its parameters.
+        data: samples.
+        rows: which of them.
+        change: added to parameters by name; nothing by default.
+        at_once: rows of a forward pass.
+
+    Returns:
+        Outputs, not checked for being finite.
+    """
+    moved = {
+        name: (target.parameters[name].detach().to(add.dtype) + add).to(
+            target.parameters[name].dtype
+        )
+        for name, add in (change or {}).items()
+    }
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(rows), at_once):
+            part = rows.select(slice(start, start + at_once))
+            parts.append(part.pick(target.outputs(part.inputs(data, target), moved)))
+    return torch.cat(parts)

@@ -1,0 +1,113 @@
+"""An intervention as a LoRA adapter: a folder that plain PEFT loads.
+
+Σ δ_k v_k of a weight matrix has at most the rank of its subnetworks together, so it is written exactly as
+B A with A [rank, in] and B [out, rank], and a scale of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from subscape._checks import problem
+from subscape._io import new_folder, write_json, write_tensors
+from subscape._shapes import Float
+
+SMALL = 1e-6
+"""Singular values below this share of the largest are rounding of the low-rank product in float32."""
+
+
+def save_lora(
+    folder: str | Path,
+    model: nn.Module,
+    change: Mapping[str, Float[Tensor, "..."]],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a change of weight matrices as a LoRA that `peft.PeftModel.from_pretrained` loads.
+
+    Args:
+        folder: where to.
+        model: the model it belongs to.
+        change: what is added to every tensor, from `displacement`.
+        overwrite: replace what is there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if a tensor is not the weight of a linear layer.
+    """
+    modules = dict(model.named_modules())
+    transposed = {name: _is_transposed(modules, name) for name in change}
+    refused = [name for name, way in transposed.items() if way is None]
+    if refused:
+        raise ValueError(
+            problem(
+                "tensors",
+                "weights of linear layers, which are what a LoRA changes",
+                f"also {refused}",
+                f"Leave them out (tensors=['*', '!{refused[0]}']), or edit a copy and save it whole.",
+            )
+        )
+    if len(set(transposed.values())) > 1:
+        raise ValueError(
+            problem(
+                "tensors",
+                "layers of one kind",
+                "Linear and Conv1D together, which one LoRA does not hold",
+                "Export them one after the other: tensors='…'.",
+            )
+        )
+    pairs = {
+        name: _factors(values.mT if transposed[name] else values) for name, values in change.items()
+    }
+    rank = max(a.shape[0] for a, _ in pairs.values())
+    tensors = {}
+    for name, (a, b) in pairs.items():
+        module = name.removesuffix(".weight")
+        key = f"base_model.model.{module}"
+        # One rank for all modules, the rest zeros: alpha = rank is then a scale of 1 everywhere.
+        tensors[f"{key}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, rank - a.shape[0]))
+        tensors[f"{key}.lora_B.weight"] = nn.functional.pad(b, (0, rank - b.shape[1]))
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": getattr(model, "name_or_path", None) or None,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": next(iter(transposed.values())),
+        "target_modules": [name.removesuffix(".weight") for name in pairs],
+    }
+    with new_folder(folder, overwrite=overwrite) as temporary:
+        write_json(temporary / "adapter_config.json", config)
+        write_tensors(temporary / "adapter_model.safetensors", tensors, {"format": "pt"})
+    return Path(folder)
+
+
+def _is_transposed(modules: Mapping[str, nn.Module], name: str) -> bool | None:
+    """Whether the weight is [in, out]; None if the parameter is no linear layer's weight."""
+    module = modules.get(name.removesuffix(".weight"))
+    if module is None or not name.endswith(".weight"):
+        return None
+    if isinstance(module, nn.Linear):
+        return False
+    # Hugging Face's Conv1D, by name: transformers is not a dependency.
+    return True if type(module).__name__ == "Conv1D" else None
+
+
+def _factors(
+    change: Float[Tensor, "out in"],
+) -> tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]:
+    """A and B with B A = change, of the smallest rank."""
+    u, s, v = torch.linalg.svd(change.detach().cpu().double(), full_matrices=False)
+    rank = max(1, int((s > SMALL * s[0]).sum()))
+    root = s[:rank].sqrt()
+    a, b = root[:, None] * v[:rank], u[:, :rank] * root
+    return a.to(change.dtype), b.to(change.dtype)
