@@ -117,6 +117,28 @@ def load_data(name: str, model: str, window: int) -> Samples:
             )
 
 
+def load_labels(name: str) -> torch.Tensor | None:
+    """The array `labels` of an .npz or .safetensors file of samples; None where there is none.
+
+    Args:
+        name: the data's name.
+
+    Returns:
+        A class per sample.
+    """
+    path = Path(name)
+    if not path.is_file():
+        return None
+    match path.suffix:
+        case ".npz":
+            with numpy.load(path, allow_pickle=False) as arrays:
+                return torch.from_numpy(arrays["labels"]) if "labels" in arrays.files else None
+        case ".safetensors":
+            return read_tensors(path).get("labels")
+        case _:
+            return None
+
+
 def load_tokenizer(model: str) -> Any:
     """The tokenizer that belongs to a Hugging Face model."""
     return _transformers().AutoTokenizer.from_pretrained(model)
@@ -159,7 +181,11 @@ def _call(name: str, argument: str) -> Any:
 
 def _transformers() -> Any:
     try:
-        return importlib.import_module("transformers")
+        package = importlib.import_module("transformers")
+        # On the command line its notes on loading and on long texts only hide ours.
+        package.utils.logging.set_verbosity_error()
+        package.utils.logging.disable_progress_bar()
+        return package
     except ImportError as error:
         raise ValueError(
             problem(

@@ -10,9 +10,20 @@ from typing import Annotated
 
 import tyro
 
-from subscape.cli import check, decompose, demo, reproduce, toml
+from subscape.cli import (
+    check,
+    decompose,
+    demo,
+    edit,
+    measure,
+    report,
+    reproduce,
+    sweep,
+    toml,
+    top,
+)
 
-ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, PermissionError)
+ERRORS = (ValueError, TypeError, ImportError, OSError)
 """What a wrong argument raises at the library's door; anything else is a bug and keeps its traceback."""
 
 
@@ -27,12 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+    warnings.showwarning = _show_warning
     try:
         arguments, defaults = _config_file(arguments)
         commands = (
             Annotated[
                 decompose.DecomposeRun, tyro.conf.subcommand(name="decompose", default=defaults)
             ]
+            | Annotated[measure.MeasureRun, tyro.conf.subcommand(name="measure")]
+            | Annotated[top.TopRun, tyro.conf.subcommand(name="top")]
+            | Annotated[sweep.SweepRun, tyro.conf.subcommand(name="sweep")]
+            | Annotated[edit.EditRun, tyro.conf.subcommand(name="edit")]
+            | Annotated[report.ReportRun, tyro.conf.subcommand(name="report")]
             | Annotated[check.CheckRun, tyro.conf.subcommand(name="check")]
             | Annotated[demo.DemoRun, tyro.conf.subcommand(name="demo")]
             | Annotated[reproduce.ReproduceRun, tyro.conf.subcommand(name="reproduce")]
@@ -48,6 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return check.run(chosen)
             case decompose.DecomposeRun():
                 decompose.run(chosen)
+            case measure.MeasureRun():
+                measure.run(chosen)
+            case top.TopRun():
+                top.run(chosen)
+            case sweep.SweepRun():
+                sweep.run(chosen)
+            case edit.EditRun():
+                edit.run(chosen)
+            case report.ReportRun():
+                report.run(chosen)
             case demo.DemoRun():
                 demo.run(chosen)
             case reproduce.ReproduceRun():
@@ -62,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning in one line, without the line of our code that raised it."""
+    print(f"subscape: {message}", file=sys.stderr)
 
 
 def _config_file(arguments: list[str]) -> tuple[list[str], decompose.DecomposeRun]:

@@ -32,6 +32,24 @@ class Measures:
     samples: Mapping[str, Tensor]
     """The samples that top rows point to: `index` in the data, and the inputs under their names."""
 
+    def __str__(self) -> str:
+        r = self.record
+        chosen = [e["selectivity"] for e in r["subnetworks"] if e.get("selectivity")]
+        chosen = [s for s in chosen if None not in (s["auroc"], s["auroc_random"])]
+        lines = [
+            f"{len(r['subnetworks'])} subnetworks over {r['n_rows']:,} rows, "
+            f"{r['n_references']} references each",
+            f"FVU {r['quality']['fvu']:.3f} at L0 {r['quality']['l0']:.2f}",
+        ]
+        lines += [f"{b['name']}: FVU {b['fvu']:.3f}" for b in r["quality"]["baselines"]]
+        if chosen:
+            means = [sum(s[key] for s in chosen) / len(chosen) for key in ("auroc", "auroc_random")]
+            lines.append(
+                f"selectivity AUROC {means[0]:.2f}, of random directions {means[1]:.2f} "
+                f"(means over {len(chosen)} subnetworks)"
+            )
+        return "\n".join(lines)
+
     def save(self, folder: str | Path) -> Path:
         """Write `measures.json` and `samples.safetensors`.
 

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from subscape._checks import problem
 from subscape._shapes import Float
+from subscape.report.plotting import INK, colour_map, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = "RdBu"
-INK = "#333333"
 
 
 def draw_toy_decomposition(
@@ -40,27 +39,12 @@ def draw_toy_decomposition(
         active_rate: share of rows in which each is active.
         history: step and FVU of the batch at that step.
         title: headline.
-
-    Raises:
-        ImportError: without matplotlib.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            problem(
-                "matplotlib",
-                "to be installed, for figures",
-                "no such package",
-                "pip install 'subscape[plot]'",
-            )
-        ) from error
     n = len(active_rate)
-    figure = Figure(figsize=(2.3 * n, 5.6), layout="constrained")
+    figure = new_figure((2.3 * n, 5.6))
     figure.suptitle(title, color=INK)
     grid = figure.add_gridspec(2, 2 * n, height_ratios=[1.15, 1])
-    colours = matplotlib.colormaps[COLOURS]
+    colours = colour_map(COLOURS)
     for k in range(n):
         axes = figure.add_subplot(grid[0, 2 * k : 2 * k + 2])
         _network(axes, {name: t[k] for name, t in subnetworks.items()}, colours)

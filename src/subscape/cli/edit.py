@@ -1,0 +1,174 @@
+"""`subscape edit`: move a model along subnetworks, see what it says then, and keep the edit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from subscape._checks import problem
+from subscape._io import new_folder
+from subscape.cli.run_folder import Run, check_index, open_run
+
+
+@dataclass(frozen=True)
+class EditRun:
+    """Move a model along subnetworks, W0 + Σ δ_k v_k; print what it says before and after, or keep it.
+
+    Example: subscape edit runs/attention --set 3=0.5 17=-1 --prompt "Once upon a time"
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder, or the folder of a saved decomposition."""
+    set: tuple[str, ...] = ()
+    """Moves as SUBNETWORK=δ; a subnetwork has length 1."""
+    tensors: tuple[str, ...] = ("*",)
+    """Globs over the run's tensors; the others are not moved."""
+    prompt: str | None = None
+    """Text that a causal language model goes on with, before and after."""
+    max_new_tokens: int = 40
+    """Tokens to generate, the likeliest one each time."""
+    lora: Path | None = None
+    """Write the edit as a LoRA adapter that PEFT loads."""
+    save: Path | None = None
+    """Write the edited Hugging Face model with its tokenizer."""
+    model: str | None = None
+    """The model, if the run does not name it."""
+    overwrite: bool = False
+    """Replace what --lora or --save finds there."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+def run(settings: EditRun) -> dict[str, Any]:
+    """Carry out the command.
+
+    Args:
+        settings: what the command line said.
+
+    Returns:
+        What was printed.
+
+    Raises:
+        ValueError: if an argument is wrong.
+    """
+    deltas = parse_deltas(settings.set)
+    if settings.prompt is None and settings.lora is None and settings.save is None:
+        raise ValueError(
+            problem(
+                "prompt",
+                "something to do with the edit: --prompt, --lora or --save",
+                "none of them",
+                "See subscape edit --help.",
+            )
+        )
+    opened = open_run(settings.run, settings.model)
+    for index in deltas:
+        check_index(opened, index)
+    target = opened.target()
+    model = target.model
+    found: dict[str, Any] = {"deltas": {str(k): d for k, d in deltas.items()}}
+    edit = opened.decomposition.edit(model, deltas, tensors=settings.tensors)
+    if settings.prompt is not None:
+        before = _generate(opened, model, settings)
+        with edit:
+            after = _generate(opened, model, settings)
+        found |= {"prompt": settings.prompt, "before": before, "after": after}
+    if settings.lora is not None:
+        found["lora"] = str(
+            opened.decomposition.save_lora(
+                settings.lora,
+                model,
+                deltas,
+                tensors=settings.tensors,
+                overwrite=settings.overwrite,
+            )
+        )
+    if settings.save is not None:
+        found["save"] = str(_save(opened, edit, settings))
+    print(json.dumps(found) if settings.json else _text(found))
+    return found
+
+
+def parse_deltas(moves: tuple[str, ...]) -> dict[int, float]:
+    """`("3=0.5", "17=-1")` as {3: 0.5, 17: -1.0}.
+
+    Args:
+        moves: what the command line said.
+
+    Returns:
+        δ by subnetwork.
+
+    Raises:
+        ValueError: if one is not of that form, or none is given.
+    """
+    if not moves:
+        raise ValueError(problem("set", "moves such as 3=0.5", "none", "Add --set 3=0.5."))
+    found = {}
+    for move in moves:
+        index, _, delta = move.partition("=")
+        try:
+            found[int(index)] = float(delta)
+        except ValueError as error:
+            raise ValueError(
+                problem("set", "SUBNETWORK=δ such as 3=0.5 or 17=-1", repr(move))
+            ) from error
+    return found
+
+
+def _generate(opened: Run, model: Any, settings: EditRun) -> str:
+    tokenizer = opened.tokenizer()
+    if tokenizer is None or not hasattr(model, "generate"):
+        raise ValueError(
+            problem(
+                "prompt",
+                "a causal language model with a tokenizer",
+                f"{opened.model}",
+                "Prompts are for Hugging Face models.",
+            )
+        )
+    inputs = tokenizer(settings.prompt, return_tensors="pt")
+    ids = inputs["input_ids"].to(next(model.parameters()).device)
+    with torch.no_grad():
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=settings.max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
+        )
+    return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def _save(opened: Run, edit: Any, settings: EditRun) -> Path:
+    assert settings.save is not None
+    if not hasattr(edit.model, "save_pretrained"):
+        raise ValueError(
+            problem(
+                "save",
+                "a Hugging Face model",
+                f"{opened.model}",
+                "Save the state dict of decomposition.edited(model, deltas) in Python.",
+            )
+        )
+    with new_folder(settings.save, overwrite=settings.overwrite) as temporary, edit as model:
+        model.save_pretrained(temporary)
+        tokenizer = opened.tokenizer()
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+    return settings.save
+
+
+def _text(found: dict[str, Any]) -> str:
+    lines = []
+    if "prompt" in found:
+        lines += [f"prompt  {found['prompt']}", "", f"before  {found['before']}", ""]
+        lines += [f"after   {found['after']}"]
+    for key, word in (("lora", "LoRA adapter"), ("save", "edited model")):
+        if key in found:
+            lines.append(f"{word} in {found[key]}")
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""`subscape measure`: what every subnetwork of a run is for, and what pushing it does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from torch import Tensor
+
+from subscape._checks import problem
+from subscape.cli.loading import load_data, load_labels
+from subscape.cli.names import output_namer, token_namer
+from subscape.cli.run_folder import open_run
+from subscape.measures import MeasureConfig, Measures, measure
+from subscape.targets import Target
+
+
+@dataclass(frozen=True)
+class MeasureRun:
+    """Measure what every subnetwork of a run is for, and what pushing it does.
+
+    One pass over the data gives the impact of every subnetwork and the samples it matters most for; then
+    each one is pushed in both directions, beside a random direction. Model and data are those of the run
+    unless given. Interrupted, the same command goes on where it stopped.
+
+    Example: subscape measure runs/attention --data heldout.txt
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder, or the folder of a saved decomposition."""
+    model: str | None = None
+    """The model, if the run does not name it."""
+    data: str | None = None
+    """Data to measure on; by default the run's held-out data."""
+    window: int | None = None
+    """Tokens in a window of text; by default those of the run."""
+    names: Path | None = None
+    """Text file with the name of an output (class) in every line."""
+    out: Path | None = None
+    """Where to; by default the folder 'measures' in the run folder."""
+    overwrite: bool = False
+    """Measure anew where something else was measured."""
+    json: bool = False
+    """Print the result as JSON."""
+    measuring: tyro.conf.OmitArgPrefixes[MeasureConfig] = field(default_factory=MeasureConfig)
+    """How much is measured."""
+
+
+def run(settings: MeasureRun) -> Measures:
+    """Carry out the command.
+
+    Args:
+        settings: what the command line said.
+
+    Returns:
+        The measures, which are also in the folder.
+
+    Raises:
+        ValueError: if model or data do not go with the run.
+    """
+    opened = open_run(settings.run, settings.model, settings.data)
+    if opened.data is None:
+        raise ValueError(
+            problem("data", "data to measure on", "none in the run", "Give them with --data.")
+        )
+    target = opened.target()
+    data = load_data(opened.data, opened.model or "", settings.window or opened.window)
+    check_vocabulary(target, data)
+    folder = settings.out or opened.measures
+    if settings.overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    tokens = token_namer(opened.tokenizer())
+    found = measure(
+        opened.decomposition,
+        target,
+        data,
+        config=settings.measuring,
+        labels=load_labels(opened.data),
+        token_names=tokens,
+        output_names=output_namer(settings.names, target.model, tokens),
+        folder=folder,
+        progress=not settings.json,
+    )
+    if settings.json:
+        print(json.dumps({"out": str(folder), **found.record}))
+    else:
+        print(f"\n{found}\n\nSaved in {folder}; look at it with\n")
+        print(f"  subscape top {settings.run}\n  subscape report {settings.run} -o report.html")
+    return found
+
+
+def check_vocabulary(target: Target, data: Any) -> None:
+    """Refuse token ids that the model has no embedding for."""
+    ids = data.get("input_ids") if isinstance(data, dict) else None
+    embedding = getattr(target.model, "get_input_embeddings", lambda: None)()
+    size = getattr(embedding, "num_embeddings", None)
+    if isinstance(ids, Tensor) and size is not None and int(ids.max()) >= size:
+        raise ValueError(
+            problem(
+                "data",
+                f"token ids of the model's vocabulary, 0 to {size - 1}",
+                f"{int(ids.max())}",
+                "Tokenize the text with this model's own tokenizer.",
+            )
+        )

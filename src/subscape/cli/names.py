@@ -1,0 +1,61 @@
+"""Names of tokens and outputs, as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from subscape._checks import problem
+
+Namer = Callable[[int], str]
+
+
+def token_namer(tokenizer: Any) -> Namer | None:
+    """The text of a token with its leading space, from a Hugging Face tokenizer.
+
+    Args:
+        tokenizer: the tokenizer, or None.
+
+    Returns:
+        From id to text; None without a tokenizer.
+    """
+    if tokenizer is None:
+        return None
+
+    def name(index: int) -> str:
+        token = tokenizer.convert_ids_to_tokens(index)
+        if token is None:
+            return f"<{index}>"
+        text = tokenizer.convert_tokens_to_string([token])
+        # Sentencepiece tokenizers drop the space that begins a text.
+        return f" {text}" if token.startswith("▁") and not text.startswith(" ") else text
+
+    return name
+
+
+def output_namer(file: Path | None, model: nn.Module, tokens: Namer | None) -> Namer | None:
+    """Names of outputs: from a file, the model's own class names, or its tokens.
+
+    Args:
+        file: one name per line.
+        model: may have Hugging Face's `config.id2label`.
+        tokens: names of tokens, for a language model.
+
+    Returns:
+        From output to name; None if nothing is known.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    if file is not None:
+        if not file.is_file():
+            raise ValueError(problem("names", "a text file that exists", str(file)))
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return lambda i: lines[i] if i < len(lines) else f"output {i}"
+    if tokens is not None:
+        return tokens
+    classes = getattr(getattr(model, "config", None), "id2label", None)
+    return (lambda i: str(classes.get(i, f"output {i}"))) if classes else None

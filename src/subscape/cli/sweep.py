@@ -1,0 +1,200 @@
+"""`subscape sweep`: push one subnetwork of a measured run, or two together, at δ of your choice."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from subscape._checks import problem
+from subscape._io import write_json
+from subscape.cli.loading import load_data
+from subscape.cli.measure import check_vocabulary
+from subscape.cli.run_folder import check_index, open_run
+from subscape.data import n_samples
+from subscape.divergences import Divergence
+from subscape.divergences import resolve as resolve_divergence
+from subscape.gradients import generator_of
+from subscape.measures import Measures, RowSet, grid, outputs_at, random_like, sweep
+from subscape.measures.card import mean_of
+from subscape.report.sweep_figure import draw_grid, draw_sweep
+from subscape.subnetworks.editing import displacement
+
+N_OTHERS = 64
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """Push one subnetwork of a measured run, or two together, and see how far outputs move.
+
+    Relevant rows are its top samples; beside them rows drawn at random, and a random direction of the
+    same norm and rank. With --beside a grid over both δ.
+
+    Example: subscape sweep runs/attention --subnetwork 17 --deltas -1 -0.5 0 0.5 1 --out sweep.png
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run folder that was measured; see subscape measure."""
+    subnetwork: int = 0
+    """Which one."""
+    beside: int | None = None
+    """A second one, for a grid."""
+    deltas: tuple[float, ...] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+    """How far to move."""
+    tensors: tuple[str, ...] = ("*",)
+    """Globs over the run's tensors; the others are not moved."""
+    out: Path | None = None
+    """Picture to draw (.png, .svg, .pdf); its numbers go into a .json of the same name."""
+    model: str | None = None
+    """The model, if the run does not name it."""
+    data: str | None = None
+    """The data that were measured, if the run does not name them."""
+    measures: Path | None = None
+    """Folder of the measures; by default the folder 'measures' in the run folder."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def run(settings: SweepRun) -> dict[str, Any]:
+    """Carry out the command.
+
+    Args:
+        settings: what the command line said.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ValueError: if an argument is wrong.
+    """
+    opened = open_run(settings.run, settings.model, settings.data)
+    for index in (settings.subnetwork, settings.beside):
+        if index is not None:
+            check_index(opened, index)
+    bad = [d for d in settings.deltas if not math.isfinite(d)]
+    if bad or not settings.deltas:
+        raise ValueError(problem("deltas", "finite numbers", f"{list(settings.deltas)}"))
+    measures = Measures.load(settings.measures or opened.measures)
+    target = opened.target()
+    if opened.data is None:
+        raise ValueError(problem("data", "the data measured", "none", "Give them with --data."))
+    data = load_data(opened.data, opened.model or "", opened.window)
+    check_vocabulary(target, data)
+    name = measures.record["settings"]["divergence"]
+    divergence = resolve_divergence("kl" if name == "kl" else "mse")
+    directions = [
+        _restricted(opened, k, settings.tensors)
+        for k in (settings.subnetwork, settings.beside)
+        if k is not None
+    ]
+    rows = _top_rows(measures, settings.subnetwork, n_samples(data))
+    if settings.beside is not None:
+        rows = rows.joined(_top_rows(measures, settings.beside, n_samples(data)))
+        found = _grid(target, data, rows, directions, settings, divergence)
+    else:
+        control = random_like(opened.decomposition.decoder).select(settings.subnetwork).dense()
+        control = {n: v for n, v in control.items() if n in directions[0]}
+        found = _sweep(target, data, rows, directions[0], control, settings, divergence)
+    found["unit"] = measures.record["unit"]
+    if settings.out is not None:
+        draw = draw_sweep if settings.beside is None else draw_grid
+        draw(settings.out, found)
+        write_json(settings.out.with_suffix(".json"), found)
+    print(json.dumps(found) if settings.json else _text(found))
+    return found
+
+
+def _restricted(opened: Any, index: int, tensors: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    return displacement(opened.decomposition.decoder, {index: 1.0}, tensors)
+
+
+def _top_rows(measures: Measures, index: int, n: int) -> RowSet:
+    top = measures.record["subnetworks"][index]["top_samples"]
+    if not top:
+        raise ValueError(
+            problem(
+                "subnetwork", "one with top samples", f"{index}, which has no impact on any row"
+            )
+        )
+    samples = torch.tensor([row["sample"] for row in top])
+    if int(samples.max()) >= n:
+        raise ValueError(
+            problem("data", "the data that were measured", f"only {n} samples", "Give --data.")
+        )
+    position = [row["position"] for row in top] if "position" in top[0] else None
+    return RowSet(samples, None if position is None else torch.tensor(position))
+
+
+def _sweep(
+    target: Any,
+    data: Any,
+    rows: RowSet,
+    direction: Any,
+    control: Any,
+    settings: SweepRun,
+    divergence: Divergence,
+) -> dict[str, Any]:
+    generator = generator_of(0, 13)
+    samples = torch.randperm(n_samples(data), generator=generator)[:N_OTHERS]
+    position = None
+    if rows.position is not None:
+        length = target.outputs(rows.select(slice(0, 1)).inputs(data, target)).shape[1]
+        position = torch.randint(0, length, (len(samples),), generator=generator)
+    both = rows.joined(RowSet(samples, position))
+    relevant = torch.arange(len(both)) < len(rows)
+    found = sweep(target, data, both, direction, settings.deltas, divergence).change
+    chance = sweep(target, data, rows, control, settings.deltas, divergence).change
+    return {
+        "subnetwork": settings.subnetwork,
+        "delta": list(settings.deltas),
+        "relevant": mean_of(found, relevant),
+        "drawn_at_random": mean_of(found, ~relevant),
+        "random_direction": mean_of(chance, torch.ones(len(rows), dtype=torch.bool)),
+    }
+
+
+def _grid(
+    target: Any,
+    data: Any,
+    rows: RowSet,
+    directions: list[dict[str, torch.Tensor]],
+    settings: SweepRun,
+    divergence: Divergence,
+) -> dict[str, Any]:
+    base = outputs_at(target, data, rows)
+    moved = grid(target, data, rows, directions[0], directions[1], settings.deltas)
+    change = [[divergence(cell, base).mean().item() for cell in line] for line in moved]
+    return {
+        "subnetwork": settings.subnetwork,
+        "beside": settings.beside,
+        "delta": list(settings.deltas),
+        "change": [[v if math.isfinite(v) else None for v in line] for line in change],
+    }
+
+
+def _text(found: dict[str, Any]) -> str:
+    def shown(value: float | None) -> str:
+        return f"{'not finite':>12}" if value is None else f"{value:>12.4g}"
+
+    if "beside" in found:
+        head = (
+            f"mean change of outputs ({found['unit']}); down: δ of {found['subnetwork']}, "
+            f"across: δ of {found['beside']}"
+        )
+        lines = [head, " " * 10 + "".join(f"{d:>12g}" for d in found["delta"])]
+        for delta, line in zip(found["delta"], found["change"], strict=True):
+            lines.append(f"{delta:>10g}" + "".join(map(shown, line)))
+        return "\n".join(lines)
+    columns = ("relevant", "drawn_at_random", "random_direction")
+    lines = [
+        f"mean change of outputs ({found['unit']})",
+        f"{'δ':>10} {'top samples':>12} {'other rows':>12} {'random dir.':>12}",
+    ]
+    for i, delta in enumerate(found["delta"]):
+        lines.append(f"{delta:>10g} " + " ".join(shown(found[c][i]) for c in columns))
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""Matplotlib, only when a picture is asked for, and without its global state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from subscape._checks import problem
+
+INK = "#333333"
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty matplotlib figure.
+
+    Args:
+        size: width and height in inches.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            problem(
+                "matplotlib",
+                "to be installed, for figures",
+                "no such package",
+                "pip install 'subscape[plot]'",
+            )
+        ) from error
+    return Figure(figsize=size, layout="constrained")
+
+
+def colour_map(name: str) -> Any:
+    """A matplotlib colour map: from 0 to 1 to a colour."""
+    import matplotlib
+
+    return matplotlib.colormaps[name]
