@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from subscape._checks import problem, require
-from subscape._shapes import Float
 
 Section = Callable[[Tensor], Tensor]
 
@@ -73,7 +72,7 @@ class Chain:
         """Leading coordinates of a node layer that stay as they are."""
         return self.isolated[layer] if self.isolated else 0
 
-    def nodes(self, inputs: Tensor, last: int | None = None) -> list[Float[Tensor, "..."]]:
+    def nodes(self, inputs: Tensor, last: int | None = None) -> list[Tensor]:
         """Activations of the node layers.
 
         Args:
@@ -88,13 +87,13 @@ class Chain:
             values.append(self._run(number, section, values[-1]))
         return values
 
-    def tail(self, layer: int, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def tail(self, layer: int, values: Tensor) -> Tensor:
         """Outputs of the network from the activations of a node layer."""
         for number in range(layer, len(self)):
             values = self._run(number, self.sections[number], values)
         return self.readout(values)
 
-    def outputs(self, inputs: Tensor) -> Float[Tensor, "..."]:
+    def outputs(self, inputs: Tensor) -> Tensor:
         """Outputs of the network."""
         return self.tail(0, self.embed(inputs))
 

@@ -88,10 +88,10 @@ def interactions_by_vjp(
             for direction in range(next_basis.rank):
                 attribution = torch.zeros((), dtype=values.dtype)
                 for w, point in zip(quadrature.weights, points, strict=True):
-                    at = basis.encode(point).detach().requires_grad_()
-                    out = next_basis.encode(section(basis.decode(at)))
+                    step = torch.zeros_like(coordinates, requires_grad=True)
+                    out = next_basis.encode(section(point + step @ basis.back.to(values)))
                     one = out[:, position, direction] if len(shape) == 3 else out[:, direction]
-                    (gradient,) = torch.autograd.grad(one.sum(), at)
+                    (gradient,) = torch.autograd.grad(one.sum(), step)
                     attribution = attribution + w * gradient * coordinates
                 if len(shape) == 3:
                     attribution = attribution.sum(1)

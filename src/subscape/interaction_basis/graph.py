@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from subscape._checks import problem, require
 from subscape._io import new_folder, read_json, read_tensors, write_json, write_tensors
-from subscape._shapes import Float
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.build import Bases, activations
 from subscape.interaction_basis.chain import Chain
@@ -35,8 +34,8 @@ class InteractionGraph:
     """Bases, and edges from every node layer to the next."""
 
     bases: tuple[LayerBasis, ...]
-    edges: tuple[Float[Tensor, "next_direction direction"], ...]
-    """One matrix per section: row is the direction it goes to, column the one it comes from."""
+    edges: tuple[Tensor, ...]
+    """One matrix [next_direction, direction] per section: from column to row."""
 
     def __post_init__(self) -> None:
         require(

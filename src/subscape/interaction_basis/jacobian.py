@@ -8,6 +8,7 @@ over `jacrev` as the oracle. With random signs, E[phi phi^T] = I replaces the su
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,7 +62,7 @@ def jacobian_gram(
         n_drawn = 1 if signs is None else (signs.positions or 1) * (signs.directions or 1)
         for probes in cotangents(back[0][0], into_next, signs, generator):
             g = sum(
-                w * torch.vmap(pull)(probes)
+                w * _pull_all(pull, probes)
                 for w, (_, pull) in zip(quadrature.weights, back, strict=True)
             )
             assert isinstance(g, Tensor)
@@ -107,6 +108,13 @@ def path(
     start = mean.to(values) if baseline == "mean" else torch.zeros_like(mean).to(values)
     # start + 1 (values - start) would round the activations themselves.
     return [values if a == 1 else start + a * (values - start) for a in quadrature.points]
+
+
+def _pull_all(pull: Section, cotangents: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        # Fused attention runs one probe at a time backwards; that is slower and no error.
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        return torch.vmap(pull)(cotangents)
 
 
 def _pullback(section: Section, point: Tensor) -> tuple[Tensor, Section]:

@@ -58,7 +58,8 @@ class Mlp:
     def slope(self, values: Float[Tensor, "... node"]) -> Float[Tensor, "... hidden"]:
         """Derivative of the activation at the hidden units."""
         before = values @ self.read + self.read_bias
-        return torch.func.jvp(self.activation, (before,), (torch.ones_like(before),))[1]
+        _, pull = torch.func.vjp(self.activation, before)
+        return pull(torch.ones_like(before))[0]
 
 
 def sequential_chain(model: nn.Sequential) -> Chain:

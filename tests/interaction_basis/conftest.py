@@ -1,0 +1,89 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+
+def random_mlp(generator, widths=(6, 5, 4, 3), activation=nn.Tanh):
+    layers = []
+    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        linear = nn.Linear(n_in, n_out).double()
+        with torch.no_grad():
+            linear.weight.copy_(torch.randn(n_out, n_in, generator=generator) / n_in**0.5)
+            linear.bias.copy_(0.3 * torch.randn(n_out, generator=generator))
+        layers += [linear, activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+def causal_attention(generator, width):
+    """A section [sample, position, width] -> the same: residual plus one head of causal attention."""
+    q, k, v, o = (torch.randn(width, width, generator=generator).double() / width**0.5 for _ in "qkvo")
+
+    def section(values):
+        scores = (values @ q) @ (values @ k).mT
+        n = values.shape[-2]
+        hidden = torch.ones(n, n, dtype=torch.bool).triu(1)
+        return values + scores.masked_fill(hidden, -torch.inf).softmax(-1) @ (values @ v) @ o
+
+    return section
+
+
+def mod_add_weights(generator, modulus=5, width=8, heads=2, hidden=11):
+    head = width // heads
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).double() / shape[-2] ** 0.5
+
+    attention = {f"W_{x}": draw(heads, width, head) for x in "QKV"}
+    attention |= {f"b_{x}": 0.2 * draw(heads, head) for x in "QKV"}
+    attention |= {"W_O": draw(heads, head, width), "b_O": 0.2 * draw(1, width)[0]}
+    return {f"blocks.0.attn.{name}": tensor for name, tensor in attention.items()} | {
+        "embed.W_E": draw(modulus + 1, width) * 3,
+        "pos_embed.W_pos": draw(3, width),
+        "blocks.0.mlp.W_in": draw(width, hidden),
+        "blocks.0.mlp.b_in": 0.2 * draw(1, hidden)[0],
+        "blocks.0.mlp.W_out": draw(hidden, width),
+        "blocks.0.mlp.b_out": 0.2 * draw(1, width)[0],
+        "unembed.W_U": draw(width, modulus + 1),
+        "unembed.b_U": 0.2 * draw(1, modulus + 1)[0],
+    }
+
+
+def make(name):
+    """A chain and inputs for it: an MLP, the modular-addition transformer, sequences, a linear network."""
+    from subscape.interaction_basis import (
+        Affine,
+        Chain,
+        Mlp,
+        modular_addition_chain,
+        modular_addition_data,
+        sequential_chain,
+    )
+
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).double()
+
+    if name in ("tanh", "relu"):
+        activation = nn.Tanh if name == "tanh" else nn.ReLU
+        chain, inputs = sequential_chain(random_mlp(generator, activation=activation)), draw(60, 6)
+    elif name == "mod-add":
+        chain = modular_addition_chain(mod_add_weights(generator))
+        inputs = modular_addition_data(modulus=5, train_fraction=0.9).train_inputs
+    elif name == "linear":
+        sections = tuple(Affine(draw(5, 5), draw(5)) for _ in range(2))
+        chain, inputs = Chain(("a", "b", "c"), sections), draw(40, 5)
+    elif name == "sequence":
+        mlp = Mlp(draw(4, 7) / 2, draw(7), torch.tanh, draw(7, 4) / 3, draw(4), torch.eye(4).double())
+        sections = (causal_attention(generator, 4), mlp, Affine(draw(4, 3), draw(3)))
+        chain, inputs = Chain(("in", "mid", "end", "out"), sections), draw(30, 3, 4)
+    else:
+        raise KeyError(name)
+    return SimpleNamespace(chain=chain, inputs=inputs)
+
+
+@pytest.fixture
+def example():
+    return make
