@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -27,6 +27,20 @@ ERRORS = (ValueError, TypeError, ImportError, OSError)
 """What a wrong argument raises at the library's door; anything else is a bug and keeps its traceback."""
 
 
+RUN: dict[type, Callable[[Any], Any]] = {
+    decompose.DecomposeRun: decompose.run,
+    measure.MeasureRun: measure.run,
+    top.TopRun: top.run,
+    sweep.SweepRun: sweep.run,
+    edit.EditRun: edit.run,
+    report.ReportRun: report.run,
+    check.CheckRun: check.run,
+    demo.DemoRun: demo.run,
+    reproduce.ReproduceRun: reproduce.run,
+}
+"""What carries out each command; an integer it returns is the exit status."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -37,8 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 if `check` finds an error, 2 for a wrong argument, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-    warnings.showwarning = _show_warning
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        warnings.showwarning = _show_warning
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         arguments, defaults = _config_file(arguments)
         commands = (
@@ -60,25 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="Find the sparsely active subnetworks in a model's loss landscape.",
             args=arguments,
         )
-        match chosen:
-            case check.CheckRun():
-                return check.run(chosen)
-            case decompose.DecomposeRun():
-                decompose.run(chosen)
-            case measure.MeasureRun():
-                measure.run(chosen)
-            case top.TopRun():
-                top.run(chosen)
-            case sweep.SweepRun():
-                sweep.run(chosen)
-            case edit.EditRun():
-                edit.run(chosen)
-            case report.ReportRun():
-                report.run(chosen)
-            case demo.DemoRun():
-                demo.run(chosen)
-            case reproduce.ReproduceRun():
-                reproduce.run(chosen)
+        status = RUN[type(chosen)](chosen)
     except ERRORS as error:
         print(f"subscape: {error}", file=sys.stderr)
         return 2
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
