@@ -31,12 +31,26 @@ def make_data() -> MakeData:
     return synthetic
 
 
+@pytest.fixture(scope="session")
+def thousand(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of 1,000 subnetworks, with few samples each: checked calls are slow under test."""
+    from subscape.report.page import write_page
+
+    data = make_data("tokens", n=1000, n_samples=2)
+    for subnetwork in data["subnetworks"]:
+        del subnetwork["sweep"]
+    return write_page(tmp_path_factory.mktemp("thousand") / "page.html", data)
+
+
 def synthetic(
     kind: str = "tokens", n: int = 24, n_samples: int = 20, context: int = 16, seed: int = 0
 ) -> Data:
     draw = np.random.default_rng(seed)
     named = {"tokens": "stories260k · model.layers.2.self_attn", "images": "Digits · small CNN"}
-    tensors = [{"name": f"model.layers.2.self_attn.{t}.weight", "shape": s, "ranks": [6, 6]} for t, s in TENSORS]
+    tensors = [
+        {"name": f"model.layers.2.self_attn.{t}.weight", "shape": s, "ranks": [6, 6]}
+        for t, s in TENSORS
+    ]
     if kind != "tokens":
         tensors = [
             {"name": "conv1.weight", "shape": [16, 1, 3, 3], "ranks": [4, 1, 3, 3]},
@@ -51,7 +65,9 @@ def synthetic(
     directions = draw.normal(size=(n, 12)) + 1.5 * np.eye(6, 12)[draw.integers(0, 6, n)]
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     cosines = directions @ directions.T
-    together: list[list[float | None]] = (np.tril(cosines) ** 3 + np.tril(cosines, -1).T ** 3).tolist()
+    together: list[list[float | None]] = (
+        np.tril(cosines) ** 3 + np.tril(cosines, -1).T ** 3
+    ).tolist()
     for k in np.flatnonzero(rates == 0):
         together[k] = [None] * n
         for row in together:
@@ -144,7 +160,9 @@ def synthetic(
                 start = int(draw.integers(len(WORDS)))
                 words = [WORDS[(start + j) % len(WORDS)] for j in range(context)]
                 at = int(draw.integers(context // 2, context))
-                words[at] = WORDS[favourite if draw.random() < 0.7 else (favourite + i) % len(WORDS)]
+                words[at] = WORDS[
+                    favourite if draw.random() < 0.7 else (favourite + i) % len(WORDS)
+                ]
                 sample |= {"position": start + at, "tokens": words, "at": at}
                 sample["next"] = words[at + 1] if at + 1 < context else " time"
             elif kind == "images":

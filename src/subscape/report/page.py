@@ -23,7 +23,16 @@ from subscape.report.page_data import checked
 
 logger = logging.getLogger(__name__)
 
-SCRIPTS = ("words.js", "parts.js", "charts.js", "maps.js", "overview.js", "list.js", "card.js", "main.js")
+SCRIPTS = (
+    "words.js",
+    "parts.js",
+    "charts.js",
+    "maps.js",
+    "overview.js",
+    "list.js",
+    "card.js",
+    "main.js",
+)
 """The script of the page, in the order in which its parts need one another."""
 
 LARGE = 10_000_000
@@ -81,11 +90,28 @@ def write_page(path: str | Path, data: Mapping[str, Any], *, overwrite: bool = F
         ValueError: if something in them is missing, unknown, of the wrong length or not finite.
     """
     path = Path(path)
-    if path.is_dir():
+    _check_free(path, overwrite)
+    page = render_page(data)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise type(error)(_unwritable(path, error)) from error
+    size = len(page.encode())
+    if size > LARGE:
+        logger.warning("%s has %.1f MB: fewer top samples would make it smaller", path, size / 1e6)
+    return path
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise type(error)(_unwritable(path, error)) from error
+    if is_folder:
         raise IsADirectoryError(
             problem("path", "a file to write", f"the folder {path}", "Name a file inside it.")
         )
-    if path.exists() and not overwrite:
+    if exists and not overwrite:
         raise FileExistsError(
             problem(
                 "path",
@@ -94,18 +120,11 @@ def write_page(path: str | Path, data: Mapping[str, Any], *, overwrite: bool = F
                 "Choose another path, or pass overwrite=True to replace it.",
             )
         )
-    page = render_page(data)
-    try:
-        write_text(path, page)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise type(error)(
-            problem("path", "a place to write to", f"{path} ({reason})", "Choose another path.")
-        ) from error
-    size = len(page.encode())
-    if size > LARGE:
-        logger.warning("%s has %.1f MB: browsers will be slow to open it", path, size / 1e6)
-    return path
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    got = f"{path} ({error.strerror or error})"
+    return problem("path", "a place to write to", got, "Choose another path.")
 
 
 def _asset(name: str) -> str:

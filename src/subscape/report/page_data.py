@@ -81,8 +81,8 @@ def _agree(
         if at is not None:
             have = len(tokens or [])
             require(at < have, f"{here}.at", f"an index into {have} tokens", at)
-    sweep = subnetwork.get("sweep")
-    for name in ("relevant", "irrelevant", "random") if sweep else ():
+    sweep = subnetwork.get("sweep", {})
+    for name in sweep.keys() - {"delta"}:
         have, want = len(sweep[name]), len(sweep["delta"])
         require(have == want, f"{where}.sweep.{name}", f"{want} numbers, one a δ", have)
 
@@ -114,7 +114,7 @@ def _packed(where: str, rows: Any, n: int, *, gaps: bool) -> str:
 # Kinds of values
 
 
-def _number(low: float = -math.inf, high: float = math.inf) -> Check:
+def _number(low: float | int = -math.inf, high: float | int = math.inf) -> Check:
     words = "a finite number"
     if low > -math.inf:
         words = f"a number from {low:g}" + (f" to {high:g}" if high < math.inf else " up")
@@ -214,7 +214,7 @@ def _shown(value: Any) -> str:
     return f"{len(value)} of them" if _is_list(value) else f"{value!r:.80}"
 
 
-def _rounded(value: float) -> float | int:
+def _rounded(value: float | int) -> float | int:
     if isinstance(value, int):
         return int(value)
     short = float(f"{value:.{_DIGITS}g}")
@@ -259,9 +259,12 @@ _SUBNETWORK = _record(
     },
     {
         "top_outputs": _record({"up": _OUTPUTS, "down": _OUTPUTS}),
-        "sweep": _record(
-            {"delta": _NUMBERS, "relevant": _GAPPED, "irrelevant": _GAPPED, "random": _GAPPED}
-        ),
+        "sweep": _record({
+            "delta": _NUMBERS,
+            "relevant": _GAPPED,
+            "irrelevant": _GAPPED,
+            "random": _GAPPED,
+        }),
         "selectivity": _record(
             {}, {"ratio": _number(0), "auroc": _SHARE, "auroc_random": _SHARE, "delta": _number()}
         ),

@@ -17,7 +17,7 @@ const context = (sample, top) => {
   const follows = next === undefined || inside ? null : h("span.next", { title: "The token that truly comes next" }, h("span", { role: "img", "aria-label": "next token:" }, "→"), token(next));
   return h("p.context", { dir: "auto" }, h("span.before", null, shown(before, false)),
     h(`mark.${toward(sample)}`, { style: { "--strength": `${strength}%` } }, shown(tokens[at] || "(empty)", true)),
-    inside ? h("span.after.true", { title: "The token that truly comes next" }, shown(next, false)) : null,
+    inside ? h("span.after", null, next.match(/^[ \u2581]*/)[0].replace(/\u2581/g, " "), h("span.true", { title: "The token that truly comes next" }, shown(next.replace(/^[ \u2581]+/, ""), false))) : null,
     after ? h("span.after", null, shown(after, false)) : null, follows);
 };
 
@@ -29,7 +29,7 @@ const moves = (sample) => {
 const sampleRow = (sample, top) => {
   let content = null;
   if (sample.tokens && sample.tokens.length) content = context(sample, top);
-  else if (sample.values) content = h("p.vector", null, sample.label !== undefined ? token(sample.label) : null, strip(sample.values, 260, 30), peaks(sample.values));
+  else if (sample.values) content = h("p.vector", null, sample.label !== undefined ? token(sample.label) : null, strip(sample.values, 200, 24), peaks(sample.values));
   else content = h("p", null, sample.label !== undefined ? token(sample.label) : `sample ${sample.sample}`);
   return h("li", null, h(`div.size.${toward(sample)}`, { "data-tip": placeTip(sample) }, h("span.num", null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0)),
     h("div.what", null, h("span.unseen", null, placeTip(sample)), content, moves(sample)), h("span.place", { "data-tip": placeTip(sample), "aria-hidden": "true" }, place(sample)));

@@ -13,6 +13,8 @@ const decades = (low, high) => {
   const to = Math.floor(Math.log10(high) + 1e-9);
   const step = Math.max(1, Math.ceil((to - from) / 5));
   const ticks = [];
+  // One or two powers of ten alone would leave the axis as good as unlabelled.
+  if (to - from < 2) for (let e = from - 1; e <= to; e++) for (const m of [2, 5]) if (m * 10 ** e >= low && m * 10 ** e <= high) ticks.push(m * 10 ** e);
   for (let e = from; e <= to; e += step) ticks.push(10 ** e);
   return ticks;
 };
@@ -27,11 +29,16 @@ const axis = (low, high, from, to, log, label = number) => {
 const short = (x) => (Math.abs(x) < 1e-12 ? "0" : String(parseFloat(x.toPrecision(3))).replace("-", MINUS).replace(/e[+]?/, "e"));
 const shortPercent = (x) => `${parseFloat((100 * x).toPrecision(2))}%`;
 
-const W = 380;
 const H = 190;
-const BOX = { left: 46, right: W - 10, top: 10, bottom: H - 34 };
+/** Where the axes stand in a drawing as wide as its column, so that its text has the size of other text. */
+const area = (width) => ({ width, left: 46, right: width - 10, top: 10, bottom: H - 34 });
+/** The width of one of so many columns of a view. */
+const columnWidth = (view, share, gap) => {
+  const whole = view.clientWidth || 700;
+  return Math.round(Math.max(280, innerWidth > 860 ? (whole - gap) * share : Math.min(whole, 620)));
+};
 
-const frame = (x, y, xLabel, yLabel, description, box = BOX) => {
+const frame = (x, y, xLabel, yLabel, description, box) => {
   const parts = [];
   for (const value of y.ticks) {
     const at = y.place(value);
@@ -46,13 +53,13 @@ const frame = (x, y, xLabel, yLabel, description, box = BOX) => {
   parts.push(g("line.axis", { x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
   parts.push(g("text.label", { x: (box.left + box.right) / 2, y: H - 3, "text-anchor": "middle" }, xLabel));
   parts.push(g("text.label", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(9 ${(box.top + box.bottom) / 2}) rotate(-90)` }, yLabel));
-  return g("svg.chart", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": description }, ...parts);
+  return g("svg.chart", { viewBox: `0 0 ${box.width} ${H}`, role: "img", "aria-label": description }, ...parts);
 };
 
 /** Where a pointer is in the units of the viewBox. */
 const within = (svg, event) => {
-  const box = svg.getBoundingClientRect();
-  return [((event.clientX - box.left) / box.width) * W, ((event.clientY - box.top) / box.height) * H];
+  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  return [at.x, at.y];
 };
 
 /** Points one can hover and click: each opens its subnetwork. */
@@ -98,18 +105,19 @@ const logFloor = (values) => {
 };
 
 const spectrum = () => {
+  const box = area(columnWidth(overview, 0.5, 48));
   const order = all.map((_, k) => k).sort((a, b) => all[b].active_rate - all[a].active_rate);
   const { floor, top, lift } = logFloor(all.map((s) => s.active_rate));
-  const x = axis(1, Math.max(2, order.length), BOX.left + 6, BOX.right - 6, false, short);
-  x.ticks = [1, ...x.ticks.filter((t) => t > order.length / 12 && Number.isInteger(t))];
-  const y = axis(floor, Math.max(top, floor * 10), BOX.bottom, BOX.top, true, shortPercent);
+  const x = axis(1, Math.max(2, order.length), box.left + 6, box.right - 6, false, short);
+  x.ticks = [1, ...x.ticks.filter((t) => t > order.length / 12 && t > 1 && t <= order.length && Number.isInteger(t))];
+  const y = axis(floor, Math.max(top, floor * 10), box.bottom, box.top, true, shortPercent);
   const points = order.map((k, i) => ({ k, x: x.place(i + 1), y: y.place(lift(all[k].active_rate)) }));
   const rates = order.map((k) => all[k].active_rate);
   const svg = frame(x, y, "subnetworks, most active first", "active rate",
-    `Active rates from ${percent(rates[0])} down to ${percent(rates[rates.length - 1])}, median ${percent(rates[rates.length >> 1])}.`);
+    `Active rates from ${percent(rates[0])} down to ${percent(rates[rates.length - 1])}, median ${percent(rates[rates.length >> 1])}.`, box);
   const line = points.map((p, i) => `${i ? "L" : "M"}${p.x.toFixed(1)} ${p.y.toFixed(1)}`).join("");
   if (points.length > 1) {
-    svg.append(g("path.area", { d: `${line}L${points[points.length - 1].x} ${BOX.bottom}L${points[0].x} ${BOX.bottom}Z` }));
+    svg.append(g("path.area", { d: `${line}L${points[points.length - 1].x} ${box.bottom}L${points[0].x} ${box.bottom}Z` }));
     svg.append(g("path.line.pos", { d: line }));
   }
   if (points.length <= 150) for (const p of points) svg.append(g(`circle.dot${all[p.k].active_rate > 0 ? "" : ".hollow"}`, { cx: p.x, cy: p.y, r: 1.8 }));
@@ -118,12 +126,13 @@ const spectrum = () => {
 };
 
 const scatter = () => {
+  const box = area(columnWidth(overview, 0.5, 48));
   const rates = logFloor(all.map((s) => s.active_rate));
   const sizes = logFloor(all.map((s) => s.impact));
-  const x = axis(rates.floor, Math.max(rates.top, rates.floor * 10), BOX.left + 6, BOX.right - 6, true, shortPercent);
-  const y = axis(sizes.floor, Math.max(sizes.top, sizes.floor * 10), BOX.bottom - 4, BOX.top, true, short);
+  const x = axis(rates.floor, Math.max(rates.top, rates.floor * 10), box.left + 6, box.right - 6, true, shortPercent);
+  const y = axis(sizes.floor, Math.max(sizes.top, sizes.floor * 10), box.bottom - 4, box.top, true, short);
   const points = all.map((s, k) => ({ k, x: x.place(rates.lift(s.active_rate)), y: y.place(sizes.lift(s.impact)) }));
-  const svg = frame(x, y, "active rate", `impact, ${unit}`, "Impact against active rate, one point a subnetwork; the list of subnetworks holds the same numbers.");
+  const svg = frame(x, y, "active rate", `impact, ${unit}`, "Impact against active rate, one point a subnetwork; the list of subnetworks holds the same numbers.", box);
   for (const p of points) svg.append(g("circle.dot.soft", { cx: p.x, cy: p.y, r: all.length > 300 ? 1.8 : 2.8 }));
   return pickable(svg, points, describe);
 };
@@ -143,6 +152,7 @@ const broken = (xs, ys, x, y) => {
 };
 
 const sweepChart = (subnetwork) => {
+  const box = area(columnWidth(card, 1 / 2.55, 44));
   const { sweep, validity_radius: radius, selectivity } = subnetwork;
   const rows = sweep.delta.map((d, i) => ({ d, i })).sort((a, b) => a.d - b.d).map(({ i }) => i);
   const xs = rows.map((i) => sweep.delta[i]);
@@ -152,24 +162,24 @@ const sweepChart = (subnetwork) => {
   const high = Math.max(...finite);
   const low = Math.min(0, ...finite);
   const pad = (high - low || 1) * 0.06;
-  const x = axis(xs[0], xs[xs.length - 1], BOX.left + 6, BOX.right - 6, false, short);
-  const y = axis(low - (low < 0 ? pad : 0), high > low ? high + pad : low + 1, BOX.bottom, BOX.top, false, short);
+  const x = axis(xs[0], xs[xs.length - 1], box.left + 6, box.right - 6, false, short);
+  const y = axis(low - (low < 0 ? pad : 0), high > low ? high + pad : low + 1, box.bottom, box.top, false, short);
   const sweepUnit = data.measured.sweep_unit;
   const svg = frame(x, y, "δ, how far the weights are moved", `effect${sweepUnit ? `, ${sweepUnit}` : ""}`,
-    `Effect on the outputs over δ from ${short(xs[0])} to ${short(xs[xs.length - 1])}; the numbers are in the table below.`);
+    `Effect on the outputs over δ from ${short(xs[0])} to ${short(xs[xs.length - 1])}; the numbers are in the table below.`, box);
   if (radius > 0) {
-    const from = Math.max(BOX.left, x.place(Math.max(-radius, xs[0])));
-    const to = Math.min(BOX.right, x.place(Math.min(radius, xs[xs.length - 1])));
-    if (to > from) svg.prepend(g("rect.band", { x: from, width: to - from, y: BOX.top, height: BOX.bottom - BOX.top }, g("title", null, `first order holds up to |δ| = ${number(radius)}`)));
+    const from = Math.max(box.left, x.place(Math.max(-radius, xs[0])));
+    const to = Math.min(box.right, x.place(Math.min(radius, xs[xs.length - 1])));
+    if (to > from) svg.prepend(g("rect.band", { x: from, width: to - from, y: box.top, height: box.bottom - box.top }, g("title", null, `first order holds up to |δ| = ${number(radius)}`)));
   }
   const at = selectivity && selectivity.delta;
-  if (typeof at === "number" && at >= xs[0] && at <= xs[xs.length - 1]) svg.append(g("line.mark", { x1: x.place(at), x2: x.place(at), y1: BOX.top, y2: BOX.bottom }, g("title", null, `selectivity is measured at δ = ${number(at)}`)));
+  if (typeof at === "number" && at >= xs[0] && at <= xs[xs.length - 1]) svg.append(g("line.mark", { x1: x.place(at), x2: x.place(at), y1: box.top, y2: box.bottom }, g("title", null, `selectivity is measured at δ = ${number(at)}`)));
   const holes = [];
   for (const { key, name, ys } of [...curves].reverse()) {
     svg.append(g(`path.line.${key}`, { d: broken(xs, ys, x, y) }));
     ys.forEach((value, i) => {
       if (value !== null) svg.append(g(`circle.point.${key}`, { cx: x.place(xs[i]), cy: y.place(value), r: 2 }));
-      else svg.append(g(`text.hole.${key}`, { x: x.place(xs[i]), y: BOX.bottom - 3, "text-anchor": "middle" }, "×"));
+      else svg.append(g(`text.hole.${key}`, { x: x.place(xs[i]), y: box.bottom - 3, "text-anchor": "middle" }, "×"));
     });
     const gaps = xs.filter((_, i) => ys[i] === null);
     if (gaps.length) holes.unshift(`${name} at δ = ${gaps.map(short).join(", ")}`);

@@ -82,11 +82,16 @@ const seen = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 
+// Where the table shows but one column of figures, the heads do not suffice for sorting.
+const sorter = h("select", { "aria-label": "Sort by", onchange: () => { state.sort = sorter.value; state.falling = !column(state.sort).rising; arrange(); markOpen(route()[1]); } },
+  ...COLUMNS.filter((c) => c.value).map((c) => h("option", { value: c.key }, c.title === "#" ? "number" : c.title)));
 const heads = new Map();
 const body = h("tbody");
 
 const arrange = () => {
   state.order = matching().sort(compare());
+  list.dataset.sort = state.sort;
+  sorter.value = state.sort;
   for (const [key, head] of heads) {
     const sorted = key === state.sort;
     head.setAttribute("aria-sort", sorted ? (state.falling ? "descending" : "ascending") : "none");
@@ -109,7 +114,7 @@ const drawList = memo(() => {
     if (c.value) heads.set(c.key, head);
     c.head = head;
   }
-  list.append(h("h2.unseen", null, "Subnetworks"), counter,
+  list.append(h("h2.unseen", null, "Subnetworks"), h("div.list-head", null, counter, h("span.sorter", null, "by ", sorter)),
     h("div.scroll.rows", { tabindex: "-1" }, h("table", null, h("caption.unseen", null, "Subnetworks; the buttons in the head sort them"),
       h("thead", null, h("tr", null, ...COLUMNS.map((c) => c.head))), body)));
   body.addEventListener("click", (event) => {

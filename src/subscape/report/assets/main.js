@@ -14,13 +14,13 @@ const show = (first) => {
   if (kept.view) kept.scroll[kept.view] = scrollY;
   hideTip();
   document.body.dataset.view = view;
-  if (view === "overview") drawOverview();
-  else drawList();
-  if (view === "card") drawCard(k, !first && document.activeElement !== search);
   overview.hidden = view !== "overview";
   // Beside an open card the list stays, where there is room for it.
   list.hidden = view === "overview";
   card.hidden = view !== "card";
+  if (view === "overview") drawOverview();
+  else drawList();
+  if (view === "card") drawCard(k, !first && document.activeElement !== search);
   markOpen(k);
   for (const [id, here] of [["to-overview", "overview"], ["to-list", "list"]]) {
     const node = document.getElementById(id);

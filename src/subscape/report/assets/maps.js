@@ -78,7 +78,7 @@ const heatMap = (name, title) => {
   const pairs = strongest(at, 6);
   // To the largest entry off the diagonal, or the map would be as good as blank.
   const top = Math.min(1, Math.max(0.05, pairs.length ? Math.ceil(Math.abs(pairs[0][2]) * 20) / 20 : 1));
-  const canvas = h("canvas", { width: 720, height: 720, tabindex: "0", role: "img",
+  const canvas = h("canvas", { width: 720, height: 720, tabindex: "0", role: "img", style: { "max-width": `${Math.max(180, Math.min(620, 26 * n))}px` },
     "aria-label": `${title} of ${n} × ${n} subnetworks, from ${MINUS}${top} to ${top}. Strongest pairs are listed below; arrow keys move over the map.` });
   const readout = h("p.readout", { "aria-live": "polite" }, "\u00a0");
   const small = document.createElement("canvas");
@@ -150,7 +150,6 @@ const heatMap = (name, title) => {
 };
 
 const maps = () => {
-  if (all.length < 2) return h("p.note", null, "There is one subnetwork: nothing to compare it with.");
   const both = [heatMap("similarity", "Similarity"), heatMap("coactivation", "Co-activation")];
   const select = h("select", { id: "map-order", onchange: () => both.forEach((m) => m.order(ORDERS[select.value]())) },
     ...Object.keys(ORDERS).map((name) => h("option", { value: name }, name)));

@@ -23,8 +23,9 @@ const preview = (k, outputs = 2) => {
 const lede = () => {
   const { fvu, l0 } = data.quality;
   const n = all.length;
+  const explained = `${percent(Math.max(0, 1 - fvu))} of the squared gradient.`;
   return h("p.lede", null, `${plural(n, "subnetwork")} of ${data.model.name ?? "the model"}, found in ${plural(tensors.length, "tensor")} with ${plural(data.target.n_parameters, "parameter")}. `,
-    `On an average held-out row ${fixed(l0, 1)} of them ${l0 === 1 ? "is" : "are"} active and ${n === 1 ? "explains" : "together explain"} ${percent(Math.max(0, 1 - fvu))} of its gradient.`);
+    n === 1 ? `On held-out rows it explains ${explained}` : `On an average held-out row ${fixed(l0, 1)} of them are active; together they explain ${explained}`);
 };
 
 const guide = () => h("details.guide", null, h("summary", null, "How to read this page"),
@@ -108,7 +109,7 @@ const drawOverview = memo(() => {
       h("div.columns", null, panel("Active rates", "spectrum", spectrum()), panel("Impact and active rate", "scatter", scatter())),
       tensorPanel());
     setTimeout(() => {
-      overview.append(panel("How subnetworks relate", null, maps()));
+      if (all.length > 1) overview.append(panel("How subnetworks relate", null, maps()));
       if (data.figures && data.figures.length) overview.append(figuresPanel());
       overview.append(settingsPanel());
       overview.dataset.drawn = "all";

@@ -1,0 +1,321 @@
+"""The page in a real browser: it draws, sorts, finds, steps, and asks the network for nothing."""
+
+import copy
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from subscape.report.page import write_page
+
+logger = logging.getLogger(__name__)
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+READY = "return document.getElementById('overview').dataset.drawn === 'all'"
+
+
+class Page:
+    """One page open in the browser, with what its tests need."""
+
+    def __init__(self, driver, path: Path):
+        self.driver, self.path = driver, path
+
+    def open(self, place: str = "", *, width: int = 1400, height: int = 900, dark: bool = False):
+        self.driver.get("about:blank")
+        for log in ("performance", "browser"):
+            self.driver.get_log(log)
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.command("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.driver.get(self.path.as_uri() + place)
+        if place in ("", "#overview"):
+            self.until(READY)
+        return self
+
+    def command(self, name: str, values: dict):
+        return self.driver.execute_cdp_cmd(name, values)
+
+    def js(self, script: str):
+        return self.driver.execute_script(script)
+
+    def until(self, script: str):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, 20, poll_frequency=0.05).until(
+            lambda d: d.execute_script(script)
+        )
+
+    def one(self, selector: str):
+        return self.driver.find_element("css selector", selector)
+
+    def all(self, selector: str):
+        return self.driver.find_elements("css selector", selector)
+
+    def press(self, key: str):
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).send_keys(key).perform()
+
+    def shown(self) -> list[int]:
+        rows = self.js(
+            "return [...document.querySelectorAll('#list tbody tr')].map(r => r.dataset.k)"
+        )
+        return [int(k) for k in rows]
+
+    def messages(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def requests(self) -> list[str]:
+        entries = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        return [
+            e["params"]["request"]["url"]
+            for e in entries
+            if e["method"] == "Network.requestWillBeSent"
+        ]
+
+
+@pytest.fixture(scope="module")
+def token_data(make_data):
+    data = make_data("tokens", n=30)
+    data["subnetworks"][4]["top_samples"][0].update(
+        tokens=["Once", EVIL, "", "\n", " \u202e\x00\ud83d", "▁time"], at=1, next=" zebra"
+    )
+    data["subnetworks"][4]["top_outputs"] = {
+        "up": [[EVIL, 1.0], ["\u0301", 0.5]],
+        "down": [["", -1.0]],
+    }
+    data["title"] = f"A title with {EVIL}"
+    sweep = data["subnetworks"][7]["sweep"]
+    sweep["relevant"][8] = None
+    sweep["relevant"][15:] = [None, None]
+    return data
+
+
+@pytest.fixture(scope="module")
+def page(driver, token_data, tmp_path_factory):
+    return Page(driver, write_page(tmp_path_factory.mktemp("page") / "page.html", token_data))
+
+
+@pytest.fixture
+def make_page(driver, tmp_path):
+    return lambda data: Page(driver, write_page(tmp_path / "page.html", data))
+
+
+def test_the_overview_is_drawn(page):
+    page.open()
+    text = page.one("#overview").text
+    for part in (
+        "0.590",
+        "PCA, 10 components",
+        "self_attn.q_proj.weight",
+        "64 × 64",
+        "another-row",
+    ):
+        assert part in text
+    assert len(page.all("#overview svg.chart")) == 2
+    for canvas in page.all("canvas"):
+        assert "30 × 30" in canvas.get_attribute("aria-label")
+    colours = page.js(
+        "const c = document.querySelector('canvas');"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "const s = new Set(); for (let i = 0; i < d.length; i += 4) s.add(d.slice(i, i + 3).join());"
+        "return s.size"
+    )
+    assert colours > 50
+    assert page.messages() == []
+
+
+def test_nothing_is_requested_but_the_file(page):
+    page.open()
+    page.js("location.hash = 'subnetwork-4'")
+    page.until("return !document.getElementById('card').hidden")
+    outside = [url for url in page.requests() if not url.startswith("data:")]
+    assert {url.split("#")[0] for url in outside} == {page.path.as_uri()}
+
+
+def test_the_policy_stops_what_would_ask_or_run(page):
+    page.open()
+    page.driver.execute_async_script(
+        "const done = arguments[0];"
+        "const i = new Image(); i.onerror = i.onload = () => done(); i.src = 'http://127.0.0.1:9/x.png'"
+    )
+    ran = page.js(
+        "const s = document.createElement('div');"
+        "try { s.innerHTML = '<b>x</b>'; return 'markup'; } catch (e) { return e.name; }"
+    )
+    assert ran == "TypeError"
+    assert any("Content Security Policy" in message for message in page.messages())
+
+
+def test_malicious_and_odd_tokens_show_as_text(page):
+    page.open("#subnetwork-4")
+    assert page.one("mark").text == EVIL
+    card = page.one("#card").text
+    for part in ("▲ raised", EVIL, "(empty)", "↵", "‹202E›", "␀", "zebra", "\ufffd", "◌"):
+        assert part in card
+    assert not page.all("#card img, #overview img, #list img")
+    from selenium.common.exceptions import NoAlertPresentException
+
+    with pytest.raises(NoAlertPresentException):
+        _ = page.driver.switch_to.alert.text
+    assert page.messages() == []
+    assert EVIL in page.driver.title
+
+
+def test_columns_sort_both_ways_and_say_so(page, token_data):
+    page.open("#subnetworks")
+    rates = [s["active_rate"] for s in token_data["subnetworks"]]
+    falling = sorted(range(30), key=lambda k: (-rates[k], k))
+    button = page.one("#list th.c-active_rate button")
+    button.click()
+    assert page.shown() == falling
+    assert page.one("#list th.c-active_rate").get_attribute("aria-sort") == "descending"
+    assert page.one("#list th.c-impact").get_attribute("aria-sort") == "none"
+    button.click()
+    assert page.shown() == sorted(range(30), key=lambda k: (rates[k], k))
+    assert page.one("#list th.c-active_rate").get_attribute("aria-sort") == "ascending"
+    page.one("#list th.c-index button").click()
+    assert page.shown() == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("zebra", [4]), ("17", [17]), ("#17", [17]), ("onerror=ALERT", [4]), ("nothing-like-it", [])],
+)
+def test_search_finds_tokens_outputs_and_numbers(page, words, found):
+    page.open()
+    page.one("#search").send_keys(words)
+    assert page.shown() == found
+    status = page.one("#list [role=status]").text
+    assert status.startswith(f"{len(found)} of 30" if found else "None of 30")
+    page.one("#search").clear()
+
+
+def test_search_finds_tensors(page, token_data):
+    page.open("#subnetworks")
+    page.one("#search").send_keys("o_proj")
+    held = {s["index"] for s in token_data["subnetworks"] if s["tensors"][3] >= 0.05}
+    main = {s["index"] for s in token_data["subnetworks"] if max(s["tensors"]) == s["tensors"][3]}
+    assert set(page.shown()) == held | main
+
+
+def test_a_deep_link_opens_its_card_and_arrows_step_in_the_order_of_the_list(page, token_data):
+    from selenium.webdriver.common.keys import Keys
+
+    impacts = [s["impact"] for s in token_data["subnetworks"]]
+    order = sorted(range(30), key=lambda k: -impacts[k])
+    at = 5
+    page.open(f"#subnetwork-{order[at]}")
+    assert page.one("#card h1").text == f"Subnetwork {order[at]}"
+    page.press(Keys.ARROW_RIGHT)
+    page.until(f"return location.hash === '#subnetwork-{order[at + 1]}'")
+    page.press(Keys.ARROW_LEFT)
+    page.press(Keys.ARROW_LEFT)
+    page.until(
+        f"return document.querySelector('#card h1').textContent === 'Subnetwork {order[at - 1]}'"
+    )
+    page.one("button[aria-label^='Next']").click()
+    page.until(f"return location.hash === '#subnetwork-{order[at]}'")
+    assert page.js("return document.activeElement.id") == "card-title"
+    assert page.one("#list tr.open").get_attribute("data-k") == str(order[at])
+    page.press(Keys.ESCAPE)
+    page.until("return document.getElementById('card').hidden")
+    assert page.messages() == []
+
+
+def test_the_ends_of_the_list_stop_the_steps(page, token_data):
+    best = max(token_data["subnetworks"], key=lambda s: s["impact"])["index"]
+    page.open(f"#subnetwork-{best}")
+    before, after = page.all("button.step")
+    assert not before.is_enabled()
+    assert after.is_enabled()
+
+
+def test_values_that_are_not_finite_leave_a_gap(page):
+    page.open("#subnetwork-7")
+    path = page.one(".sweep svg.chart path.relevant").get_attribute("d")
+    assert path.count("M") == 2
+    assert "relevant rows at δ = 0, 1.75, 2" in page.one(".gaps").text
+    page.one(".numbers summary").click()
+    assert page.one(".numbers table").text.count("not finite") == 3
+
+
+def test_terms_explain_themselves_on_focus(page):
+    page.open("#subnetwork-7")
+    page.js("document.querySelector('#card .term').focus()")
+    tip = page.one("#tip")
+    assert tip.is_displayed()
+    assert "held-out rows" in tip.text
+    assert page.js("return document.activeElement.getAttribute('aria-describedby')") == "tip"
+    from selenium.webdriver.common.keys import Keys
+
+    page.press(Keys.ESCAPE)
+    assert not tip.is_displayed()
+    assert page.js("return location.hash") == "#subnetwork-7"
+
+
+def test_the_map_reads_out_by_keyboard(page, token_data):
+    from selenium.webdriver.common.keys import Keys
+
+    page.open()
+    page.js("const s = document.getElementById('map-order'); s.value = 'index'; s.onchange;"
+            "s.dispatchEvent(new Event('change')); document.querySelector('canvas').focus()")  # fmt: skip
+    page.press(Keys.ARROW_DOWN)
+    page.press(Keys.ARROW_RIGHT)
+    value = f"{token_data['similarity'][0][1]:.2f}".replace("-", "−")
+    assert page.one(".map .readout").text == f"0 and 1: {value}"
+
+
+@pytest.mark.parametrize("kind", ["tokens", "images", "vectors"])
+@pytest.mark.parametrize(
+    ("width", "dark"), [(1400, False), (1400, True), (800, False), (360, True)]
+)
+def test_no_view_scrolls_sideways_or_complains(make_data, make_page, kind, width, dark):
+    opened = make_page(make_data(kind, n=8, n_samples=4))
+    for place in ("", "#subnetworks", "#subnetwork-3"):
+        opened.open(place, width=width, dark=dark)
+        assert opened.js("return document.documentElement.scrollWidth") <= width, place
+        assert opened.messages() == []
+    paper = opened.js("return getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(255, 255, 255)") is not dark
+
+
+@pytest.mark.parametrize("kind", ["tokens", "images", "vectors"])
+def test_every_kind_shows_its_samples(make_data, make_page, kind):
+    page = make_page(make_data(kind, n=8, n_samples=4)).open("#subnetwork-3")
+    wanted = {"tokens": "#card mark", "images": "#card .tile img", "vectors": "#card .vector svg"}
+    assert len(page.all(wanted[kind])) == 4
+    if kind == "images":
+        assert page.js("return document.querySelector('.tile img').naturalWidth") == 8
+
+
+def test_one_subnetwork_and_nothing_optional(make_data, make_page):
+    data = copy.deepcopy(make_data("tokens", n=1, n_samples=1))
+    subnetwork = data["subnetworks"][0]
+    for key in ("top_outputs", "sweep", "selectivity", "validity_radius", "partners"):
+        subnetwork[key] = None
+    subnetwork.update(top_samples=[], impact=0.0, impact_share=0.0, active_rate=0.0)
+    data["quality"]["baselines"] = None
+    page = make_page(data)
+    page.open()
+    assert "1 subnetwork of" in page.one(".lede").text
+    page.open("#subnetwork-0")
+    assert "had no impact" in page.one("#card").text
+    assert page.messages() == []
+
+
+def test_a_thousand_subnetworks(driver, thousand):
+    page = Page(driver, thousand).open()
+    paints = page.js("return performance.getEntriesByType('paint').map(p => p.startTime)")
+    logger.info("first paint of 1,000 subnetworks after %.0f ms", min(paints))
+    page.js("location.hash = 'subnetworks'")
+    page.until("return document.querySelectorAll('#list tbody tr').length === 1000")
+    page.one("#list th.c-index button").click()
+    assert page.shown() == list(range(1000))
+    page.js("location.hash = 'subnetwork-999'")
+    page.until("return document.querySelector('#card h1').textContent === 'Subnetwork 999'")
+    assert page.messages() == []
