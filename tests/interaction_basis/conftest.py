@@ -18,7 +18,9 @@ def random_mlp(generator, widths=(6, 5, 4, 3), activation=nn.Tanh):
 
 def causal_attention(generator, width):
     """A section [sample, position, width] -> the same: residual plus one head of causal attention."""
-    q, k, v, o = (torch.randn(width, width, generator=generator).double() / width**0.5 for _ in "qkvo")
+    q, k, v, o = (
+        torch.randn(width, width, generator=generator).double() / width**0.5 for _ in "qkvo"
+    )
 
     def section(values):
         scores = (values @ q) @ (values @ k).mT
@@ -76,7 +78,9 @@ def make(name):
         sections = tuple(Affine(draw(5, 5), draw(5)) for _ in range(2))
         chain, inputs = Chain(("a", "b", "c"), sections), draw(40, 5)
     elif name == "sequence":
-        mlp = Mlp(draw(4, 7) / 2, draw(7), torch.tanh, draw(7, 4) / 3, draw(4), torch.eye(4).double())
+        mlp = Mlp(
+            draw(4, 7) / 2, draw(7), torch.tanh, draw(7, 4) / 3, draw(4), torch.eye(4).double()
+        )
         sections = (causal_attention(generator, 4), mlp, Affine(draw(4, 3), draw(3)))
         chain, inputs = Chain(("in", "mid", "end", "out"), sections), draw(30, 3, 4)
     else:

@@ -24,7 +24,9 @@ def test_nodes_parts_and_tail_agree(example, name):
 
 
 def test_names_must_fit_the_sections():
-    with pytest.raises(ValueError, match="names: expected one name more than the 1 sections; got 1"):
+    with pytest.raises(
+        ValueError, match="names: expected one name more than the 1 sections; got 1"
+    ):
         Chain(("a",), (torch.tanh,))
     with pytest.raises(ValueError, match="a name of its own"):
         Chain(("a", "a"), (torch.tanh,))
@@ -40,7 +42,9 @@ def test_a_section_that_does_not_fit_the_next_is_named():
         Affine(torch.zeros(5, 2).double(), torch.zeros(2).double()),
     )
     chain = Chain(("x", "hidden", "y"), (first, second))
-    with pytest.raises(ValueError, match=r"sections\[1\]: expected a section that takes .*'hidden'"):
+    with pytest.raises(
+        ValueError, match=r"sections\[1\]: expected a section that takes .*'hidden'"
+    ):
         check_chain(chain, rows())
     with pytest.raises(ValueError, match=r"sections\[1\]"):
         build_bases(chain, rows())
@@ -48,7 +52,9 @@ def test_a_section_that_does_not_fit_the_next_is_named():
 
 def test_a_width_that_is_not_the_one_declared():
     chain = Chain(("x", "y"), (lambda f: f[..., :2],))
-    with pytest.raises(ValueError, match=r"sections\[0\]: expected an output of width 3.*'y'.*got 2"):
+    with pytest.raises(
+        ValueError, match=r"sections\[0\]: expected an output of width 3.*'y'.*got 2"
+    ):
         check_chain(chain, rows(), widths=(3, 3))
 
 

@@ -31,7 +31,7 @@ def test_an_edge_by_hand():
     from subscape.interaction_basis.basis import raw_basis
 
     points = torch.tensor([[1.0, 2.0], [3.0, 1.0]]).double()
-    section = lambda f: (f[:, :1] * f[:, 1:])  # noqa: E731
+    section = lambda f: f[:, :1] * f[:, 1:]  # noqa: E731
     edges = interactions(section, raw_basis("x", 2), raw_basis("y", 1), [points])
     assert edges.tolist() == [[6.5, 6.5]]
     # On the path from zero the Jacobian halves: A = 1 and 1.5, E = (1 + 2.25) / 2.

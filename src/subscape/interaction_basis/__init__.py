@@ -10,6 +10,7 @@ from subscape.interaction_basis.modular_addition import (
     modular_addition_chain,
     modular_addition_data,
 )
+from subscape.interaction_basis.modules import Module, Modules, find_modules
 from subscape.interaction_basis.required import EdgesRequired, all_edges_required, edges_required
 from subscape.interaction_basis.score import ACCURACY, CROSS_ENTROPY, NEXT_TOKEN, Score
 from subscape.interaction_basis.sections import Affine, Mlp, sequential_chain
@@ -26,6 +27,8 @@ __all__ = [
     "InteractionGraph",
     "LayerBasis",
     "Mlp",
+    "Module",
+    "Modules",
     "Score",
     "Scored",
     "all_edges_required",
@@ -34,6 +37,7 @@ __all__ = [
     "check_chain",
     "edge_curve",
     "edges_required",
+    "find_modules",
     "largest_edges",
     "load_modular_addition",
     "modular_addition_chain",

@@ -66,7 +66,9 @@ def _push(section: Section, point: Tensor, tangents: Tensor) -> Tensor:
     with warnings.catch_warnings():
         # torch compiles its own rules with this on the first use; nothing the caller can change.
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
-        return torch.vmap(lambda tangent: torch.func.jvp(section, (point,), (tangent,))[1])(tangents)
+        return torch.vmap(lambda tangent: torch.func.jvp(section, (point,), (tangent,))[1])(
+            tangents
+        )
 
 
 def _push_written_out(section: Section, point: Tensor, tangents: Tensor) -> Tensor:

@@ -1,0 +1,214 @@
+"""Modules: communities of directions that interact strongly, on a logarithmic scale of strength.
+
+An edge weighs log10(E / eps), and nothing below eps, the smallest edge that its section needs (see
+`required.py`). Communities maximise Newman's modularity
+
+    Q = sum over modules c of  W_c / W - resolution (degree_c / 2W)^2
+
+by networkx's Louvain method, or by networkit's or scikit-network's if they are installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from subscape._checks import problem, require
+from subscape._shapes import Float
+from subscape.interaction_basis.graph import InteractionGraph
+
+if TYPE_CHECKING:
+    import networkx
+
+Node = tuple[int, int]
+"""(node layer, direction)."""
+Library = Literal["networkx", "networkit", "scikit-network"]
+
+N_STARTS = 10
+"""Runs of networkx's Louvain method, each in its own order; the partition of highest modularity stays."""
+PACKAGES = {"networkx": "networkx", "networkit": "networkit", "scikit-network": "sknetwork"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A community of more than one direction."""
+
+    members: tuple[Node, ...]
+    """Sorted by layer and direction."""
+    weight: float
+    """Log-scaled weight of the edges inside it."""
+
+    def directions(self, layer: int) -> tuple[int, ...]:
+        """Its directions in one node layer."""
+        return tuple(direction for at, direction in self.members if at == layer)
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The communities of an interaction graph."""
+
+    modules: tuple[Module, ...]
+    """The largest first; directions that join no other are left out."""
+    modularity: float
+    """Q at resolution 1, whatever resolution the communities were found at."""
+    resolution: float
+    cross_weight: float
+    """Share of the weight that lies between modules."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Directions per module."""
+        return [len(module.members) for module in self.modules]
+
+    def of(self) -> dict[Node, int]:
+        """The module of every direction that is in one."""
+        return {node: n for n, module in enumerate(self.modules) for node in module.members}
+
+
+def log_weights(
+    edges: Float[Tensor, "next_direction direction"], threshold: float
+) -> Float[Tensor, "next_direction direction"]:
+    """max(0, log10(E / threshold))."""
+    require(threshold > 0, "threshold", "a number above 0", threshold)
+    tiny = torch.finfo(edges.dtype).tiny
+    return (edges.clamp_min(tiny) / threshold).log10().clamp_min(0)
+
+
+def weighted_graph(
+    graph: InteractionGraph, thresholds: Sequence[float], last_layer: bool = False
+) -> networkx.Graph:
+    """The undirected graph whose communities are sought.
+
+    Args:
+        graph: the interaction graph.
+        thresholds: one per section.
+        last_layer: whether the last node layer takes part; logits do not, as published, and there the
+            last section needs no threshold.
+
+    Returns:
+        Nodes (layer, direction), and edges of positive `weight` only.
+    """
+    networkx = _library("networkx")
+    n = len(graph.edges) if last_layer else len(graph.edges) - 1
+    require(n >= 1, "graph", "at least two node layers that take part", f"{n + 1}")
+    require(len(thresholds) >= n, "thresholds", f"one for each of {n} sections", len(thresholds))
+    result = networkx.Graph()
+    for layer, basis in enumerate(graph.bases[: n + 1]):
+        result.add_nodes_from((layer, direction) for direction in range(basis.rank))
+    for layer in range(n):
+        weights = log_weights(graph.edges[layer], thresholds[layer])
+        for to, come_from in weights.nonzero().tolist():
+            weight = float(weights[to, come_from])
+            result.add_edge((layer, come_from), (layer + 1, to), weight=weight)
+    return result
+
+
+def find_modules(
+    graph: InteractionGraph,
+    thresholds: Sequence[float],
+    *,
+    resolution: float = 1.0,
+    seed: int = 0,
+    last_layer: bool = False,
+    library: Library = "networkx",
+) -> Modules:
+    """Find the modules of an interaction graph.
+
+    Args:
+        graph: the interaction graph.
+        thresholds: eps of every section, such as those of `all_edges_required`.
+        resolution: gamma; a higher one makes smaller modules.
+        seed: of the method's random order.
+        last_layer: whether the last node layer takes part; logits do not, as published.
+        library: which one finds the communities.
+
+    Returns:
+        The modules.
+
+    Raises:
+        ValueError: if the library is none of these.
+    """
+    require(resolution > 0, "resolution", "a number above 0", resolution)
+    networkx = _library("networkx")
+    weighted = weighted_graph(graph, thresholds, last_layer)
+    if weighted.number_of_edges() == 0:
+        return Modules((), 0.0, resolution, 0.0)
+    if library not in PACKAGES:
+        raise ValueError(problem("library", f"one of {', '.join(PACKAGES)}", repr(library)))
+    find = {"networkx": _networkx, "networkit": _networkit, "scikit-network": _scikit_network}
+    parts = [set(part) for part in find[library](weighted, resolution, seed)]
+    modularity = networkx.community.modularity(weighted, parts, weight="weight", resolution=1)
+    modules = [_module(weighted, part) for part in parts if len(part) > 1]
+    modules.sort(key=lambda module: (-len(module.members), module.members))
+    whole = weighted.size(weight="weight")
+    inside = sum(module.weight for module in modules)
+    return Modules(tuple(modules), float(modularity), resolution, max(0.0, 1 - inside / whole))
+
+
+def _module(weighted: networkx.Graph, part: Iterable[Node]) -> Module:
+    members = tuple(sorted(part))
+    return Module(members, float(weighted.subgraph(members).size(weight="weight")))
+
+
+def _networkx(weighted: networkx.Graph, resolution: float, seed: int) -> list[set[Node]]:
+    community = _library("networkx").community
+    # A single start often ends in a partition that is not the best.
+    found = [
+        community.louvain_communities(
+            weighted, weight="weight", resolution=resolution, seed=N_STARTS * seed + start
+        )
+        for start in range(N_STARTS)
+    ]
+    return max(
+        found,
+        key=lambda parts: community.modularity(
+            weighted, parts, weight="weight", resolution=resolution
+        ),
+    )
+
+
+def _networkit(weighted: networkx.Graph, resolution: float, seed: int) -> list[set[Node]]:
+    networkit = _library("networkit")
+    networkit.engineering.setSeed(seed, True)
+    nodes = list(weighted.nodes)
+    number = {node: n for n, node in enumerate(nodes)}
+    made = networkit.graph.Graph(len(nodes), weighted=True)
+    for one, other, weight in weighted.edges(data="weight"):
+        made.addEdge(number[one], number[other], weight)
+    leiden = networkit.community.ParallelLeiden(made, gamma=resolution, iterations=10)
+    return _grouped(nodes, leiden.run().getPartition().getVector())
+
+
+def _scikit_network(weighted: networkx.Graph, resolution: float, seed: int) -> list[set[Node]]:
+    clustering = _library("scikit-network", "sknetwork.clustering")
+    adjacency = _library("networkx").to_scipy_sparse_array(weighted, weight="weight")
+    method = clustering.Louvain(resolution=resolution, random_state=seed)
+    return _grouped(list(weighted.nodes), method.fit_predict(adjacency.tocsr()))
+
+
+def _grouped(nodes: list[Node], labels: Iterable[int]) -> list[set[Node]]:
+    parts: dict[int, set[Node]] = {}
+    for node, label in zip(nodes, labels, strict=True):
+        parts.setdefault(int(label), set()).add(node)
+    return list(parts.values())
+
+
+def _library(name: str, module: str | None = None) -> ModuleType:
+    try:
+        return importlib.import_module(module or PACKAGES[name])
+    except ImportError as error:
+        extra = "'subscape[graph]'" if name == "networkx" else name
+        raise ImportError(
+            problem(
+                name,
+                "to be installed, to find modules",
+                "no such module",
+                f"Install it: pip install {extra}.",
+            )
+        ) from error

@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from subscape.interaction_basis import (
+    ACCURACY,
+    CROSS_ENTROPY,
+    NEXT_TOKEN,
+    BasisConfig,
+    Scored,
+    build_bases,
+    build_graph,
+    edge_curve,
+    largest_edges,
+    node_curve,
+)
+from subscape.interaction_basis.ablation import (
+    growing,
+    score_with_directions,
+    score_with_edges,
+    through_edges,
+    through_edges_by_loop,
+)
+from subscape.interaction_basis.score import evaluate
+
+NAMES = ["tanh", "relu", "mod-add", "linear", "sequence"]
+
+
+def scored(case):
+    outputs = case.chain.outputs(case.inputs)
+    return Scored(case.inputs, outputs.argmax(-1), CROSS_ENTROPY, batch_size=17)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("last", ["raw", "pca"])
+@pytest.mark.parametrize("k", [0, 1, 3, 7, 1000])
+def test_runs_by_distinct_mask_rows_are_those_by_single_rows(example, name, last, k):
+    case = example(name)
+    bases = build_bases(case.chain, case.inputs, BasisConfig(last=last))
+    graph = build_graph(case.chain, bases, case.inputs)
+    for layer, section in enumerate(case.chain.sections):
+        pair = graph.bases[layer : layer + 2]
+        mask = largest_edges(graph.edges[layer], k)
+        coordinates = pair[0].encode(case.chain.nodes(case.inputs)[layer])
+        slow = through_edges_by_loop(section, *pair, mask, coordinates)
+        fast = through_edges(section, *pair, mask, coordinates)
+        assert torch.allclose(fast, slow, atol=1e-9 * max(1.0, float(slow.abs().max())))
+
+
+def test_the_largest_edges_with_their_ties():
+    edges = torch.tensor([[3.0, 1.0], [2.0, 2.0]])
+    assert largest_edges(edges, 0).sum() == 0
+    assert largest_edges(edges, 1).tolist() == [[True, False], [False, False]]
+    # The second largest is 2, twice: both stay.
+    assert largest_edges(edges, 2).tolist() == [[True, False], [True, True]]
+    assert largest_edges(edges, 9).all()
+
+
+@pytest.mark.parametrize("name", ["tanh", "mod-add", "sequence"])
+def test_all_directions_and_all_edges_leave_the_score_as_it_is(example, name):
+    case = example(name)
+    on = scored(case)
+    base = on.base(case.chain)
+    graph = build_graph(
+        case.chain, build_bases(case.chain, case.inputs, BasisConfig(last="raw")), case.inputs
+    )
+    for layer in range(len(case.chain)):
+        pair = graph.bases[layer : layer + 2]
+        everything = torch.ones_like(graph.edges[layer], dtype=torch.bool)
+        width = pair[0].width
+        assert score_with_directions(case.chain, layer, pair[0], width, on) == pytest.approx(base)
+        # Directions that LIB dropped have no effect, so the projection changes nothing here.
+        assert score_with_edges(case.chain, layer, *pair, everything, on) == pytest.approx(base)
+
+
+def test_no_direction_left_is_the_output_at_the_mean(example):
+    case = example("tanh")
+    on = scored(case)
+    basis = build_bases(case.chain, case.inputs).lib[1]
+    mean = case.chain.tail(1, basis.mean[None]).expand(len(case.inputs), -1)
+    wanted = CROSS_ENTROPY.items(mean, on.labels).mean()
+    assert score_with_directions(case.chain, 1, basis, 0, on) == pytest.approx(float(wanted))
+    with pytest.raises(ValueError, match="n_kept: expected 0 to 5"):
+        score_with_directions(case.chain, 1, basis, 6, on)
+
+
+def test_curves(example):
+    case = example("tanh")
+    on = scored(case)
+    bases = build_bases(case.chain, case.inputs, BasisConfig(last="raw"))
+    graph = build_graph(case.chain, bases, case.inputs)
+    nodes = node_curve(case.chain, 1, graph.bases[1], on)
+    assert [n for n, _ in nodes] == list(range(graph.bases[1].rank + 1))
+    edges = edge_curve(case.chain, 1, graph.bases, graph.edges[1], on)
+    assert [n for n, _ in edges][:4] == [0, 1, 2, 4]
+    assert edges[-1] == (graph.edges[1].numel(), pytest.approx(on.base(case.chain)))
+    # Both ends of both curves are the same two networks.
+    assert edges[0][1] == pytest.approx(nodes[0][1])
+    assert growing(30) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 22, 27, 30]
+    assert growing(4) == [0, 1, 2, 3, 4]
+
+
+def test_scores_by_hand():
+    outputs = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    labels = torch.tensor([0, 1, 1])
+    # Two of three right; a last batch of one counts as one, not as half.
+    run = lambda rows: outputs[rows]  # noqa: E731
+    assert evaluate(run, torch.arange(3), labels, ACCURACY, batch_size=2) == pytest.approx(2 / 3)
+    loss = torch.nn.functional.cross_entropy(outputs, labels).item()
+    assert evaluate(run, torch.arange(3), labels, CROSS_ENTROPY, batch_size=2) == pytest.approx(
+        loss
+    )
+    tokens = torch.tensor([[0, 1, 1]])
+    # Outputs at positions 0 and 1 foretell tokens 1 and 1.
+    wanted = torch.nn.functional.cross_entropy(outputs[:2], torch.tensor([1, 1])).item()
+    found = evaluate(lambda t: outputs[None], tokens, tokens, NEXT_TOKEN)
+    assert found == pytest.approx(wanted)
+    with pytest.raises(ValueError, match="labels: expected one for each of 3"):
+        evaluate(run, torch.arange(3), labels[:2], ACCURACY)

@@ -1,0 +1,83 @@
+import dataclasses
+
+import pytest
+import torch
+
+from subscape.interaction_basis import BasisConfig, build, build_bases, build_graph
+
+
+def test_an_interrupted_build_goes_on_where_it_was(example, tmp_path, monkeypatch):
+    case = example("mod-add")
+    whole = build_bases(case.chain, case.inputs)
+    made = []
+    real = build.jacobian_gram
+
+    def interrupted(*arguments, **options):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(build, "jacobian_gram", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_bases(case.chain, case.inputs, folder=tmp_path)
+    assert sorted(p.name for p in (tmp_path / "layers").iterdir()) == [
+        f"{layer:03}.safetensors" for layer in (1, 2, 3)
+    ]
+    made.clear()
+    resumed = build_bases(case.chain, case.inputs, folder=tmp_path)
+    assert len(made) == 1
+    for method in ("lib", "pca"):
+        for one, other in zip(whole.of(method), resumed.of(method), strict=True):
+            assert torch.equal(one.into, other.into)
+            assert torch.equal(one.importance, other.importance)
+
+
+def test_a_folder_of_another_run_is_refused(example, tmp_path):
+    case = example("tanh")
+    build_bases(case.chain, case.inputs, folder=tmp_path)
+    build_bases(case.chain, case.inputs, folder=tmp_path)
+    with pytest.raises(ValueError, match="differs in config"):
+        build_bases(case.chain, case.inputs, BasisConfig(last="raw"), folder=tmp_path)
+    with pytest.raises(ValueError, match="differs in inputs, gram_inputs"):
+        build_bases(case.chain, case.inputs + 1e-12, folder=tmp_path)
+    other = dataclasses.replace(case.chain, readout=lambda values: 2 * values)
+    with pytest.raises(ValueError, match="differs in model"):
+        build_bases(other, case.inputs, folder=tmp_path)
+
+
+def test_edges_are_saved_by_layer_and_read_again(example, tmp_path, monkeypatch):
+    case = example("tanh")
+    bases = build_bases(case.chain, case.inputs)
+    first = build_graph(case.chain, bases, case.inputs, folder=tmp_path)
+
+    def never(*arguments, **options):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("subscape.interaction_basis.graph.interactions", never)
+    again = build_graph(case.chain, bases, case.inputs, folder=tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(first.edges, again.edges, strict=True))
+
+
+def test_more_data_for_the_covariances(example):
+    case = example("tanh")
+    bases = build_bases(case.chain, case.inputs[:10], gram_inputs=case.inputs)
+    whole = build_bases(case.chain, case.inputs)
+    assert torch.equal(bases.pca[1].importance, whole.pca[1].importance)
+    assert not torch.equal(bases.lib[1].importance, whole.lib[1].importance)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batches_change_nothing(example, batch_size):
+    case = example("sequence")
+    whole = build_bases(case.chain, case.inputs)
+    pieces = build_bases(case.chain, case.inputs, BasisConfig(batch_size=batch_size))
+    for one, other in zip(whole.lib, pieces.lib, strict=True):
+        assert torch.allclose(one.importance, other.importance, rtol=1e-9)
+
+
+def test_unknown_methods_are_refused(example):
+    case = example("linear")
+    bases = build_bases(case.chain, case.inputs)
+    with pytest.raises(ValueError, match="method: expected 'lib' or 'pca'"):
+        bases.of("ica")

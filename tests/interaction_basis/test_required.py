@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from subscape.interaction_basis import (
+    ACCURACY,
+    BasisConfig,
+    Score,
+    Scored,
+    all_edges_required,
+    build_bases,
+    build_graph,
+    edges_required,
+    largest_edges,
+)
+from subscape.interaction_basis.ablation import score_with_edges
+from subscape.interaction_basis.required import bisect
+
+
+@pytest.mark.parametrize("midpoint", ["linear", "log"])
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 16641])
+def test_bisection_finds_the_smallest_good_number(midpoint, total):
+    for wanted in {1, min(2, total), total // 2 + 1, total}:
+        tried = []
+
+        def good(k, wanted=wanted, tried=tried):
+            tried.append(k)
+            return k >= wanted
+
+        assert bisect(good, total, midpoint) == wanted
+        assert len(tried) <= 2 * total.bit_length()
+        assert all(0 < k < total for k in tried)
+
+
+def published(good, total):
+    """The published loop over the number taken away."""
+    low, high = 0, total
+    while high - low > 1:
+        middle = (low + high) // 2
+        if good(total - middle):
+            low = middle
+        else:
+            high = middle
+    return total - low
+
+
+def test_bisection_takes_the_published_way_where_scores_are_not_monotone():
+    generator = torch.Generator().manual_seed(0)
+    for total in (5, 16, 37, 129 * 114):
+        for _ in range(20):
+            table = torch.rand(total + 1, generator=generator) < 0.6
+            good = table.tolist().__getitem__
+            assert bisect(good, total) == published(good, total)
+
+
+def setting(example, name="relu"):
+    case = example(name)
+    bases = build_bases(case.chain, case.inputs, BasisConfig(last="raw"))
+    graph = build_graph(case.chain, bases, case.inputs)
+    labels = case.chain.outputs(case.inputs).argmax(-1)
+    return case.chain, graph, Scored(case.inputs, labels, ACCURACY)
+
+
+def test_the_count_is_a_crossing_of_the_tolerance(example):
+    chain, graph, on = setting(example)
+    for layer, found in enumerate(all_edges_required(chain, graph, on, 0.05)):
+        pair = graph.bases[layer : layer + 2]
+        edges = graph.edges[layer]
+
+        def score(k, layer=layer, pair=pair, edges=edges):
+            return score_with_edges(chain, layer, *pair, largest_edges(edges, k), on)
+
+        assert found.base == 1
+        assert score(found.n_edges) == found.score >= 0.95
+        assert found.n_edges == 1 or score(found.n_edges - 1) < 0.95
+        assert int((edges >= found.threshold).sum()) == found.n_edges
+        assert (found.n_edges, found.score) in found.tried
+    # Widths 6, 5, 4, 3, the constant counted at rotated layers: 7 x 6, 6 x 5, 5 x 3.
+    totals = [f.n_total for f in all_edges_required(chain, graph, on, 0.05)]
+    assert totals == [42, 30, 15]
+
+
+def test_a_tolerance_that_no_edges_satisfy_is_refused(example):
+    chain, graph, on = setting(example)
+    # Scores the distance from an output that only the whole network has.
+    exact = chain.outputs(on.inputs)
+    far = Score("error", lambda outputs, wanted: (outputs - wanted).square().flatten(), False)
+    some = with_two_directions(graph)
+    with pytest.raises(ValueError, match=r"tolerance: expected one that all edges of .*error is 0"):
+        edges_required(chain, some, 1, Scored(on.inputs, exact, far), 1e-6)
+    with pytest.raises(ValueError, match="tolerance: expected a number of at least 0"):
+        edges_required(chain, graph, 1, on, -1.0)
+
+
+def with_two_directions(graph):
+    import dataclasses
+
+    bases = [
+        dataclasses.replace(b, into=b.into[:, :2], back=b.back[:2], importance=b.importance[:2])
+        for b in graph.bases[:-1]
+    ]
+    edges = [e[:2, :2] for e in graph.edges[:-1]] + [graph.edges[-1][:, :2]]
+    return type(graph)((*bases, graph.bases[-1]), tuple(edges))
