@@ -162,7 +162,7 @@ def _source(what: Reproduction, toy: Toy, seed: int, part: int, n: int) -> Gradi
 def _figures(
     what: Reproduction, toy: Toy, dec: Decomposition, heldout: GradientSource
 ) -> dict[str, Any]:
-    truth = _truth(toy, what.divergence)
+    truth = true_directions(toy, what.divergence)
     represented = toy.represented.repeat(len(truth.directions) // toy.n_groups)
     alive = torch.tensor(dec.metrics["active_rate"]) > DEAD_RATE
     directions = dec.decoder.flat()
@@ -207,7 +207,7 @@ def _figures(
     return figures
 
 
-def _truth(toy: Toy, divergence: str) -> Truth:
+def true_directions(toy: Toy, divergence: str) -> Truth:
     """The toy's true subnetworks; inputs of two signs have a circuit for each.
 
     A network that squares passes positive and negative inputs through different units: their gradients

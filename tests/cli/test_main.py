@@ -1,6 +1,7 @@
 """The command line from the outside: files it leaves, what it prints, what it says of wrong arguments."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from subscape.cli import toml
 from subscape.cli.decompose import DecomposeRun
 from subscape.cli.main import main
+from subscape.demo import digits
 from subscape.subnetworks.decomposition import Decomposition
 
 MODEL = """
@@ -202,11 +204,22 @@ def test_a_seed_does_not_depend_on_those_beside_it(tmp_path):
 
 
 def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("subscape.demo.STEPS", 1_000)
+    monkeypatch.setattr("subscape.demo.toy.STEPS", 1_000)
+    short = replace(digits.TRAINING, steps=150)
+    monkeypatch.setattr("subscape.demo.digits.TRAINING", short)
+    monkeypatch.setattr("subscape.demo.digits.EPOCHS", 15)
     assert main(["demo", "--out", str(tmp_path / "demo"), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["matched"] == figures["truths"] == 5
-    assert figures["fvu"] < 0.3
-    picture = (tmp_path / "demo" / "subnetworks.png").read_bytes()
+    assert figures["toy"]["matched"] == figures["toy"]["truths"] == 5
+    assert figures["toy"]["fvu"] < 0.3
+    picture = (tmp_path / "demo" / "toy" / "subnetworks.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 20_000
+    # The first principal directions, as many, leave more than half unexplained.
+    assert figures["digits"]["fvu"] < 0.4 < figures["digits"]["baselines"][0]["fvu"]
+    strongest = figures["digits"]["classes"][:5]
+    assert sum(c["share"] for c in strongest) / 5 > 0.8  # a class drawn at random: 0.1
+    for name in ("toy", "digits"):
+        page = (tmp_path / "demo" / name / "report.html").read_text()
+        assert page.startswith("<!doctype html>")
+        assert "subscape-report/1" in page

@@ -293,7 +293,7 @@ _PAGE = _record(
         "quality": _QUALITY,
         "measured": _record(
             {"n_rows": _count, "n_references": _count, "unit": _text},
-            {"notes": _list(_text), "sweep_unit": _text},
+            {"notes": _list(_text)},
         ),
         # Square, and so many numbers that they are checked all at once, by `_packed`.
         "similarity": _unchecked,

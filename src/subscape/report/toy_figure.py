@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from subscape._shapes import Float
-from subscape.report.plotting import INK, colour_map, new_figure
+from subscape.report.network_figure import draw_network
+from subscape.report.plotting import INK, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-COLOURS = "RdBu"
 
 
 def draw_toy_decomposition(
@@ -44,10 +43,10 @@ def draw_toy_decomposition(
     figure = new_figure((2.3 * n, 5.6))
     figure.suptitle(title, color=INK)
     grid = figure.add_gridspec(2, 2 * n, height_ratios=[1.15, 1])
-    colours = colour_map(COLOURS)
     for k in range(n):
         axes = figure.add_subplot(grid[0, 2 * k : 2 * k + 2])
-        _network(axes, {name: t[k] for name, t in subnetworks.items()}, colours)
+        w_in, w_out, bias = (subnetworks[name][k].detach() for name in ("W_in", "W_out", "bias"))
+        draw_network(axes, [(w_in, None), (w_out, bias)])
         axes.set_title(f"subnetwork {k}\nactive in {active_rate[k]:.1%} of rows", size=9, color=INK)
     left, right = figure.add_subplot(grid[1, :n]), figure.add_subplot(grid[1, n:])
     _cosines(left, cosines)
@@ -57,43 +56,6 @@ def draw_toy_decomposition(
     for side in ("top", "right"):
         right.spines[side].set_visible(False)
     figure.savefig(Path(path), dpi=150)
-
-
-def _network(axes: Axes, weights: Mapping[str, Tensor], colours: Any) -> None:
-    w_in, w_out, bias = (weights[name].detach() for name in ("W_in", "W_out", "bias"))
-    scale = max(float(t.abs().max()) for t in (w_in, w_out, bias))
-    rows = [_places(w_in.shape[1], 0.0), _places(w_in.shape[0], 1.0), _places(w_out.shape[0], 2.0)]
-    edges = [
-        (rows[layer][j], rows[layer + 1][i], float(matrix[i, j]) / scale)
-        for layer, matrix in enumerate((w_in, w_out))
-        for i in range(matrix.shape[0])
-        for j in range(matrix.shape[1])
-    ]
-    for (x0, y0), (x1, y1), value in sorted(edges, key=lambda e: abs(e[2])):
-        width = 0.4 + 3.2 * abs(value)
-        axes.plot([x0, x1], [y0, y1], color=colours(0.5 + value / 2), linewidth=width, zorder=1)
-    for layer, places in enumerate(rows):
-        fill = [colours(0.5 + float(b) / scale / 2) for b in bias] if layer == 2 else "white"
-        xs, ys = zip(*places, strict=True)
-        axes.scatter(xs, ys, s=90, c=fill, edgecolors=INK, linewidths=0.8, zorder=2)
-    for x, y in rows[0]:
-        axes.text(
-            x,
-            y - 0.18,
-            f"x{round((x + 1) / 2 * (len(rows[0]) - 1))}",
-            ha="center",
-            va="top",
-            size=7,
-        )
-    axes.set(xlim=(-1.2, 1.2), ylim=(-0.45, 2.2))
-    axes.set_axis_off()
-
-
-def _places(n: int, height: float) -> list[tuple[float, float]]:
-    if n == 1:
-        return [(0.0, height)]
-    half = 1.0 if n > 2 else 0.4
-    return [(-half + 2 * half * i / (n - 1), height) for i in range(n)]
 
 
 def _cosines(axes: Axes, cosines: Tensor) -> None:

@@ -6,19 +6,28 @@ const toward = (sample) => (sample.signed < 0 ? "neg" : "pos");
 const place = (sample) => (sample.position === undefined ? `${sample.sample}` : `${sample.sample}:${sample.position}`);
 const placeTip = (sample) => `Sample ${sample.sample}${sample.position === undefined ? "" : `, position ${sample.position}`}: impact ${number(sample.impact)}, signed ${signed(sample.signed)} ${unit}.`;
 
+/** So many tokens before and after the relevant one show at once; longer contexts unfold. */
+const SPAN = [24, 16];
+const unfold = (text, label) => {
+  const button = h("button.unfold", { type: "button", title: label, "aria-label": `Show ${label}`, onclick: () => button.replaceWith(h("span.after", null, shown(text, false))) }, "…");
+  return button;
+};
+
 const context = (sample, top) => {
   const { tokens, next } = sample;
   const at = sample.at ?? tokens.length - 1;
-  const before = tokens.slice(0, at).join("").trimStart();
+  const [from, to] = [Math.max(0, at - SPAN[0]), Math.min(tokens.length, at + SPAN[1])];
+  const before = tokens.slice(from, at).join("");
   // The true next token stands in the context already, unless the context ends here or it was edited.
   const inside = next !== undefined && tokens[at + 1] === next;
-  const after = tokens.slice(at + (inside ? 2 : 1)).join("");
+  const after = tokens.slice(at + (inside ? 2 : 1), to).join("");
+  const rest = (part, side) => part.length ? unfold(part.join(""), plural(part.length, "token") + side) : null;
   const strength = 16 + 34 * (top > 0 ? sample.impact / top : 1);
   const follows = next === undefined || inside ? null : h("span.next", { title: "The token that truly comes next" }, h("span", { role: "img", "aria-label": "next token:" }, "→"), token(next));
-  return h("p.context", { dir: "auto" }, h("span.before", null, shown(before, false)),
+  return h("p.context", { dir: "auto" }, rest(tokens.slice(0, from), " before"), h("span.before", null, shown(from ? before : before.trimStart(), false)),
     h(`mark.${toward(sample)}`, { style: { "--strength": `${strength}%` } }, shown(tokens[at] || "(empty)", true)),
     inside ? h("span.after", null, next.match(/^[ \u2581]*/)[0].replace(/\u2581/g, " "), h("span.true", { title: "The token that truly comes next" }, shown(next.replace(/^[ \u2581]+/, ""), false))) : null,
-    after ? h("span.after", null, shown(after, false)) : null, follows);
+    after ? h("span.after", null, shown(after, false)) : null, rest(tokens.slice(to), " after"), follows);
 };
 
 const moves = (sample) => {
@@ -88,7 +97,7 @@ const figures = (s) => {
   ];
   if (typeof sel.auroc === "number") facts.push(stat("AUROC", "auroc", fixed(sel.auroc), typeof sel.auroc_random === "number" ? `random ${fixed(sel.auroc_random)}` : null));
   if (typeof sel.ratio === "number") facts.push(stat("Selectivity", "ratio", `${number(sel.ratio)}×`, typeof sel.delta === "number" ? `at δ = ${number(sel.delta)}` : null));
-  if (typeof s.validity_radius === "number") facts.push(stat("Valid to", "validity_radius", `|δ| ≤ ${number(s.validity_radius)}`));
+  if (typeof s.validity_radius === "number") facts.push(stat("First order to", "validity_radius", s.validity_radius > 0 ? `|δ| ≤ ${number(s.validity_radius)}` : "no δ tried"));
   return h("dl.stats", null, ...facts);
 };
 

@@ -4,6 +4,8 @@ const all = data.subnetworks;
 const tensors = data.target.tensors;
 const images = data.images || [];
 const unit = data.measured.unit;
+// Impact is a slope; the effect of a push is counted in the divergence itself.
+const effectUnit = unit.replace(/ per unit δ$/, "");
 
 const GLOSSARY = {
   subnetwork: "One direction in parameter space, low-rank in every matrix and of unit norm over all tensors. Pushing it by δ adds δ times that direction to the weights.",
@@ -24,13 +26,13 @@ const GLOSSARY = {
   ranks: "Largest rank a subnetwork may have in this tensor, one number an axis.",
   auroc: "How well the size of the output change tells relevant rows from the others when this subnetwork is pushed: 1 is perfect, 0.5 is chance. Beside it the same for a random direction of equal norm and rank: a control that should be near 0.5.",
   ratio: "Mean output change on relevant rows over the mean on all others, when this subnetwork is pushed. Above 1 means selective.",
-  validity_radius: "Largest δ up to which the first-order prediction of the effect still holds. Beyond it the model bends.",
+  validity_radius: "Largest δ up to which the gradient still predicts the effect of a push, with R² of at least 0.9 over rows. Beyond it the model bends.",
   top_samples: "The rows on which this subnetwork has the largest impact, at most one a sample.",
   top_outputs: "How the outputs change per unit δ, at δ = 0, averaged over the top samples of this subnetwork.",
-  sweep: "Effect on the outputs as this subnetwork is pushed by δ: on rows it is relevant for, on other rows, and for a random direction of equal norm and rank as a control.",
+  sweep: "How far the outputs move from the model’s own, as a divergence, when this subnetwork is pushed by δ: on the rows it is relevant for, on other rows, and, as a control, for a random direction of equal norm and rank. Grey: where first order holds. Dotted: δ at which selectivity is taken.",
   similarity: "Cosine between two subnetworks over all tensors: 1 is the same direction, 0 unrelated, −1 opposite.",
   coactivation: "Correlation over rows of being active: 1 always together, 0 independent, −1 never together. Dead subnetworks have none.",
-  partners: "How far the joint effect of two pushes is from the sum of their separate effects. 0: they simply add up.",
+  partners: "How far the joint effect of two pushes is from the sum of their separate effects, as a share. 0: they simply add up.",
   spectrum: "Active rate of every subnetwork, from the most to the least often active. Mind the logarithmic scale.",
   scatter: "Each point is one subnetwork. Rare and strong ones stand at the upper left.",
 };

@@ -1,9 +1,8 @@
-"""The demonstration: a toy of superposition, decomposed and held against its known circuits."""
+"""The first half of the demonstration: a toy of superposition, held against its known circuits."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,14 @@ from typing import Any
 import torch
 
 from subscape._io import read_json, write_json
+from subscape.demo.folder import clear
 from subscape.gradients import GradientSource, generator_of
+from subscape.measures import MeasureConfig, measure
 from subscape.measures.oracle import oracle, pca_fvu
 from subscape.measures.recovery import Recovery, absolute_cosines, recovery
 from subscape.report import draw_toy_decomposition
+from subscape.report.build import page_data
+from subscape.report.page import write_page
 from subscape.reproduction import reproduction
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
@@ -27,8 +30,8 @@ N_RESTARTS = 8
 
 
 @dataclass(frozen=True)
-class DemoResult:
-    """What the demonstration found."""
+class ToyResult:
+    """What was found in the toy."""
 
     decomposition: Decomposition
     """The decomposition of the toy."""
@@ -60,11 +63,12 @@ class DemoResult:
             f"  true subnetworks found      {f['matched']} of {f['truths']}",
             "",
             f"Picture   {self.out / 'subnetworks.png'}",
-            f"Run       {self.out}  (decomposition in final/, metrics.jsonl, demo.json)",
+            f"Report    {self.out / 'report.html'}",
+            f"Run       {self.out}  (decomposition in final/, measures/, metrics.jsonl, demo.json)",
         ])
 
 
-def run_demo(out: Path, seed: int = 0, *, progress: bool = True) -> DemoResult:
+def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
     """Train TMS 5-2, decompose it, compare, and draw.
 
     Args:
@@ -78,7 +82,7 @@ def run_demo(out: Path, seed: int = 0, *, progress: bool = True) -> DemoResult:
     Raises:
         FileExistsError: if `out` holds something else.
     """
-    _clear(out)
+    clear(out, {"demo.json", "subnetworks.png", "report.html"})
     what = reproduction("tms")
     toy = tms(seed)
     target = Target(toy.model)
@@ -110,8 +114,9 @@ def run_demo(out: Path, seed: int = 0, *, progress: bool = True) -> DemoResult:
     }
     cosines = absolute_cosines(truth.directions, directions)
     history = _history(out)
+    picture = out / "subnetworks.png"
     draw_toy_decomposition(
-        out / "subnetworks.png",
+        picture,
         found.decoder.dense(),
         cosines,
         rate,
@@ -119,23 +124,26 @@ def run_demo(out: Path, seed: int = 0, *, progress: bool = True) -> DemoResult:
         "TMS 5-2-5: the subnetworks found, one per feature",
     )
     write_json(out / "demo.json", figures | {"cosines": cosines.tolist(), "history": history})
-    return DemoResult(found, compared, figures, out)
+    measures = measure(
+        found,
+        target,
+        fresh,
+        config=MeasureConfig(change=1.0, seed=seed),
+        output_names=lambda i: f"output {i}",
+        folder=out / "measures",
+        progress=progress,
+    )
+    data = page_data(
+        found,
+        measures,
+        title="TMS 5-2-5: a toy of superposition",
+        figures=[("The subnetworks found", "Edges are weights, output nodes biases.", picture)],
+    )
+    write_page(out / "report.html", data, overwrite=True)
+    return ToyResult(found, compared, figures, out)
 
 
 def _history(out: Path) -> list[tuple[int, float]]:
     best = read_json(out / "final" / "config.json")["metrics"]["restart"]
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [(m["step"], m["fvu"][best]) for m in map(json.loads, lines)]
-
-
-def _clear(out: Path) -> None:
-    if not out.exists() or not any(out.iterdir()):
-        return
-    known = {"metrics.jsonl", "checkpoint.safetensors", "final", "demo.json", "subnetworks.png"}
-    strange = {p.name for p in out.iterdir()} - known
-    if strange:
-        raise FileExistsError(
-            f"out: expected a new folder or one of an earlier demo; got {out} with {sorted(strange)}. "
-            "Choose another --out."
-        )
-    shutil.rmtree(out)

@@ -1,0 +1,205 @@
+"""The second half of the demonstration: a small classifier of real images, trained on the spot."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subscape._checks import problem
+from subscape.demo.folder import clear
+from subscape.gradients import generator_of
+from subscape.measures import MeasureConfig, Measures, measure
+from subscape.report.build import page_data
+from subscape.report.page import write_page
+from subscape.subnetworks.decomposition import Decomposition
+from subscape.targets import Target
+from subscape.training import TrainingConfig, decompose
+
+TRAINING = TrainingConfig(
+    n_subnetworks=20, rank=0.5, active_fraction=0.1, steps=1_000, batch_size=128
+)
+N_HELDOUT = 360
+EPOCHS = 40
+
+
+@dataclass(frozen=True)
+class DigitsResult:
+    """What was found in the classifier of digits."""
+
+    decomposition: Decomposition
+    """The decomposition."""
+    measures: Measures
+    """Its measures on all images."""
+    accuracy: float
+    """Of the classifier, on images it was not trained on."""
+    report: Path
+    """The report."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """All numbers that are printed."""
+        metrics = self.decomposition.metrics
+        return {
+            "accuracy": self.accuracy,
+            "fvu": metrics["fvu"],
+            "l0": metrics["l0"],
+            "dead": metrics["dead"],
+            "baselines": self.measures.record["quality"]["baselines"],
+            "classes": self.classes(),
+        }
+
+    def classes(self) -> list[dict[str, Any]]:
+        """For every subnetwork that matters somewhere, the classes of its top images."""
+        kept = self.measures.samples
+        label = dict(zip(kept["index"].tolist(), kept["labels"].tolist(), strict=True))
+        found = []
+        for entry in self.measures.record["subnetworks"]:
+            classes = [label[row["sample"]] for row in entry["top_samples"]]
+            if entry["active_rate"] > 0 and classes:
+                most = max(set(classes), key=classes.count)
+                found.append({
+                    "subnetwork": entry["index"],
+                    "active_rate": entry["active_rate"],
+                    "class": most,
+                    "share": classes.count(most) / len(classes),
+                    "impact": entry["impact"],
+                })
+        return sorted(found, key=lambda f: -f["impact"])
+
+    def text(self) -> str:
+        """The result in words."""
+        f = self.figures
+        rows = [
+            f"  subnetwork {c['subnetwork']:>2}: active in {c['active_rate']:>5.1%} of images; "
+            f"{c['share']:.0%} of its top images are a {c['class']}"
+            for c in f["classes"][:8]
+        ]
+        return "\n".join([
+            "",
+            "A small convolutional network has learned to read handwritten digits "
+            f"({f['accuracy']:.1%} right on images not trained on).",
+            "Of its subnetworks, those with the largest impact:",
+            "",
+            *rows,
+            "",
+            f"  FVU on rows not trained on  {f['fvu']:.3f} at L0 {f['l0']:.2f}",
+            *[f"  {b['name']}: FVU {b['fvu']:.3f}" for b in f["baselines"]],
+            "",
+            f"Report    {self.report}",
+        ])
+
+
+def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResult:
+    """Train a classifier of scikit-learn's digits, decompose it, measure it, and write a report.
+
+    Args:
+        out: run folder; what an earlier demonstration left there is replaced.
+        seed: draws the classifier and the decomposition.
+        progress: show progress bars.
+
+    Returns:
+        What was found.
+
+    Raises:
+        FileExistsError: if `out` holds something else.
+        ImportError: without scikit-learn.
+    """
+    images, labels = load_digits()
+    clear(out, {"report.html"})
+    order = torch.randperm(len(images), generator=generator_of(seed, 20))
+    images, labels = images[order], labels[order]
+    train, heldout = images[N_HELDOUT:], images[:N_HELDOUT]
+    model = train_classifier(train, labels[N_HELDOUT:], seed)
+    with torch.no_grad():
+        accuracy = (model(heldout).argmax(1) == labels[:N_HELDOUT]).float().mean().item()
+    found = decompose(
+        model,
+        train,
+        heldout=heldout,
+        divergence="kl",
+        config=TRAINING,
+        out=out,
+        progress=progress,
+        seed=seed,
+    )
+    measures = measure(
+        found,
+        Target(model),
+        images,
+        config=MeasureConfig(n_references=10, seed=seed),
+        labels=labels,
+        output_names=lambda i: f"digit {i}",
+        folder=out / "measures",
+        progress=progress,
+    )
+    data = page_data(found, measures, title="Handwritten digits · small convolutional network")
+    report = write_page(out / "report.html", data, overwrite=True)
+    return DigitsResult(found, measures, accuracy, report)
+
+
+def load_digits() -> tuple[Tensor, Tensor]:
+    """The 1,797 images [sample, 1, 8, 8] in 0 to 1, and their labels.
+
+    Returns:
+        Images and labels.
+
+    Raises:
+        ImportError: without scikit-learn.
+    """
+    try:
+        datasets = importlib.import_module("sklearn.datasets")
+    except ImportError as error:
+        raise ImportError(
+            problem(
+                "scikit-learn",
+                "to be installed, whose package holds the images",
+                "no such package",
+                "pip install 'subscape[toys]'",
+            )
+        ) from error
+    data = datasets.load_digits()
+    images = torch.from_numpy(data.images).float()[:, None] / 16
+    return images, torch.from_numpy(data.target)
+
+
+def classifier() -> nn.Module:
+    """An untrained network for 8 × 8 images: two convolutions and a linear layer, 1,898 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+
+
+def train_classifier(images: Tensor, labels: Tensor, seed: int) -> nn.Module:
+    """Train the classifier.
+
+    Args:
+        images: [sample, 1, 8, 8].
+        labels: a class per image.
+        seed: draws its first weights and the order of the images.
+
+    Returns:
+        The network, in eval mode.
+    """
+    generator = generator_of(seed, 21)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        model = classifier()
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
+    for _ in range(EPOCHS):
+        for index in torch.randperm(len(images), generator=generator).split(64):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(images[index]), labels[index]).backward()
+            optimiser.step()
+    return model.eval()
