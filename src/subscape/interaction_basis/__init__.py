@@ -5,6 +5,7 @@ from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
 from subscape.interaction_basis.chain import Chain, check_chain
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
+from subscape.interaction_basis.huggingface import decoder_chain
 from subscape.interaction_basis.modular_addition import (
     load_modular_addition,
     modular_addition_chain,
@@ -35,6 +36,7 @@ __all__ = [
     "build_bases",
     "build_graph",
     "check_chain",
+    "decoder_chain",
     "edge_curve",
     "edges_required",
     "find_modules",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,8 @@ class Mlp:
     def slope(self, values: Float[Tensor, "... node"]) -> Float[Tensor, "... hidden"]:
         """Derivative of the activation at the hidden units."""
         before = values @ self.read + self.read_bias
-        _, pull = torch.func.vjp(self.activation, before)
-        return pull(torch.ones_like(before))[0]
+        found: tuple[Any, ...] = torch.func.vjp(self.activation, before)
+        return found[1](torch.ones_like(before))[0]
 
 
 def sequential_chain(model: nn.Sequential) -> Chain:

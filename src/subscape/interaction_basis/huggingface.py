@@ -1,0 +1,252 @@
+"""Decoder language models of the Llama and GPT-2 styles as chains of smooth sections.
+
+Per block six node layers, each of all that crosses the cut, on the last axis:
+
+    ln1       residual                      -> its variance
+    ln1_out   variance, residual            -> normalise
+    attn_in   normalised, residual          -> attention, added to the residual
+    ln2, ln2_out, mlp_in                       the same around the MLP
+
+and in the end ln_final, ln_final_out and unembed, the normalised residual. Attention scores, keys, values
+and MLP neurons stay inside a section. The model's own modules are called and never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from subscape._checks import problem, require
+from subscape._shapes import Int
+from subscape.interaction_basis.chain import Chain, Section
+
+AGREE = 1e-3
+"""Largest difference between the chain's logits and the model's, as a share of the largest logit."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm in two steps: its variance, and the rest with that variance given."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    centred: bool
+    """LayerNorm takes the mean off; RMSNorm does not."""
+
+    def variance(self, residual: Tensor) -> Tensor:
+        """Append the variance in front of the residual stream."""
+        return torch.cat([self._centre(residual).square().mean(-1, keepdim=True), residual], -1)
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """From (variance, residual) to the normalised stream."""
+        # An ablation may leave a negative variance.
+        scale = (values[..., :1].relu() + self.eps).rsqrt()
+        normed = self._centre(values[..., 1:]) * scale * self.weight
+        return normed if self.bias is None else normed + self.bias
+
+    def with_residual(self, values: Tensor) -> Tensor:
+        """From (variance, residual) to (normalised, residual)."""
+        return torch.cat([self.normalise(values), values[..., 1:]], -1)
+
+    def _centre(self, residual: Tensor) -> Tensor:
+        return residual - residual.mean(-1, keepdim=True) if self.centred else residual
+
+
+@dataclass(frozen=True)
+class Block:
+    """The parts of one decoder block: norms, and branches from the normalised stream."""
+
+    norm1: Norm
+    attention: Section
+    norm2: Norm
+    mlp: Section
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The parts of a decoder."""
+
+    embed: Callable[[Tensor], Tensor]
+    blocks: tuple[Block, ...]
+    norm: Norm
+    unembed: Section
+
+
+def decoder_chain(
+    model: nn.Module, *, first_block: int = 0, last_block: int | None = None
+) -> Chain:
+    """Cut a decoder into sections.
+
+    Args:
+        model: a `LlamaForCausalLM`, `GPT2LMHeadModel` or one built like these, in eval mode.
+        first_block: the first block that is cut; those before it belong to the embedding.
+        last_block: one past the last block that is cut; those after it belong to the read-out. By default
+            all are cut, and the final norm too.
+
+    Returns:
+        The chain from token ids to logits.
+
+    Raises:
+        ValueError: if the model is of neither style, is in training mode, or the chain does not give
+            its logits.
+    """
+    require(not model.training, "model", "a model in eval mode", "one in training mode")
+    parts = _parts(model)
+    n = len(parts.blocks)
+    stop = n if last_block is None else last_block
+    require(
+        0 <= first_block < stop <= n,
+        "first_block, last_block",
+        f"a range of the {n} blocks",
+        f"{first_block} to {stop}",
+    )
+    names, sections, isolated = _cut(parts, first_block, stop)
+    if last_block is None:
+        names += ["ln_final", "ln_final_out", "unembed"]
+        sections += [parts.norm.variance, parts.norm.normalise]
+        isolated += [0, 0, 0]
+    else:
+        names.append(f"ln1.{stop}" if stop < n else "ln_final")
+        isolated.append(0)
+
+    def readout(values: Tensor) -> Tensor:
+        if last_block is not None:
+            values = _run(parts.blocks[stop:], values)
+            values = parts.norm.normalise(parts.norm.variance(values))
+        return parts.unembed(values)
+
+    chain = Chain(
+        tuple(names),
+        tuple(sections),
+        embed=lambda tokens: _run(parts.blocks[:first_block], parts.embed(tokens)),
+        readout=readout,
+        isolated=tuple(isolated),
+    )
+    _check_logits(model, chain)
+    return chain
+
+
+def _cut(parts: Decoder, first: int, stop: int) -> tuple[list[str], list[Section], list[int]]:
+    names: list[str] = []
+    sections: list[Section] = []
+    isolated: list[int] = []
+    for number in range(first, stop):
+        block = parts.blocks[number]
+        for kind, norm, branch in (
+            (("ln1", "ln1_out", "attn_in"), block.norm1, block.attention),
+            (("ln2", "ln2_out", "mlp_in"), block.norm2, block.mlp),
+        ):
+            names += [f"{name}.{number}" for name in kind]
+            sections += [norm.variance, norm.with_residual, _added(branch)]
+            isolated += [0, 1, 0]
+    return names, sections, isolated
+
+
+def _added(branch: Section) -> Section:
+    """From (normalised, residual) to the residual with the branch's output."""
+
+    def section(values: Tensor) -> Tensor:
+        normed, residual = values.chunk(2, -1)
+        return residual + branch(normed)
+
+    return section
+
+
+def _run(blocks: tuple[Block, ...], values: Tensor) -> Tensor:
+    for block in blocks:
+        for norm, branch in ((block.norm1, block.attention), (block.norm2, block.mlp)):
+            values = values + branch(norm.normalise(norm.variance(values)))
+    return values
+
+
+def _parts(model: Any) -> Decoder:
+    if hasattr(model, "lm_head") and hasattr(getattr(model, "model", None), "embed_tokens"):
+        return _llama(model)
+    if hasattr(model, "lm_head") and hasattr(getattr(model, "transformer", None), "wte"):
+        return _gpt2(model)
+    raise ValueError(
+        problem(
+            "model",
+            "a causal language model built like Llama or GPT-2",
+            type(model).__name__,
+            "Write its sections yourself and pass Chain(names, sections).",
+        )
+    )
+
+
+def _llama(model: Any) -> Decoder:
+    inner = model.model
+
+    def attention(module: nn.Module) -> Section:
+        def run(normed: Tensor) -> Tensor:
+            places = torch.arange(normed.shape[-2], device=normed.device)[None]
+            rotary = inner.rotary_emb(normed.new_zeros(1, 1), places)
+            mask = _causal(normed)
+            return module(normed, position_embeddings=rotary, attention_mask=mask)[0]
+
+        return run
+
+    def norm(module: Any) -> Norm:
+        return Norm(module.weight.detach(), None, module.variance_epsilon, centred=False)
+
+    blocks = [
+        Block(
+            norm(layer.input_layernorm),
+            attention(layer.self_attn),
+            norm(layer.post_attention_layernorm),
+            layer.mlp,
+        )
+        for layer in inner.layers
+    ]
+    return Decoder(inner.embed_tokens, tuple(blocks), norm(inner.norm), model.lm_head)
+
+
+def _gpt2(model: Any) -> Decoder:
+    inner = model.transformer
+
+    def attention(module: nn.Module) -> Section:
+        return lambda normed: module(normed, attention_mask=_causal(normed))[0]
+
+    def norm(module: Any) -> Norm:
+        return Norm(module.weight.detach(), module.bias.detach(), module.eps, centred=True)
+
+    def embed(tokens: Tensor) -> Tensor:
+        places = torch.arange(tokens.shape[-1], device=tokens.device)
+        return inner.wte(tokens) + inner.wpe(places)
+
+    blocks = [
+        Block(norm(layer.ln_1), attention(layer.attn), norm(layer.ln_2), layer.mlp)
+        for layer in inner.h
+    ]
+    return Decoder(embed, tuple(blocks), norm(inner.ln_f), model.lm_head)
+
+
+def _causal(values: Tensor) -> Tensor:
+    """0 where a position may look, the most negative number where it may not."""
+    n = values.shape[-2]
+    least = torch.finfo(values.dtype).min
+    return torch.full((1, 1, n, n), least, dtype=values.dtype, device=values.device).triu(1)
+
+
+@torch.no_grad()
+def _check_logits(model: Any, chain: Chain) -> None:
+    vocabulary = model.lm_head.weight.shape[0]
+    device = model.lm_head.weight.device
+    tokens: Int[Tensor, "sample token"] = (
+        torch.arange(14, device=device).reshape(2, 7) * 31
+    ) % vocabulary
+    wanted, found = model(tokens).logits, chain.outputs(tokens)
+    off = float((wanted - found).abs().max() / wanted.abs().max())
+    require(
+        off <= AGREE,
+        "model",
+        "a decoder whose sections give its own logits",
+        f"logits that differ by {off:.2g} of the largest",
+        f"{type(model).__name__} computes something else than Llama or GPT-2 do: write its sections "
+        "yourself and pass Chain(names, sections).",
+    )
