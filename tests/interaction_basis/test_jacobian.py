@@ -72,3 +72,11 @@ def test_gauss_legendre_is_exact_for_polynomials():
         assert found == pytest.approx(wanted)
     with pytest.raises(ValueError, match="n_points"):
         gauss_legendre(0)
+
+
+def test_weights_that_want_gradients_leave_no_graph_behind(example):
+    section, into, values, mean = setting(example, "sequence", 0)
+    weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    found = jacobian_gram(lambda f: section(f * weight), into, [values], mean)
+    assert not found.requires_grad
+    assert torch.equal(found, jacobian_gram(section, into, [values], mean))

@@ -24,6 +24,7 @@ from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature
 from subscape.interaction_basis.sections import Affine, Mlp
 
 
+@torch.no_grad()
 def jacobian_gram(
     section: Section,
     into_next: Float[Tensor, "next_node next_direction"],

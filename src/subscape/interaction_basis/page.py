@@ -1,0 +1,89 @@
+"""One HTML page on which an interaction graph can be explored, without a network connection.
+
+Everything is inside the file: the graph as JSON, the style and a script that draws it. Hover or focus a
+direction to see its edges; a slider leaves out weak ones.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from subscape._checks import require
+from subscape.interaction_basis.graph import InteractionGraph
+from subscape.interaction_basis.modules import Modules, log_weights
+from subscape.interaction_basis.pictures import colour_of
+
+
+def graph_page(
+    graph: InteractionGraph,
+    modules: Modules,
+    thresholds: Sequence[float],
+    *,
+    title: str = "Interaction graph",
+    labels: Mapping[tuple[int, int], str] | None = None,
+    most: int = 60,
+) -> str:
+    """Write the page.
+
+    Args:
+        graph: the interaction graph.
+        modules: they give the colours.
+        thresholds: edges below are left out; one per section that is drawn.
+        title: of the page; names and labels are escaped, whatever they hold.
+        labels: text beside a direction (layer, direction).
+        most: directions shown of each layer, the most important first.
+
+    Returns:
+        The HTML.
+    """
+    data = _data(graph, modules, thresholds, labels or {}, most)
+    template = resources.files("subscape.interaction_basis").joinpath("page.html")
+    text = template.read_text(encoding="utf-8")
+    filled = {"{{title}}": html.escape(title), "{{data}}": _script_json(data)}
+    # In one go, as a title may hold the name of a gap.
+    return re.sub("|".join(filled), lambda gap: filled[gap[0]], text)
+
+
+def _data(
+    graph: InteractionGraph,
+    modules: Modules,
+    thresholds: Sequence[float],
+    labels: Mapping[tuple[int, int], str],
+    most: int,
+) -> dict[str, Any]:
+    n_sections = min(len(thresholds), len(graph.edges))
+    require(n_sections >= 1, "thresholds", "at least one", "none")
+    member = modules.of()
+    layers = []
+    for layer, basis in enumerate(graph.bases[: n_sections + 1]):
+        directions = [
+            {
+                "importance": importance,
+                "label": labels.get((layer, number), ""),
+                "module": member.get((layer, number)),
+                "colour": colour_of(member.get((layer, number))),
+            }
+            for number, importance in enumerate(basis.importance[:most].tolist())
+        ]
+        layers.append({"name": basis.name, "rank": basis.rank, "directions": directions})
+    edges = []
+    for layer in range(n_sections):
+        weights = log_weights(graph.edges[layer], thresholds[layer])[:most, :most]
+        for to, come_from in weights.nonzero().tolist():
+            strength = float(graph.edges[layer][to, come_from])
+            weight = round(float(weights[to, come_from]), 4)
+            edges.append([layer, come_from, to, weight, strength])
+    return {"layers": layers, "edges": edges, "sizes": modules.sizes, "q": modules.modularity}
+
+
+def _script_json(data: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(data, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

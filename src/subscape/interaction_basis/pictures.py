@@ -1,0 +1,166 @@
+"""Pictures of an interaction graph with matplotlib: the layered graph, curves and bars.
+
+Every function draws into axes that it is given or makes, and returns them. The page that can be explored
+is made by `page.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from subscape._checks import problem, require
+from subscape.interaction_basis.graph import InteractionGraph
+from subscape.interaction_basis.modules import Modules, log_weights
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#8c564b")
+"""Of the modules, told apart by the colour-blind too (after Okabe and Ito); then from the first again."""
+ALONE = "#9a9a9a"
+"""Of directions without a module, and of edges between modules."""
+METHODS = {"lib": ("LIB", COLOURS[0]), "pca": ("PCA", COLOURS[1])}
+Curve = Sequence[tuple[int, float]]
+
+
+def colour_of(module: int | None) -> str:
+    """The colour of a module; None is no module."""
+    return ALONE if module is None else COLOURS[module % len(COLOURS)]
+
+
+def draw_graph(
+    graph: InteractionGraph,
+    modules: Modules,
+    thresholds: Sequence[float],
+    *,
+    labels: Mapping[tuple[int, int], str] | None = None,
+    most: int = 30,
+    axes: Axes | None = None,
+) -> Axes:
+    """Node layers from left to right, directions from top to bottom, edges on a logarithmic scale.
+
+    Args:
+        graph: the interaction graph.
+        modules: they give the colours.
+        thresholds: edges below are left out; one per section that is drawn.
+        labels: text beside a direction (layer, direction).
+        most: directions shown of each layer, the most important first.
+        axes: to draw into.
+
+    Returns:
+        The axes.
+    """
+    axes = _axes(axes)
+    member = modules.of()
+    n_sections = min(len(thresholds), len(graph.edges))
+    require(n_sections >= 1, "thresholds", "at least one", "none")
+    shown = [min(most, basis.rank) for basis in graph.bases[: n_sections + 1]]
+    for layer in range(n_sections):
+        weights = log_weights(graph.edges[layer], thresholds[layer])
+        weights = weights[: shown[layer + 1], : shown[layer]]
+        largest = float(weights.max()) if weights.numel() else 0.0
+        for to, come_from in weights.nonzero().tolist():
+            one, other = member.get((layer, come_from)), member.get((layer + 1, to))
+            colour = colour_of(one if one == other else None)
+            strength = float(weights[to, come_from]) / largest
+            axes.plot(
+                [layer, layer + 1],
+                [-come_from, -to],
+                color=colour,
+                alpha=0.15 + 0.6 * strength,
+                linewidth=0.4 + 2 * strength,
+                zorder=1,
+            )
+    for layer, count in enumerate(shown):
+        colours = [colour_of(member.get((layer, direction))) for direction in range(count)]
+        axes.scatter([layer] * count, [-d for d in range(count)], s=30, c=colours, zorder=2)
+        for direction in range(count):
+            text = (labels or {}).get((layer, direction))
+            if text:
+                axes.annotate(
+                    text,
+                    (layer, -direction),
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                    fontsize=6,
+                    va="center",
+                )
+    axes.set_xticks(range(len(shown)), graph.names[: len(shown)])
+    axes.set_yticks([])
+    axes.set_ylabel("directions, the most important on top")
+    axes.margins(x=0.12)
+    return axes
+
+
+def draw_edges_required(
+    counts: Mapping[str, Sequence[int]], names: Sequence[str], *, axes: Axes | None = None
+) -> Axes:
+    """Bars of the edges that each section needs, by method.
+
+    Args:
+        counts: one number per section, by `lib` and `pca`.
+        names: of the node layers.
+        axes: to draw into.
+
+    Returns:
+        The axes.
+    """
+    axes = _axes(axes)
+    width = 0.8 / len(counts)
+    for number, (method, values) in enumerate(counts.items()):
+        label, colour = METHODS.get(method, (method, ALONE))
+        places = [k + (number - (len(counts) - 1) / 2) * width for k in range(len(values))]
+        bars = axes.bar(places, list(values), width, label=label, color=colour)
+        axes.bar_label(bars, fontsize=7)
+    sections = [f"{a} → {b}" for a, b in zip(names[:-1], names[1:], strict=True)]
+    turned = 90 if len(sections) > 6 else 0
+    axes.set_xticks(range(len(sections)), sections, fontsize=7, rotation=turned)
+    axes.set_ylabel("edges required")
+    axes.legend(frameon=False)
+    return axes
+
+
+def draw_curves(
+    curves: Mapping[str, Curve], score: str, what: str, *, axes: Axes | None = None
+) -> Axes:
+    """Scores over the number of directions or edges kept.
+
+    Args:
+        curves: pairs (number kept, score) by method.
+        score: name of the score.
+        what: `directions` or `edges`.
+        axes: to draw into.
+
+    Returns:
+        The axes.
+    """
+    axes = _axes(axes)
+    for method, curve in curves.items():
+        label, colour = METHODS.get(method, (method, ALONE))
+        kept, scores = zip(*curve, strict=True)
+        axes.plot(kept, scores, marker=".", label=label, color=colour)
+    # Linear up to 1, as the first number is 0.
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"{what} kept")
+    axes.set_ylabel(score)
+    axes.legend(frameon=False)
+    return axes
+
+
+def _axes(axes: Axes | None) -> Axes:
+    if axes is not None:
+        return axes
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            problem(
+                "matplotlib",
+                "to be installed, for pictures",
+                "no such module",
+                "Install it: pip install 'subscape[plot]'.",
+            )
+        ) from error
+    return Figure(figsize=(7, 5), layout="constrained").add_subplot()

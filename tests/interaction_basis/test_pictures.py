@@ -1,0 +1,92 @@
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+from subscape.interaction_basis import InteractionGraph, find_modules
+from subscape.interaction_basis.basis import raw_basis
+from subscape.interaction_basis.page import graph_page
+from subscape.interaction_basis.pictures import (
+    colour_of,
+    draw_curves,
+    draw_edges_required,
+    draw_graph,
+)
+
+NASTY = '</script><script>alert("x")</script>&{{data}}'
+
+
+@pytest.fixture
+def graph():
+    edges = torch.block_diag(torch.full((2, 2), 100.0), torch.full((2, 2), 50.0)).double()
+    return InteractionGraph(tuple(raw_basis(f"n{k}", 4) for k in range(3)), (edges, edges))
+
+
+@pytest.fixture
+def modules(graph):
+    return find_modules(graph, [1.0, 1.0], last_layer=True)
+
+
+def page_data(text):
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_the_picture_of_the_graph(graph, modules, tmp_path):
+    pytest.importorskip("matplotlib")
+    axes = draw_graph(graph, modules, [1.0, 1.0], labels={(0, 0): "first"})
+    assert len(axes.lines) == 16
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["n0", "n1", "n2"]
+    assert {line.get_color() for line in axes.lines} == {colour_of(0), colour_of(1)}
+    axes.figure.savefig(tmp_path / "graph.png")
+    few = draw_graph(graph, modules, [1.0], most=2)
+    assert len(few.lines) == 4
+    with pytest.raises(ValueError, match="thresholds"):
+        draw_graph(graph, modules, [])
+
+
+def test_bars_and_curves(graph):
+    pytest.importorskip("matplotlib")
+    axes = draw_edges_required({"lib": [3, 4], "pca": [5, 6]}, graph.names)
+    assert [p.get_height() for p in axes.patches] == [3, 4, 5, 6]
+    axes = draw_curves(
+        {"lib": [(0, 0.1), (4, 0.9)], "pca": [(0, 0.1), (4, 0.8)]}, "accuracy", "edges"
+    )
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[0.1, 0.9], [0.1, 0.8]]
+
+
+def test_pictures_without_matplotlib_name_the_extra(monkeypatch, graph):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"subscape\[plot\]"):
+        draw_edges_required({"lib": [1, 2]}, graph.names)
+
+
+def test_the_page_holds_the_graph_and_needs_nothing_else(graph, modules):
+    text = graph_page(graph, modules, [1.0, 1.0], title="A graph")
+    assert "<title>A graph</title>" in text
+    data = page_data(text)
+    assert [layer["name"] for layer in data["layers"]] == ["n0", "n1", "n2"]
+    assert len(data["edges"]) == 16
+    # log10(100) above the threshold 1.
+    assert data["edges"][0] == [0, 0, 0, 2.0, 100.0]
+    assert data["sizes"] == [6, 6]
+    # The only address is the name of the SVG name space, which nobody fetches.
+    assert set(re.findall(r"https?://[^\"'\s)]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"<(link|img|iframe)\b|src=|@import|url\(", text)
+
+
+def test_names_and_labels_are_escaped(modules, graph):
+    bases = (raw_basis(NASTY, 4), *graph.bases[1:])
+    nasty = InteractionGraph(bases, graph.edges)
+    text = graph_page(nasty, modules, [1.0, 1.0], title=NASTY, labels={(1, 0): NASTY + "\u2028"})
+    assert text.count("<script") == graph_page(graph, modules, [1.0, 1.0]).count("<script")
+    data = page_data(text)
+    assert data["layers"][0]["name"] == NASTY
+    assert data["layers"][1]["directions"][0]["label"] == NASTY + "\u2028"
+
+
+def test_few_directions_may_be_shown(graph, modules):
+    data = page_data(graph_page(graph, modules, [1.0, 1.0], most=2))
+    assert [len(layer["directions"]) for layer in data["layers"]] == [2, 2, 2]
+    assert all(come_from < 2 and to < 2 for _, come_from, to, *_ in data["edges"])
