@@ -293,6 +293,30 @@ def test_every_kind_shows_its_samples(make_data, make_page, kind):
         assert page.js("return document.querySelector('.tile img').naturalWidth") == 8
 
 
+def test_the_preview_shows_a_piece_of_a_word_within_its_word(make_data, make_page):
+    data = make_data("tokens", n=2, n_samples=1)
+    data["subnetworks"][0]["top_samples"][0].update(tokens=[" I", " thoug", "h", "t", " so"], at=2)
+    page = make_page(data).open("#subnetworks")
+    chip = page.one("#list tr[data-k='0'] .head .tok")
+    assert chip.text == "thought"
+    assert chip.find_element("css selector", "b").text == "h"
+
+
+def test_long_contexts_unfold(make_data, make_page):
+    data = make_data("tokens", n=2, n_samples=1)
+    data["subnetworks"][0]["top_samples"][0].update(tokens=[f" w{i}" for i in range(200)], at=100)
+    page = make_page(data).open("#subnetwork-0")
+    first, last = page.all("button.unfold")
+    assert (first.get_attribute("title"), last.get_attribute("title")) == (
+        "76 tokens before",
+        "84 tokens after",
+    )
+    assert "w99" in page.one(".context").text
+    assert "w10 " not in page.one(".context").text
+    first.click()
+    assert "w10 " in page.one(".context").text
+
+
 def test_one_subnetwork_and_nothing_optional(make_data, make_page):
     data = copy.deepcopy(make_data("tokens", n=1, n_samples=1))
     subnetwork = data["subnetworks"][0]

@@ -25,7 +25,7 @@ const context = (sample, top) => {
   const strength = 16 + 34 * (top > 0 ? sample.impact / top : 1);
   const follows = next === undefined || inside ? null : h("span.next", { title: "The token that truly comes next" }, h("span", { role: "img", "aria-label": "next token:" }, "→"), token(next));
   return h("p.context", { dir: "auto" }, rest(tokens.slice(0, from), " before"), h("span.before", null, shown(from ? before : before.trimStart(), false)),
-    h(`mark.${toward(sample)}`, { style: { "--strength": `${strength}%` } }, shown(tokens[at] || "(empty)", true)),
+    h(`mark.${toward(sample)}${/^[ \u2581]/.test(tokens[at]) ? "" : ".joined"}`, { style: { "--strength": `${strength}%` } }, shown(tokens[at] || "(empty)", true)),
     inside ? h("span.after", null, next.match(/^[ \u2581]*/)[0].replace(/\u2581/g, " "), h("span.true", { title: "The token that truly comes next" }, shown(next.replace(/^[ \u2581]+/, ""), false))) : null,
     after ? h("span.after", null, shown(after, false)) : null, rest(tokens.slice(to), " after"), follows);
 };

@@ -31,7 +31,7 @@ const shortPercent = (x) => `${parseFloat((100 * x).toPrecision(2))}%`;
 
 const H = 190;
 /** Where the axes stand in a drawing as wide as its column, so that its text has the size of other text. */
-const area = (width) => ({ width, left: 46, right: width - 10, top: 10, bottom: H - 34 });
+const area = (width, left = 46) => ({ width, left, right: width - 10, top: 10, bottom: H - 34 });
 /** The width of one of so many columns of a view. */
 const columnWidth = (view, share, gap) => {
   const whole = view.clientWidth || 700;
@@ -105,7 +105,7 @@ const logFloor = (values) => {
 };
 
 const spectrum = () => {
-  const box = area(columnWidth(overview, 0.5, 48));
+  const box = area(columnWidth(overview, 0.5, 48), 62);
   const order = all.map((_, k) => k).sort((a, b) => all[b].active_rate - all[a].active_rate);
   const { floor, top, lift } = logFloor(all.map((s) => s.active_rate));
   const x = axis(1, Math.max(2, order.length), box.left + 6, box.right - 6, false, short);

@@ -9,7 +9,7 @@ const preview = (k, outputs = 2) => {
   else if (subnetwork.top_samples.length) {
     const found = headlines(k).slice(0, 4);
     const first = subnetwork.top_samples[0];
-    if (found.length) for (const [text, times] of found) parts.push(h("span.head", null, token(text), times > 1 ? h("small", null, `×${times}`) : null));
+    if (found.length) for (const [head, times] of found) parts.push(h("span.head", null, headChip(head), times > 1 ? h("small", null, `×${times}`) : null));
     else if (first.values && first.values.length) parts.push(strip(first.values, 90, 16));
   }
   const top = subnetwork.top_outputs;

@@ -36,6 +36,16 @@ const shown = (text, spaces) =>
 const token = (text) =>
   h("bdi.tok", { title: text.length > 24 ? plain(text) : null }, text === "" ? h("span.ws", null, "(empty)") : shown(text, true));
 
+/** A token within its word. */
+const headChip = ([before, text, after]) => {
+  if (!before && !after) return token(text);
+  const node = token(text);
+  node.classList.add("in-word");
+  const own = h("b", null, ...node.childNodes);
+  node.append(h("span.rest", null, shown(before, false)), own, h("span.rest", null, shown(after, false)));
+  return node;
+};
+
 /** A word that explains itself on hover, focus or tap. */
 const term = (label, key) => h("button.term", { type: "button", "data-tip": GLOSSARY[key] }, label);
 

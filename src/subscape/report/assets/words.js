@@ -119,19 +119,32 @@ const mainTensor = (k) => {
 const nameOf = (tensor) => tensors[tensor].name;
 const hasImages = images.length > 0;
 
-/** The text of the token a sample stands for, or its label, or its largest entry. */
+const WORD_END = /[\p{L}\p{N}'’]{0,12}$/u;
+const WORD_START = /^[\p{L}\p{N}'’]{0,12}/u;
+
+/** What a sample stands for, as [before, token, after]: a piece of a word says little without the word. */
 const headline = (sample) => {
-  if (sample.tokens && sample.tokens.length) return sample.tokens[sample.at ?? sample.tokens.length - 1];
-  if (sample.label !== undefined) return sample.label;
-  return null;
+  const { tokens, label } = sample;
+  if (!tokens || !tokens.length) return label === undefined ? null : ["", label, ""];
+  const at = sample.at ?? tokens.length - 1;
+  const text = tokens[at];
+  const begins = WORD_START.exec(text)[0] !== "";
+  const ends = WORD_END.exec(text)[0] !== "";
+  const before = begins ? WORD_END.exec(tokens.slice(Math.max(0, at - 12), at).join(""))[0] : "";
+  const after = ends ? WORD_START.exec(tokens.slice(at + 1, at + 13).join(""))[0] : "";
+  return [before, text, after];
 };
 
 /** The distinct headlines of the top samples with their counts, most frequent first. */
 const headlines = (k) => {
-  const counts = new Map();
+  const found = new Map();
   for (const sample of all[k].top_samples) {
-    const text = headline(sample);
-    if (text !== null) counts.set(text, (counts.get(text) || 0) + 1);
+    const parts = headline(sample);
+    if (!parts) continue;
+    const key = parts.join("\n");
+    const entry = found.get(key) || [parts, 0];
+    entry[1]++;
+    found.set(key, entry);
   }
-  return [...counts].sort((a, b) => b[1] - a[1]);
+  return [...found.values()].sort((a, b) => b[1] - a[1]);
 };
