@@ -45,7 +45,7 @@ class Page:
     def until(self, script: str):
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 20, poll_frequency=0.05).until(
+        WebDriverWait(self.driver, 60, poll_frequency=0.05).until(
             lambda d: d.execute_script(script)
         )
 
