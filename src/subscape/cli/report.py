@@ -11,9 +11,7 @@ from typing import Annotated
 import tyro
 
 from subscape.cli.run_folder import open_run
-from subscape.measures import Measures
-from subscape.report.build import page_data
-from subscape.report.page import write_page
+from subscape.report import write_report
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,11 @@ def run(settings: ReportRun) -> Path:
         The file.
     """
     opened = open_run(settings.run)
-    measures = Measures.load(settings.measures or opened.measures)
+    measures = opened.load_measures(settings.measures)
     title = settings.title or _title(opened.model, opened.decomposition.layout.names)
-    data = page_data(opened.decomposition, measures, title=title)
-    path = write_page(settings.out, data, overwrite=settings.overwrite)
+    path = write_report(
+        settings.out, opened.decomposition, measures, title=title, overwrite=settings.overwrite
+    )
     size = path.stat().st_size
     if settings.json:
         print(json.dumps({"out": str(path), "bytes": size}))

@@ -14,8 +14,7 @@ from subscape._checks import problem
 from subscape.demo.folder import clear
 from subscape.gradients import generator_of
 from subscape.measures import MeasureConfig, Measures, measure
-from subscape.report.build import page_data
-from subscape.report.page import write_page
+from subscape.report import write_report
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
 from subscape.training import TrainingConfig, decompose
@@ -137,8 +136,8 @@ def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResu
         folder=out / "measures",
         progress=progress,
     )
-    data = page_data(found, measures, title="Handwritten digits · small convolutional network")
-    report = write_page(out / "report.html", data, overwrite=True)
+    title = "Handwritten digits · small convolutional network"
+    report = write_report(out / "report.html", found, measures, title=title, overwrite=True)
     return DigitsResult(found, measures, accuracy, report)
 
 

@@ -15,9 +15,7 @@ from subscape.gradients import GradientSource, generator_of
 from subscape.measures import MeasureConfig, measure
 from subscape.measures.oracle import oracle, pca_fvu
 from subscape.measures.recovery import Recovery, absolute_cosines, recovery
-from subscape.report import draw_toy_decomposition
-from subscape.report.build import page_data
-from subscape.report.page import write_page
+from subscape.report import draw_toy_decomposition, write_report
 from subscape.reproduction import reproduction
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
@@ -133,13 +131,14 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
         folder=out / "measures",
         progress=progress,
     )
-    data = page_data(
+    write_report(
+        out / "report.html",
         found,
         measures,
         title="TMS 5-2-5: a toy of superposition",
         figures=[("The subnetworks found", "Edges are weights, output nodes biases.", picture)],
+        overwrite=True,
     )
-    write_page(out / "report.html", data, overwrite=True)
     return ToyResult(found, compared, figures, out)
 
 

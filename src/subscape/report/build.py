@@ -14,6 +14,7 @@ import subscape._version as version
 from subscape._checks import problem, require
 from subscape.measures.record import Measures
 from subscape.report.images import data_uri, is_images
+from subscape.report.page import write_page
 from subscape.subnetworks.decomposition import Decomposition
 
 FORMAT = "subscape-report/1"
@@ -33,6 +34,36 @@ SETTINGS = (
     "n_restarts",
     "seed",
 )
+
+
+def write_report(
+    path: str | Path,
+    decomposition: Decomposition,
+    measures: Measures,
+    *,
+    title: str,
+    figures: Sequence[tuple[str, str, str | Path]] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Write a measured decomposition as one HTML file that opens in any browser, without a network.
+
+    Args:
+        path: the file.
+        decomposition: the subnetworks.
+        measures: their measures.
+        title: headline.
+        figures: title, caption and PNG file of pictures to show beside the overview.
+        overwrite: replace the file if it is there.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if the measures are of another decomposition.
+        FileExistsError: if the file is there.
+    """
+    data = page_data(decomposition, measures, title=title, figures=figures)
+    return write_page(path, data, overwrite=overwrite)
 
 
 def page_data(
