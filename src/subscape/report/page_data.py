@@ -89,9 +89,9 @@ def _agree(
 
 def _packed(where: str, rows: Any, n: int, *, gaps: bool) -> str:
     """The upper triangle of a symmetric map, diagonal included, as base64 of 16-bit numbers."""
-    require(_is_list(rows) and len(rows) == n, where, f"{n} rows", _shown(rows))
+    _need(_is_list(rows) and len(rows) == n, where, f"{n} rows", rows)
     for i, row in enumerate(rows):
-        require(_is_list(row) and len(row) == n, f"{where}[{i}]", f"{n} numbers", _shown(row))
+        _need(_is_list(row) and len(row) == n, f"{where}[{i}]", f"{n} numbers", row)
         for j, value in enumerate(row):
             # The quick test first: there are n² of these.
             if type(value) is not float and not (gaps and value is None):
@@ -134,7 +134,7 @@ def _count(where: str, value: Any) -> int:
 
 
 def _text(where: str, value: Any) -> str:
-    require(isinstance(value, str), where, "a string", _shown(value))
+    _need(isinstance(value, str), where, "a string", value)
     return value
 
 
@@ -166,7 +166,7 @@ def _nullable(item: Check) -> Check:
 
 def _list(item: Check, at_least: int = 0) -> Check:
     def check(where: str, value: Any) -> list[Any]:
-        require(_is_list(value), where, "a list", _shown(value))
+        _need(_is_list(value), where, "a list", value)
         require(len(value) >= at_least, where, f"at least {at_least} of them", len(value))
         return [item(f"{where}[{i}]", element) for i, element in enumerate(value)]
 
@@ -175,14 +175,14 @@ def _list(item: Check, at_least: int = 0) -> Check:
 
 def _pair(first: Check, second: Check) -> Check:
     def check(where: str, value: Any) -> list[Any]:
-        require(_is_list(value) and len(value) == 2, where, "a pair", _shown(value))
+        _need(_is_list(value) and len(value) == 2, where, "a pair", value)
         return [first(f"{where}[0]", value[0]), second(f"{where}[1]", value[1])]
 
     return check
 
 
 def _free(where: str, value: Any) -> dict[str, Any]:
-    require(isinstance(value, Mapping), where, "a mapping", _shown(value))
+    _need(isinstance(value, Mapping), where, "a mapping", value)
     return {_text(where, key): _scalar(f"{where}.{key}", entry) for key, entry in value.items()}
 
 
@@ -191,12 +191,12 @@ def _record(required: Mapping[str, Check], optional: Mapping[str, Check] | None 
     known = {**required, **optional}
 
     def check(where: str, value: Any) -> dict[str, Any]:
-        require(isinstance(value, Mapping), where, "a mapping", _shown(value))
+        _need(isinstance(value, Mapping), where, "a mapping", value)
         for key in required:
             require(key in value, f"{where}.{key}", "a value", "no such key")
-        for key in value:
+        for key in value.keys() - known.keys():
             hint = nearest(str(key), known)
-            require(key in known, f"{where}.{key}", "a known key", "an unknown one", hint)
+            raise ValueError(problem(f"{where}.{key}", "a known key", "an unknown one", hint))
         return {
             key: known[key](f"{where}.{key}", entry)
             for key, entry in value.items()
@@ -204,6 +204,12 @@ def _record(required: Mapping[str, Check], optional: Mapping[str, Check] | None 
         }
 
     return check
+
+
+def _need(condition: bool, where: str, expected: str, value: Any) -> None:
+    # Unlike `require`, words the error only when there is one: there may be millions of values.
+    if not condition:
+        raise ValueError(problem(where, expected, _shown(value)))
 
 
 def _is_list(value: Any) -> bool:
