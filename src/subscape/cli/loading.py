@@ -140,8 +140,28 @@ def load_labels(name: str) -> torch.Tensor | None:
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer that belongs to a Hugging Face model."""
-    return _transformers().AutoTokenizer.from_pretrained(model)
+    """The tokenizer that belongs to a Hugging Face model.
+
+    Args:
+        model: folder or hub id.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: if the model has none.
+    """
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            problem(
+                "model",
+                f"a tokenizer with {model}, for text",
+                "none",
+                "Save one in the model's folder, or give token ids in an .npz file.",
+            )
+        ) from error
 
 
 def _only(path: Path, tensors: dict[str, torch.Tensor]) -> Samples:

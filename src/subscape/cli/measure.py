@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
-from torch import Tensor
 
 from subscape._checks import problem
 from subscape.cli.loading import load_data, load_labels
 from subscape.cli.names import output_namer, token_namer
 from subscape.cli.run_folder import open_run
+from subscape.data import Samples
 from subscape.measures import MeasureConfig, Measures, measure
+from subscape.measures.measure import FILES
+from subscape.measures.record import token_ids
 from subscape.targets import Target
 
 
@@ -72,7 +73,8 @@ def run(settings: MeasureRun) -> Measures:
     check_vocabulary(target, data)
     folder = settings.out or opened.measures
     if settings.overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
     tokens = token_namer(opened.tokenizer())
     found = measure(
         opened.decomposition,
@@ -89,21 +91,26 @@ def run(settings: MeasureRun) -> Measures:
         print(json.dumps({"out": str(folder), **found.record}))
     else:
         print(f"\n{found}\n\nSaved in {folder}; look at it with\n")
-        print(f"  subscape top {settings.run}\n  subscape report {settings.run} -o report.html")
+        more = "" if settings.out is None else f" --measures {settings.out}"
+        print(f"  subscape top {settings.run}{more}")
+        print(f"  subscape report {settings.run}{more} -o report.html")
     return found
 
 
-def check_vocabulary(target: Target, data: Any) -> None:
+def check_vocabulary(target: Target, data: Samples) -> None:
     """Refuse token ids that the model has no embedding for."""
-    ids = data.get("input_ids") if isinstance(data, dict) else None
+    ids = token_ids(data)
     embedding = getattr(target.model, "get_input_embeddings", lambda: None)()
     size = getattr(embedding, "num_embeddings", None)
-    if isinstance(ids, Tensor) and size is not None and int(ids.max()) >= size:
+    if ids is None or size is None:
+        return
+    low, high = (int(v) for v in ids.aminmax())
+    if low < 0 or high >= size:
         raise ValueError(
             problem(
                 "data",
                 f"token ids of the model's vocabulary, 0 to {size - 1}",
-                f"{int(ids.max())}",
+                f"{low if low < 0 else high}",
                 "Tokenize the text with this model's own tokenizer.",
             )
         )

@@ -9,8 +9,9 @@ from typing import Any
 from subscape._checks import problem
 from subscape.cli import toml
 from subscape.cli.loading import load_model, load_tokenizer
+from subscape.measures import Measures
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.targets import Outputs, Target
+from subscape.targets import Target
 
 CONFIG = "run.toml"
 MEASURES = "measures"
@@ -48,7 +49,6 @@ class Run:
                 )
             )
         loaded = load_model(self.model)
-        outputs: Outputs | None = loaded.outputs
         names = self.decomposition.layout.names
         have = {name for name, _ in loaded.model.named_parameters(remove_duplicate=False)}
         missing = [name for name in names if name not in have]
@@ -61,15 +61,31 @@ class Run:
                     "Give the model of the run with --model.",
                 )
             )
-        target = Target(loaded.model, list(names), outputs=outputs)
-        self.decomposition.verify(target)
-        return target
+        return self.decomposition.target_in(loaded.model, outputs=loaded.outputs)
 
     def tokenizer(self) -> Any:
-        """The model's tokenizer; None for a model that is no Hugging Face folder or hub id."""
+        """The model's tokenizer; None for a model without one."""
         if self.model is None or (":" in self.model and not Path(self.model).exists()):
             return None
-        return load_tokenizer(self.model)
+        try:
+            return load_tokenizer(self.model)
+        except ValueError:
+            return None
+
+    def load_measures(self, folder: Path | None = None) -> Measures:
+        """Its measures, by default from the run folder; refuses those of another decomposition."""
+        found = Measures.load(folder or self.measures)
+        n, have = len(self.decomposition), len(found.record["subnetworks"])
+        if found.record["target"] != self.decomposition.target["sha256"] or have != n:
+            raise ValueError(
+                problem(
+                    "measures",
+                    f"those of the {n} subnetworks of this run",
+                    f"{have} subnetworks of another run in {folder or self.measures}",
+                    "Measure this one: subscape measure RUN.",
+                )
+            )
+        return found
 
 
 def open_run(folder: Path, model: str | None = None, data: str | None = None) -> Run:

@@ -14,9 +14,8 @@ import tyro
 from subscape._checks import problem
 from subscape._io import write_json
 from subscape.cli.loading import load_data
-from subscape.cli.measure import check_vocabulary
-from subscape.cli.run_folder import check_index, open_run
-from subscape.data import n_samples
+from subscape.cli.run_folder import Run, check_index, open_run
+from subscape.data import Samples, n_samples
 from subscape.divergences import Divergence
 from subscape.divergences import resolve as resolve_divergence
 from subscape.gradients import generator_of
@@ -79,12 +78,9 @@ def run(settings: SweepRun) -> dict[str, Any]:
     bad = [d for d in settings.deltas if not math.isfinite(d)]
     if bad or not settings.deltas:
         raise ValueError(problem("deltas", "finite numbers", f"{list(settings.deltas)}"))
-    measures = Measures.load(settings.measures or opened.measures)
+    measures = opened.load_measures(settings.measures)
     target = opened.target()
-    if opened.data is None:
-        raise ValueError(problem("data", "the data measured", "none", "Give them with --data."))
-    data = load_data(opened.data, opened.model or "", opened.window)
-    check_vocabulary(target, data)
+    data = _measured_data(opened, measures)
     name = measures.record["settings"]["divergence"]
     divergence = resolve_divergence("kl" if name == "kl" else "mse")
     directions = [
@@ -92,9 +88,9 @@ def run(settings: SweepRun) -> dict[str, Any]:
         for k in (settings.subnetwork, settings.beside)
         if k is not None
     ]
-    rows = _top_rows(measures, settings.subnetwork, n_samples(data))
+    rows = _top_rows(measures, settings.subnetwork)
     if settings.beside is not None:
-        rows = rows.joined(_top_rows(measures, settings.beside, n_samples(data)))
+        rows = rows.joined(_top_rows(measures, settings.beside))
         found = _grid(target, data, rows, directions, settings, divergence)
     else:
         control = random_like(opened.decomposition.decoder).select(settings.subnetwork).dense()
@@ -113,7 +109,32 @@ def _restricted(opened: Any, index: int, tensors: tuple[str, ...]) -> dict[str, 
     return displacement(opened.decomposition.decoder, {index: 1.0}, tensors)
 
 
-def _top_rows(measures: Measures, index: int, n: int) -> RowSet:
+def _measured_data(opened: Run, measures: Measures) -> Samples:
+    """The data that were measured, which the samples kept with the measures are compared with."""
+    if opened.data is None:
+        raise ValueError(problem("data", "the data measured", "none", "Give them with --data."))
+    kept = measures.samples
+    ids = kept.get("input_ids")
+    window = opened.window if ids is None else ids.shape[1]
+    data = load_data(opened.data, opened.model or "", window)
+    by_name = {"inputs": data} if isinstance(data, torch.Tensor) else data
+    index = kept["index"]
+    same = index.numel() == 0 or int(index.max()) < n_samples(data)
+    for name in by_name.keys() & kept.keys() - {"index", "labels"} if same else ():
+        same = same and torch.equal(by_name[name][index], kept[name])
+    if not same:
+        raise ValueError(
+            problem(
+                "data",
+                "the data that were measured",
+                f"others in {opened.data}",
+                "Give them with --data, or measure these.",
+            )
+        )
+    return data
+
+
+def _top_rows(measures: Measures, index: int) -> RowSet:
     top = measures.record["subnetworks"][index]["top_samples"]
     if not top:
         raise ValueError(
@@ -122,10 +143,6 @@ def _top_rows(measures: Measures, index: int, n: int) -> RowSet:
             )
         )
     samples = torch.tensor([row["sample"] for row in top])
-    if int(samples.max()) >= n:
-        raise ValueError(
-            problem("data", "the data that were measured", f"only {n} samples", "Give --data.")
-        )
     position = [row["position"] for row in top] if "position" in top[0] else None
     return RowSet(samples, None if position is None else torch.tensor(position))
 

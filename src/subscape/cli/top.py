@@ -47,7 +47,7 @@ def run(settings: TopRun) -> None:
         ValueError: if there is no such subnetwork.
     """
     opened = open_run(settings.run)
-    measures = Measures.load(settings.measures or opened.measures)
+    measures = opened.load_measures(settings.measures)
     if settings.subnetwork is None:
         entries = sorted(measures.record["subnetworks"], key=lambda e: -e["impact"])[: settings.n]
         if settings.json:

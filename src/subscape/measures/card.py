@@ -120,7 +120,7 @@ def card(
         outputs = top_outputs(effects, n, centred=centred)
         by_row = tuple(top_outputs(e[None], min(n, 5), centred=centred) for e in effects)
     delta = delta_of_change(target, data, rows, v, scene.divergence, scene.size)
-    idle_rows = scene.others.select(idle.nonzero()[:, 0])
+    idle_rows = scene.others.select(idle & ~rows.holds(scene.others))
     both = rows.joined(idle_rows)
     relevant = torch.arange(len(both)) < len(rows)
     if math.isnan(delta):

@@ -21,15 +21,14 @@ def random_like(stack: Stack, seed: int = 0) -> Stack:
     Returns:
         One random direction for each.
     """
-    drawn = initial_stack(
-        stack.layout, tuple(stack.weights.shape[:-1]), generator_of(seed, 11), stack.weights
-    )
+    lead = tuple(stack.weights.shape[:-1])
+    drawn = initial_stack(stack.layout, lead, generator_of(seed, 11), stack.weights)
     tiny = torch.finfo(stack.weights.dtype).tiny
     factor = stack.norms() / drawn.norms().clamp_min(tiny)
     pieces, parts = drawn.pieces(), []
     for place, tensor in enumerate(stack.layout.tensors):
         first, *others = pieces[tensor.name]
-        lead = first.shape[: stack.weights.dim() - 1]
-        scale = factor[..., place].reshape(*lead, *[1] * (first.dim() - len(lead)))
-        parts += [(first * scale).flatten(len(lead)), *[p.flatten(len(lead)) for p in others]]
+        scale = factor[..., place].reshape((*lead, *[1] * (first.dim() - len(lead))))
+        # Not flatten: the only piece of a 0-d tensor has no axis beyond the leading ones.
+        parts += [piece.reshape(*lead, -1) for piece in (first * scale, *others)]
     return Stack(stack.layout, torch.cat(parts, -1))

@@ -43,13 +43,13 @@ class Sums:
     signed: Float[Tensor, " subnetwork"]
     """Σ_i of the mean coefficient over references, with its sign."""
     active: Float[Tensor, " subnetwork"]
-    """Σ_i of the share of references with a coefficient at or above the threshold."""
+    """(Row, reference) pairs with a coefficient at or above the threshold: counts, hence exact."""
     together: Float[Tensor, "subnetwork subnetwork"]
-    """Σ_i of the share of references for which both are active."""
+    """(Row, reference) pairs in which both are active."""
     norm: Float[Tensor, ""]
     """Σ_i of the mean ‖g_i‖ over references."""
     top_value: Float[Tensor, "subnetwork top"]
-    """Impact at the rows of largest impact, falling; −1 where there are fewer rows."""
+    """Impact at the rows of largest impact, falling; 0 where there are fewer rows with any."""
     top_signed: Float[Tensor, "subnetwork top"]
     """The mean coefficient with its sign at those rows."""
     top_sample: Int[Tensor, "subnetwork top"]
@@ -73,7 +73,7 @@ class Impact:
     together: Float[Tensor, "subnetwork subnetwork"]
     """Share of (row, reference) pairs in which both are active."""
     top: tuple[TopRows, ...]
-    """The rows of largest impact of every subnetwork."""
+    """The rows of largest impact of every subnetwork; none without impact."""
     n_rows: int
     """Rows measured."""
     n_references: int
@@ -219,7 +219,7 @@ def _nothing(decomposition: Decomposition, n_top: int) -> Sums:
     n = len(decomposition)
     zeros = torch.zeros(n, dtype=torch.float64)
     none, first = torch.zeros((), dtype=torch.long), torch.zeros(n, n_top, dtype=torch.long)
-    value = torch.full((n, n_top), -1.0, dtype=torch.float64)
+    value = torch.zeros(n, n_top, dtype=torch.float64)
     return Sums(
         n_batches=none,
         n_rows=none,
@@ -250,7 +250,6 @@ def _added(
     size = coefficients.abs().mean(0).double()
     signed = coefficients.mean(0).double()
     flat = active.flatten(0, 1)
-    n_references = len(coefficients)
     value, place = _largest(size, per_sample, sums.top_value.shape[1], repeat_samples)
     merged = {
         "top_value": (sums.top_value, value),
@@ -259,17 +258,16 @@ def _added(
         "top_position": (sums.top_position, place % per_sample),
     }
     both = {name: torch.cat(pair, 1) for name, pair in merged.items()}
-    # Stable: of equal impacts the rows seen first stay, however the pass is cut.
-    order = torch.sort(both["top_value"], dim=1, descending=True, stable=True).indices
-    keep = order[:, : sums.top_value.shape[1]]
+    # Of equal impacts the rows seen first stay, however the pass is cut.
+    _, keep = _sorted(both["top_value"], sums.top_value.shape[1])
     return replace(
         sums,
         n_batches=sums.n_batches + 1,
         n_rows=sums.n_rows + size.shape[0],
         size=sums.size + size.sum(0),
         signed=sums.signed + signed.sum(0),
-        active=sums.active + flat.sum(0).double() / n_references,
-        together=sums.together + (flat.T @ flat).double() / n_references,
+        active=sums.active + flat.sum(0).double(),
+        together=sums.together + (flat.T @ flat).double(),
         norm=sums.norm + norms.cpu().double().mean(0).sum(),
         **{name: values.gather(1, keep) for name, values in both.items()},
     )
@@ -279,12 +277,17 @@ def _largest(
     size: Float[Tensor, "row subnetwork"], per_sample: int, n_top: int, repeat_samples: bool
 ) -> tuple[Float[Tensor, "subnetwork some"], Int[Tensor, "subnetwork some"]]:
     """The largest values of every subnetwork and the rows they stand in, one per sample unless asked."""
-    values = size.T
     if repeat_samples or per_sample == 1:
-        return values.topk(min(n_top, values.shape[1]), dim=1)
-    best, position = values.unflatten(1, (-1, per_sample)).max(2)
-    top, sample = best.topk(min(n_top, best.shape[1]), dim=1)
+        return _sorted(size.T, n_top)
+    best, position = size.T.unflatten(1, (-1, per_sample)).max(2)
+    top, sample = _sorted(best, n_top)
     return top, sample * per_sample + position.gather(1, sample)
+
+
+def _sorted(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n largest along the last axis and their places; of equal ones the first."""
+    found = torch.sort(values, dim=1, descending=True, stable=True)
+    return found.values[:, :n], found.indices[:, :n]
 
 
 def _finished(sums: Sums, n_references: int, token_rows: bool) -> Impact:
@@ -293,15 +296,15 @@ def _finished(sums: Sums, n_references: int, token_rows: bool) -> Impact:
     for value, signed, sample, position in zip(
         sums.top_value, sums.top_signed, sums.top_sample, sums.top_position, strict=True
     ):
-        real = value >= 0
+        real = value > 0
         rows = RowSet(sample[real], position[real] if token_rows else None)
         top.append(TopRows(rows, value[real], signed[real]))
     return Impact(
         mean=sums.size / n,
         signed=sums.signed / n,
         normalised=sums.size / sums.norm,
-        active_rate=sums.active / n,
-        together=sums.together / n,
+        active_rate=sums.active / (n * n_references),
+        together=sums.together / (n * n_references),
         top=tuple(top),
         n_rows=int(sums.n_rows),
         n_references=n_references,

@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 
 import subscape._version as version
 from subscape._checks import problem, require
-from subscape._io import append_jsonl
+from subscape._io import append_jsonl, write_text
 from subscape._shapes import Bool
 from subscape.divergences import Divergence
 from subscape.divergences import resolve as resolve_divergence
 from subscape.gradients import GradientSource, generator_of
-from subscape.gradients.draws import name_of
+from subscape.gradients.draws import name_of, sha256_of
 from subscape.gradients.source import Engine, Rows
 from subscape.measures.card import Scene, card
 from subscape.measures.control import random_like
@@ -35,7 +35,16 @@ from subscape.measures.impact import (
     impact,
 )
 from subscape.measures.oracle import pca_fvu
-from subscape.measures.record import FORMAT, Measures, card_record, names_of, numbers, samples_of
+from subscape.measures.record import (
+    FORMAT,
+    NAME,
+    SAMPLES,
+    Measures,
+    card_record,
+    names_of,
+    numbers,
+    samples_of,
+)
 from subscape.measures.rows import RowSet, outputs_at
 from subscape.measures.selectivity import interaction, spread
 from subscape.references import Reference
@@ -45,6 +54,10 @@ from subscape.targets import Target
 
 N_QUALITY_ROWS = 1024
 """Rows for FVU and its baseline."""
+IMPACT, CARDS = "impact.safetensors", "subnetworks.jsonl"
+"""What a measurement goes on from."""
+FILES = (IMPACT, CARDS, SAMPLES, NAME)
+"""All that a measurement leaves in its folder."""
 PCA_ENTRIES = 2**25
 """Entries of dense row gradients up to which principal directions are computed."""
 
@@ -76,7 +89,15 @@ class MeasureConfig:
     """Draws rows, references and random directions."""
 
     def __post_init__(self) -> None:
-        for name in ("n_rows", "n_references", "n_top", "n_others", "n_outputs", "n_deltas"):
+        for name in (
+            "n_rows",
+            "n_references",
+            "n_top",
+            "n_others",
+            "n_outputs",
+            "n_deltas",
+            "batch_size",
+        ):
             value = getattr(self, name)
             require(
                 isinstance(value, int) and value >= 1, name, "a whole number of at least 1", value
@@ -150,7 +171,7 @@ def measure(
         n_top=config.n_top,
         n_rows=config.n_rows,
         batch_size=config.batch_size,
-        state=None if where is None else where / "impact.safetensors",
+        state=None if where is None else where / IMPACT,
         progress=progress,
     )
     scene, idle = _scene(decomposition, source, config)
@@ -158,10 +179,11 @@ def measure(
     header = {
         "config": asdict(config),
         "target": decomposition.target["sha256"],
+        "decoder": sha256_of({"decoder": decomposition.decoder.weights}),
         "source": {k: str(v) for k, v in source.identity.items()},
         "impact": float(found.mean.sum()),
     }
-    path = None if where is None else where / "subnetworks.jsonl"
+    path = None if where is None else where / CARDS
     cards = _resumed(path, header)
     for k in tqdm(range(len(decomposition)), desc="sweeps", disable=not progress):
         if k < len(cards):
@@ -257,7 +279,7 @@ def _quality(
 ) -> dict[str, Any]:
     """FVU and L0 on the rows measured, beside principal directions at the same L0."""
     n = min(N_QUALITY_ROWS, source.n_rows)
-    n -= n % source.rows_per_sample
+    n = max(n - n % source.rows_per_sample, source.rows_per_sample)
     size = max(2, min(config.batch_size, n) // source.rows_per_sample) * source.rows_per_sample
     size = min(size, source.n_rows)
     fraction = decomposition.settings.get("active_fraction")
@@ -321,16 +343,15 @@ def _resumed(path: Path | None, header: Mapping[str, Any]) -> list[dict[str, Any
     if path is None:
         return []
     header = json.loads(json.dumps(header))
-    if not path.exists():
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # a line cut short by a power failure: measured again
+        write_text(path, whole)
+    lines = [json.loads(line) for line in whole.splitlines()]
+    if not lines:
         append_jsonl(path, header)
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # cut short by a power failure: measured again
-            break
-    if not lines or lines[0] != header:
+    if lines[0] != header:
         raise ValueError(
             problem(
                 "folder",

@@ -21,6 +21,7 @@ from subscape.measures.output_effects import TopOutputs
 
 FORMAT = "subscape-measures/1"
 NAME = "measures.json"
+SAMPLES = "samples.safetensors"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Measures:
             The folder.
         """
         folder = Path(folder)
-        write_tensors(folder / "samples.safetensors", self.samples)
+        write_tensors(folder / SAMPLES, self.samples)
         write_json(folder / NAME, dict(self.record))
         return folder
 
@@ -93,7 +94,7 @@ class Measures:
             raise ValueError(
                 problem(str(folder / NAME), f"measures of format {FORMAT}", "something else")
             )
-        return cls(record, read_tensors(folder / "samples.safetensors"))
+        return cls(record, read_tensors(folder / SAMPLES))
 
 
 def card_record(made: Card, found: Impact, k: int) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def names_of(
     """Names of the outputs and the tokens that the record speaks of."""
     outputs: set[int] = set()
     tokens: set[int] = set()
-    ids = _token_ids(data)
+    ids = token_ids(data)
     for entry in record["subnetworks"]:
         places = [entry.get("top_outputs", {}), *entry["top_samples"]]
         outputs |= {i for p in places for side in ("up", "down") for i, _ in p.get(side, [])}
@@ -169,7 +170,8 @@ def names_of(
     }
 
 
-def _token_ids(data: Samples) -> Tensor | None:
+def token_ids(data: Samples) -> Tensor | None:
+    """The token ids of samples that are sequences of them, [sample, position]; None of others."""
     ids = data if isinstance(data, Tensor) else data.get("input_ids")
     return ids if ids is not None and not ids.is_floating_point() and ids.dim() == 2 else None
 
@@ -179,8 +181,11 @@ def samples_of(found: Impact, data: Samples, labels: Tensor | None) -> dict[str,
     index = torch.cat([t.rows.samples for t in found.top]).unique()
     inputs = take(data, index)
     by_name = {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
-    extra = {} if labels is None else {"labels": torch.as_tensor(labels)[index]}
-    return {"index": index, **by_name, **extra}
+    # Labels of the data may be something else, such as the next token of every token.
+    kept = {name: values for name, values in by_name.items() if name != "labels"}
+    if labels is not None:
+        kept["labels"] = torch.as_tensor(labels)[index]
+    return {**kept, "index": index}
 
 
 def _outputs(found: TopOutputs) -> list[list[float]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subscape._shapes import Float, Int
+from subscape._shapes import Bool, Float, Int
 from subscape.data import Samples, take, to_device
 from subscape.targets import Target
 
@@ -29,6 +29,13 @@ class RowSet:
         """Some of the rows."""
         position = None if self.position is None else self.position[index]
         return RowSet(self.samples[index], position)
+
+    def holds(self, other: RowSet) -> Bool[Tensor, " other"]:
+        """Which of the other rows are among these."""
+        same = other.samples[:, None] == self.samples
+        if self.position is not None and other.position is not None:
+            same &= other.position[:, None] == self.position
+        return same.any(1)
 
     def joined(self, other: RowSet) -> RowSet:
         """These rows and then the other ones."""

@@ -35,7 +35,8 @@ class Selectivity:
     delta: float
     """δ at which it was taken; both signs, averaged."""
     ratio: float
-    """Mean change of relevant rows over that of the others; infinite if the others do not change."""
+    """Mean change of relevant rows over that of the others; infinite if only the others do not change,
+    NaN if no row does."""
     auroc: float
     """Chance that a relevant row changes more than another one; ties count half."""
 
@@ -122,8 +123,11 @@ def delta_of_change(
 
     Returns:
         δ > 0, within 10 % of the change aimed at where the change is continuous there; NaN if it would
-        have to be longer than the parameters themselves, or the outputs stop being finite before.
+        have to be longer than the parameters themselves, the outputs stop being finite before, or the
+        change aimed at is none.
     """
+    if not size > 0:
+        return math.nan
     moved = [p for name, p in target.parameters.items() if name in direction]
     limit = torch.stack([p.detach().float().norm() for p in moved]).norm().item()
     base = outputs_at(target, data, rows)
@@ -185,7 +189,8 @@ def selectivity(
         return Selectivity(delta, math.nan, math.nan)
     inside, outside = mean[relevant], mean[~relevant]
     below = outside.mean().item()
-    ratio = inside.mean().item() / below if below > 0 else math.inf
+    above = inside.mean().item()
+    ratio = above / below if below > 0 else math.inf if above > 0 else math.nan
     return Selectivity(delta, ratio, auroc(inside, outside))
 
 
@@ -280,8 +285,8 @@ def interaction(
     a, b, both = (
         outputs_at(target, data, rows, move) - own for move in (first, second, _sum(first, second))
     )
-    scale = (a.norm() + b.norm()).item()
-    return ((both - a - b).norm().item() / scale) if scale > 0 else math.nan
+    scale, rest = (a.norm() + b.norm()).item(), (both - a - b).norm().item()
+    return rest / scale if scale > 0 and math.isfinite(rest) else math.nan
 
 
 def _sum(first: Direction, second: Direction) -> Mapping[str, Tensor]:

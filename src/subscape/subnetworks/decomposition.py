@@ -23,7 +23,7 @@ from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.lowrank import Layout, Stack, TensorLayout
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.lora import save_lora
-from subscape.targets import Target
+from subscape.targets import Outputs, Target
 
 FORMAT_VERSION = "1.0"
 
@@ -182,7 +182,7 @@ class Decomposition:
             ValueError: if the model is another one, a δ is not finite, or a pattern matches nothing.
             IndexError: if there is no such subnetwork.
         """
-        self.verify(Target(model, self.layout.names))
+        self.target_in(model)
         return Edit(model, displacement(self.decoder, deltas, tensors))
 
     def edited(
@@ -201,7 +201,7 @@ class Decomposition:
         Returns:
             The copy.
         """
-        self.verify(Target(model, self.layout.names))
+        self.target_in(model)
         return edited_copy(model, displacement(self.decoder, deltas, tensors))
 
     def save_lora(
@@ -228,9 +228,30 @@ class Decomposition:
         Raises:
             ValueError: if a chosen tensor is not the weight of a linear layer.
         """
-        self.verify(Target(model, self.layout.names))
+        self.target_in(model)
         change = displacement(self.decoder, deltas, tensors)
         return save_lora(folder, model, change, overwrite=overwrite)
+
+    def target_in(self, model: nn.Module, *, outputs: Outputs | None = None) -> Target:
+        """The target that this decomposition is of, in a model at hand; refuses another model.
+
+        Args:
+            model: the model this decomposition was made for.
+            outputs: as for `Target`.
+
+        Returns:
+            The target.
+
+        Raises:
+            ValueError: if names, shapes, dtypes or values of its parameters differ; says which.
+        """
+        every = dict(model.named_parameters(remove_duplicate=False))
+        mine = {id(every[name]) for name in self.layout.names if name in every}
+        # A tied parameter has its first name here; a target wants all of them.
+        tied = [name for name, parameter in every.items() if id(parameter) in mine]
+        target = Target(model, [*self.layout.names, *tied], outputs=outputs)
+        self.verify(target)
+        return target
 
     def verify(self, target: Target) -> None:
         """Refuse a target that this decomposition does not belong to.
@@ -273,7 +294,8 @@ class Decomposition:
                     "target",
                     f"parameter values with SHA-256 {mine['sha256'][:12]}…",
                     f"{other['sha256'][:12]}…: same shapes, other values",
-                    "Load the very checkpoint this decomposition was made for, or decompose this one.",
+                    "Load the very checkpoint this decomposition was made for (and undo edits of it: "
+                    "one edit takes several deltas), or decompose this one.",
                 )
             )
 

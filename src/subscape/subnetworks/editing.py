@@ -60,7 +60,8 @@ def displacement(
 class Edit:
     """Parameters of a model moved in place, and put back bit by bit.
 
-    A context manager, or an object to call `undo` on.
+    A context manager, or an object to call `undo` on. Of several edits of one model the last one applied is
+    to be undone first.
 
     Args:
         model: the model; its parameters are changed when the edit is applied.

@@ -6,6 +6,7 @@ B A with A [rank, in] and B [out, rank], and a scale of 1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def save_lora(
         ValueError: if a tensor is not the weight of a linear layer.
     """
     modules = dict(model.named_modules())
+    every = dict(model.named_parameters(remove_duplicate=False))
+    # A LoRA belongs to a layer: a tied weight is changed in every layer that has it.
+    change = {
+        alias: values
+        for name, values in change.items()
+        for alias, parameter in every.items()
+        if parameter is every[name]
+    }
     transposed = {name: _is_transposed(modules, name) for name in change}
     refused = [name for name, way in transposed.items() if way is None]
     if refused:
@@ -83,7 +92,8 @@ def save_lora(
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": next(iter(transposed.values())),
-        "target_modules": [name.removesuffix(".weight") for name in pairs],
+        # An expression, as PEFT takes a list for endings: "0" would also be the layer "blocks.0".
+        "target_modules": "|".join(re.escape(name.removesuffix(".weight")) for name in pairs),
     }
     with new_folder(folder, overwrite=overwrite) as temporary:
         write_json(temporary / "adapter_config.json", config)

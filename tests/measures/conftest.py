@@ -1,0 +1,126 @@
+"""Small models with decompositions of random directions, whose measures an oracle can check."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Small:
+    """A target, data and random subnetworks."""
+
+    target: Any
+    data: Any
+    decomposition: Any
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def tokens() -> nn.Module:
+    """Every position by itself: an embedding and a head."""
+    return nn.Sequential(nn.Embedding(7, 5), nn.Tanh(), nn.Linear(5, 7))
+
+
+def convolution() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
+    )
+
+
+def llama(attention: str = "sdpa", *, tied: bool = False) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=16,
+        tie_word_embeddings=tied,
+        initializer_range=0.4,
+        attn_implementation=attention,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    # The library's own norm computes in float32 whatever its inputs are.
+    for block in model.model.layers:
+        block.input_layernorm = nn.RMSNorm(8, eps=config.rms_norm_eps)
+        block.post_attention_layernorm = nn.RMSNorm(8, eps=config.rms_norm_eps)
+    model.model.norm = nn.RMSNorm(8, eps=config.rms_norm_eps)
+    return model
+
+
+def gpt2(attention: str = "sdpa") -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11,
+        n_positions=8,
+        n_embd=8,
+        n_layer=1,
+        n_head=2,
+        initializer_range=0.4,
+        attn_implementation=attention,
+    )
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    f.__name__: f for f in (mlp, tokens, convolution, llama, gpt2)
+}
+
+
+def inputs(kind: str, n: int) -> Tensor | dict[str, Tensor]:
+    if kind == "mlp":
+        return torch.randn(n, 4)
+    if kind == "convolution":
+        return torch.randn(n, 1, 6, 6)
+    if kind == "tokens":
+        return torch.randint(0, 7, (n, 5))
+    return {"input_ids": torch.randint(0, 11, (n, 5))}
+
+
+def cast(data: Any, dtype: torch.dtype) -> Any:
+    if isinstance(data, dict):
+        return {name: cast(values, dtype) for name, values in data.items()}
+    return data.to(dtype) if data.is_floating_point() else data
+
+
+@pytest.fixture
+def small() -> Callable[..., Small]:
+    """Makes a target, data and random subnetworks, the same every time."""
+    from subscape import Decomposition, Target
+    from subscape.lowrank import initial_stack, make_layout
+
+    def make(
+        kind: str = "mlp",
+        *,
+        n: int = 20,
+        k: int = 5,
+        rank: Any = 1,
+        form: str = "tucker",
+        parameters: str | list[str] = "*",
+        dtype: torch.dtype = torch.float64,
+        threshold: float = 0.1,
+        settings: dict | None = None,
+        **options: Any,
+    ) -> Small:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = MODELS[kind](**options).to(dtype).eval()
+            data = cast(inputs(kind, n), dtype)
+        target = Target(model, parameters)
+        layout = make_layout(target.shapes, rank, form)
+        encoder, decoder = (
+            initial_stack(layout, (k,), torch.Generator().manual_seed(seed), target.like)
+            for seed in (1, 2)
+        )
+        made = Decomposition(encoder, decoder, threshold, target.fingerprint(), settings or {})
+        return Small(target, data, made)
+
+    return make
