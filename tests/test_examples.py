@@ -1,8 +1,7 @@
 """The examples, and every block of code in the documents, run.
 
 Steps are cut to a few: whether training finds anything is tested elsewhere. Blocks of a document share their
-names, from top to bottom. Blocks marked `needs-files`, and `subscape decompose` commands, run where real data
-are; they find MODEL_FOLDER, train.txt and heldout.txt in the working folder.
+names, from top to bottom. Blocks marked `needs-files`, and `subscape` commands, run where real data are; they find MODEL_FOLDER, train.txt and heldout.txt in the working folder.
 """
 
 import re
@@ -106,13 +105,18 @@ def test_blocks_that_need_files_run():
 def test_commands_of_documents_run(document: str):
     from subscape.cli.main import main
 
+    quick = {
+        "decompose": ["--n-heldout-rows", "64"],
+        "measure": "--n-rows 160 --n-references 2 --n-others 8 --n-deltas 2 --n-top 3".split(),
+    }
     commands = [
-        shlex.split(shortened(line))
+        shlex.split(shortened(line))[1:]
         for _, code in blocks(ROOT / document, "bash")
         for line in code.replace("\\\n", " ").splitlines()
-        if line.startswith("subscape decompose")
+        if line.startswith("subscape ")
     ]
-    assert commands
+    assert {"decompose", "measure"} <= {command[0] for command in commands}
     for command in commands:
-        assert main([*command[1:], "--n-heldout-rows", "64"]) == 0
-    assert Path("runs/attention/final/config.json").is_file()
+        # Later flags win, so those of the document are cut short.
+        assert main([*command, *quick.get(command[0], [])]) == 0
+    assert Path("runs/attention/measures/measures.json").is_file()

@@ -96,7 +96,7 @@ def derivative(
         RuntimeError: if none of the ways works.
     """
     try:
-        return torch.func.jvp(function, values, tangents)[1].detach()
+        return _forward(function, values, tangents).detach()
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
     # The explicit softmax has a forward rule and a second derivative; the fused kernels have neither.
@@ -122,7 +122,10 @@ def derivative(
 
 
 def _forward(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:
-    return torch.func.jvp(function, values, tangents)[1]
+    with warnings.catch_warnings():
+        # torch's own, once, when its forward rules are loaded.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        return torch.func.jvp(function, values, tangents)[1]
 
 
 def _twice_reverse(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:

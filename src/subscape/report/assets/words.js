@@ -24,7 +24,7 @@ const GLOSSARY = {
   norm_share: "Share of the squared norm of the subnetwork that lies in this tensor. Shares add up to 100%.",
   mean_norm_share: "Share of squared norm in this tensor, averaged over all subnetworks. In brackets: of how many subnetworks it is the main tensor.",
   ranks: "Largest rank a subnetwork may have in this tensor, one number an axis.",
-  auroc: "How well the size of the output change tells relevant rows from the others when this subnetwork is pushed: 1 is perfect, 0.5 is chance. Beside it the same for a random direction of equal norm and rank: a control that should be near 0.5.",
+  auroc: "How well the size of the output change tells relevant rows from the others when this subnetwork is pushed: 1 is perfect, 0.5 is chance. Beside it the same for a random direction of equal norm and rank: what the choice of rows alone gives, below 0.5 where the relevant rows are the less sensitive ones.",
   ratio: "Mean output change on relevant rows over the mean on all others, when this subnetwork is pushed. Above 1 means selective.",
   validity_radius: "Largest δ up to which the gradient still predicts the effect of a push, with R² of at least 0.9 over rows. Beyond it the model bends.",
   top_samples: "The rows on which this subnetwork has the largest impact, at most one a sample.",
