@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from subscape._checks import problem, require
 from subscape._shapes import Float, Int
 from subscape.data import Samples
+from subscape.gradients import generator_of
 from subscape.measures.rows import RowSet, outputs_at
 from subscape.targets import Target
 
@@ -129,17 +130,23 @@ def _forward(function: Callable[..., Tensor], values: tuple, tangents: tuple) ->
 
 
 def _twice_reverse(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:
-    """J v as the derivative of uᵀ J v with respect to u, which is linear in u."""
+    """J v as the derivative of p = uᵀ J v with respect to u, which is linear in u."""
     leaves = tuple(v.clone().requires_grad_(True) for v in values)
     with torch.enable_grad():
         outputs = function(*leaves)
-        u = torch.zeros_like(outputs, requires_grad=True)
+        u = torch.randn(outputs.shape, generator=generator_of(0)).to(outputs).requires_grad_(True)
         pulled = torch.autograd.grad(outputs, leaves, u, create_graph=True, allow_unused=True)
         product = sum(
             ((g * t).sum() for g, t in zip(pulled, tangents, strict=True) if g is not None),
             start=(u * 0).sum(),
         )
-        return torch.autograd.grad(product, u)[0]
+        (found,) = torch.autograd.grad(product, u)
+    # A backward pass that cannot be differentiated lets nothing through, without an error.
+    parts = (u * found).detach()
+    slack = torch.finfo(parts.dtype).eps ** 0.5 * parts.abs().sum()
+    if (parts.sum() - product.detach()).abs() > slack:
+        raise RuntimeError("a backward pass that cannot be differentiated")
+    return found
 
 
 _WAYS: dict[str, Callable[[Callable[..., Tensor], tuple, tuple], Tensor]] = {

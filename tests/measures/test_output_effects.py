@@ -1,0 +1,218 @@
+"""∂f/∂δ against central finite differences in float64, for every way of differentiating."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from subscape import Target
+from subscape.measures import RowSet, output_effects, top_outputs
+from subscape.measures.output_effects import derivative, output_effects_by_difference
+
+FALLS_BACK = "forward mode is not there for this model as loaded"
+
+
+@pytest.fixture(autouse=True)
+def softmax_of_its_input(monkeypatch):
+    """Eager attention of Llama takes its softmax in float32 whatever its input is; 1e-6 needs float64."""
+    monkeypatch.setattr(nn.functional, "softmax", lambda x, dim, dtype=None: torch.softmax(x, dim))
+
+
+def rows_of(kind: str) -> RowSet:
+    samples = torch.tensor([3, 0, 5, 3])
+    position = torch.tensor([1, 4, 2, 0])
+    return RowSet(samples, None if kind in ("mlp", "convolution") else position)
+
+
+def assert_right(target, data, rows, direction, step: float = 1e-4) -> None:
+    """Richardson's combination of two steps, so that the oracle itself is better than 1e-6."""
+    found = output_effects(target, data, rows, direction)
+    wide, narrow = (
+        output_effects_by_difference(target, data, rows, direction, s) for s in (2 * step, step)
+    )
+    expected = (4 * narrow - wide) / 3
+    assert not found.requires_grad
+    assert expected.norm() > 1e-3
+    assert (found - expected).norm() <= 1e-6 * expected.norm()
+    # Row by row too, so that no small row hides behind a large one.
+    error, size = ((x).flatten(1).norm(dim=1) for x in (found - expected, expected))
+    assert (error <= 1e-6 * size.clamp_min(1e-3 * size.max())).all()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convolution", "tokens"])
+def test_forward_mode(small, kind: str):
+    made = small(kind)
+    for k in range(2):
+        assert_right(made.target, made.data, rows_of(kind), made.decomposition[k].dense())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_eager_attention_has_forward_mode(small, kind: str, masked: bool):
+    made = small(kind, attention="eager")
+    data = with_padding(made.data) if masked else made.data
+    assert_right(made.target, data, rows_of(kind), made.decomposition[0].dense())
+
+
+def with_padding(data):
+    """The first samples begin with padding; the positions that the rows ask for are real."""
+    mask = torch.ones_like(data["input_ids"])
+    mask[0, :3] = 0
+    mask[5, :1] = 0
+    return {**data, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_attention_falls_back_by_itself_and_says_so(small, kind: str, masked: bool):
+    made = small(kind, attention="sdpa")
+    assert made.target.model.config._attn_implementation == "sdpa"
+    data = with_padding(made.data) if masked else made.data
+    direction = made.decomposition[0].dense()
+    with pytest.warns(UserWarning, match=f"{FALLS_BACK}.*explicit softmax attention"):
+        assert_right(made.target, data, rows_of(kind), direction)
+    # Not only right: the same as of the model loaded with eager attention.
+    eager = small(kind, attention="eager")
+    with pytest.warns(UserWarning, match=FALLS_BACK):
+        found = output_effects(made.target, data, rows_of(kind), direction)
+    torch.testing.assert_close(
+        found, output_effects(eager.target, data, rows_of(kind), direction), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_a_tied_parameter_counts_with_all_its_uses(small):
+    made = small("llama", attention="eager", tied=True, parameters=["*embed_tokens*", "lm_head*"])
+    assert made.target.names == ["model.embed_tokens.weight"]
+    assert_right(made.target, made.data, rows_of("llama"), made.decomposition[0].dense())
+
+
+class Cube(torch.autograd.Function):
+    """Has a backward pass that can be differentiated, and no forward-mode rule."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 3 * x.square() * grad
+
+
+class Once(Cube):
+    """Cannot be differentiated twice."""
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 3 * x.square() * grad
+
+
+class Custom(nn.Module):
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.unused = nn.Parameter(torch.ones(2))
+        self.function = function
+
+    def forward(self, x):
+        return self.second(self.function.apply(self.first(x)))
+
+
+def custom(function) -> tuple[Target, torch.Tensor, dict]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Custom(function).double()
+        data = torch.randn(7, 4, dtype=torch.float64)
+        direction = {n: torch.randn_like(p) for n, p in model.named_parameters()}
+    return Target(model), data, direction
+
+
+def test_two_reverse_passes_where_there_is_no_forward_rule():
+    target, data, direction = custom(Cube)
+    with pytest.warns(UserWarning, match=f"{FALLS_BACK}.*two reverse passes"):
+        assert_right(target, data, rows_of("mlp"), direction)
+
+
+def test_a_model_that_cannot_be_differentiated_is_an_error():
+    target, data, direction = custom(Once)
+    with pytest.raises(RuntimeError, match="model: expected operations that can be differentiated"):
+        output_effects(target, data, rows_of("mlp"), direction)
+
+
+def test_the_rows_of_a_pass_do_not_matter(small):
+    made = small("mlp")
+    rows, direction = RowSet(torch.arange(9)), made.decomposition[1].dense()
+    whole = output_effects(made.target, made.data, rows, direction)
+    parts = output_effects(made.target, made.data, rows, direction, at_once=2)
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-14)
+
+
+def test_a_part_of_a_direction(small):
+    """∂f/∂b of the last bias is the direction itself, at every row."""
+    made = small("mlp")
+    v = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    found = output_effects(made.target, made.data, RowSet(torch.arange(5)), {"2.bias": v})
+    torch.testing.assert_close(found, v.expand(5, 3))
+
+
+def test_the_model_stays_as_it_is(small):
+    made = small("llama")
+    before = {name: p.detach().clone() for name, p in made.target.model.named_parameters()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        output_effects(made.target, made.data, rows_of("llama"), made.decomposition[0].dense())
+    for name, p in made.target.model.named_parameters():
+        assert torch.equal(p, before[name])
+        assert p.grad is None
+        assert p.requires_grad
+
+
+def test_no_gradient_mode_does_not_matter(small):
+    made = small("llama")
+    direction = made.decomposition[0].dense()
+    with pytest.warns(UserWarning, match=FALLS_BACK):
+        expected = output_effects(made.target, made.data, rows_of("llama"), direction)
+    with torch.no_grad(), pytest.warns(UserWarning, match=FALLS_BACK):
+        found = output_effects(made.target, made.data, rows_of("llama"), direction)
+    torch.testing.assert_close(found, expected)
+    target, data, other = custom(Cube)
+    with torch.no_grad(), pytest.warns(UserWarning, match="two reverse passes"):
+        assert_right(target, data, rows_of("mlp"), other)
+
+
+def test_derivative_by_hand():
+    """f(a, b) = (a², a b) at (3, 2) along (1, 10): (2·3·1, 1·2 + 3·10)."""
+    a, b = torch.tensor(3.0), torch.tensor(2.0)
+    found = derivative(
+        lambda a, b: torch.stack([a * a, a * b]), (a, b), (torch.tensor(1.0), torch.tensor(10.0))
+    )
+    assert found.tolist() == [6, 32]
+
+
+# The outputs that are named
+
+
+def test_top_outputs_by_hand():
+    """Means over the two rows: 1, −3, 0, 2."""
+    effects = torch.tensor([[0.0, -2.0, 1.0, 5.0], [2.0, -4.0, -1.0, -1.0]])
+    up, down = top_outputs(effects, 3)
+    assert up.index.tolist() == [3, 0]  # an output that stays is not increased
+    assert up.value.tolist() == [2, 1]
+    assert down.index.tolist() == [1]
+    assert down.value.tolist() == [-3]
+    up, _ = top_outputs(effects, 1)
+    assert up.index.tolist() == [3]
+
+
+def test_of_logits_only_differences_matter():
+    effects = torch.tensor([[5.0, 6.0, 7.0]])
+    up, down = top_outputs(effects, 5, centred=True)
+    assert (up.index.tolist(), up.value.tolist()) == ([2], [1])
+    assert (down.index.tolist(), down.value.tolist()) == ([0], [-1])
+    up, down = top_outputs(effects, 5)
+    assert up.index.tolist() == [2, 1, 0]
+    assert down.index.numel() == 0

@@ -1,0 +1,340 @@
+"""Sweeps, selectivity, validity and interaction of linear and quadratic models with known answers."""
+
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+from torch import nn
+
+from subscape import Target
+from subscape.divergences import kl, mse
+from subscape.measures import (
+    RowSet,
+    auroc,
+    delta_of_change,
+    grid,
+    interaction,
+    selectivity,
+    sweep,
+    validity_radius,
+)
+from subscape.measures.selectivity import Sweep, r_squared, slopes, spread
+
+
+class Line(nn.Module):
+    """f(x) = (a x, b x²)."""
+
+    def __init__(self, a: float = 1.0, b: float = 0.0) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([a], dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor([b], dtype=torch.float64))
+
+    def forward(self, x):
+        return torch.cat([self.a * x, self.b * x.square()], 1)
+
+
+class Squared(nn.Module):
+    """f(x) = w² x."""
+
+    def __init__(self, w: float, limit: float = math.inf) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([w], dtype=torch.float64))
+        self.limit = limit
+
+    def forward(self, x):
+        return (self.w.square() * x).clamp(-self.limit, self.limit)
+
+
+class Explodes(nn.Module):
+    """f(x) = (w + 1/(1 − w))·x for x > 0: not finite at w = 1; 0 for others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):
+        return torch.where(x > 0, (self.w + 1 / (1 - self.w)) * x, 0)
+
+
+A = {"a": torch.ones(1, dtype=torch.float64)}
+B = {"b": torch.ones(1, dtype=torch.float64)}
+W = {"w": torch.ones(1, dtype=torch.float64)}
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def all_of(data) -> RowSet:
+    return RowSet(torch.arange(len(data)))
+
+
+# Sweeps
+
+
+def test_a_sweep_of_a_linear_model_by_hand():
+    """a = 1 + δ: outputs (1 + δ) x, changes (δ x)²/2 over two outputs."""
+    data = column(1, 2, 0)
+    found = sweep(Target(Line()), data, all_of(data), A, [-2.0, 0.0, 1.0], mse)
+    assert found.deltas == (-2, 0, 1)
+    assert found.change.tolist() == [[2, 8, 0], [0, 0, 0], [0.5, 2, 0]]
+    # To the next row's output, 2, 0, 1: ((1+δ) x − y)²/2 − (x − y)²/2.
+    drift = [
+        [((1 + d) * x - y) ** 2 / 2 - (x - y) ** 2 / 2 for x, y in ((1, 2), (2, 0), (0, 1))]
+        for d in (-2, 0, 1)
+    ]
+    assert found.drift.tolist() == drift
+
+
+def test_base_and_reference_can_be_given():
+    data = column(1, 2)
+    target, rows = Target(Line()), all_of(data)
+    base = torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    zero = torch.zeros_like(base)
+    found = sweep(target, data, rows, A, [1.0], mse, base=base, reference=zero)
+    assert found.change.tolist() == [[0.5, 2]]
+    assert found.drift.tolist() == [[(4 - 1) / 2, (16 - 4) / 2]]
+
+
+def test_change_is_from_the_own_output_whatever_its_divergence_from_itself():
+    """KL of logits to themselves is 0; a divergence that adds a constant must not show it."""
+    data = column(1, 2)
+    found = sweep(Target(Line()), data, all_of(data), A, [0.0, 1.0], lambda f, y: mse(f, y) + 7)
+    assert found.change.tolist() == [[0, 0], [0.5, 2]]
+
+
+def test_outputs_that_are_not_finite_are_nan():
+    data = column(1, -1)
+    found = sweep(Target(Explodes()), data, all_of(data), W, [0.5, 1.0], mse)
+    assert torch.isfinite(found.change[0]).all()
+    assert found.change[1].isnan().tolist() == [True, False]
+    assert found.drift[1].isnan().tolist() == [True, False]
+    assert found.change[1, 1] == 0
+
+
+def test_spread_by_hand():
+    """Outputs 0, 1, 3: squared differences of all pairs, each twice: 1, 1, 4, 4, 9, 9."""
+    assert spread(column(0, 1, 3), mse) == 4
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        spread(column(0), mse)
+
+
+# The δ of a change
+
+
+def test_delta_of_a_linear_model():
+    """Mean over rows of (δ x)²/2 with x = 1, 1: δ = √(2 size)."""
+    data = column(1, 1)
+    target = Target(Line(a=100.0))
+    for size in (1e-6, 0.02, 30.0):
+        found = delta_of_change(target, data, all_of(data), A, mse, size)
+        assert 0.9 * size <= found**2 / 2 <= 1.1 * size
+
+
+@hypothesis.given(st.floats(-6, 6), st.floats(-2, 2))
+def test_the_change_is_met_within_a_tenth(log_size: float, w: float):
+    """f = w² x moves by (2wδ + δ²) x; over both signs of δ the mean square is 4w²δ² + δ⁴."""
+    size, data = 10**log_size, column(1, 1)
+    found = delta_of_change(Target(Squared(1000 + w)), data, all_of(data), W, mse, size)
+    change = 4 * (1000 + w) ** 2 * found**2 + found**4
+    assert 0.9 * size <= change <= 1.1 * size
+
+
+def test_a_change_that_is_never_reached_has_no_delta():
+    """The output is cut off at 1, so it never changes by more than 2; nor by anything at x = 0."""
+    data = column(1, 1)
+    found = delta_of_change(Target(Squared(1.0, limit=1.0)), data, all_of(data), W, mse, 5.0)
+    assert math.isnan(found)
+    flat = column(0, 0)
+    assert math.isnan(delta_of_change(Target(Squared(1.0)), flat, all_of(flat), W, mse, 0.1))
+
+
+def test_delta_is_no_longer_than_the_parameters():
+    """‖a‖ = 3; a change of δ²/2 = 2 needs δ = 2, one of 8 needs 4."""
+    data = column(1, 1)
+    run = lambda size: delta_of_change(Target(Line(a=3.0)), data, all_of(data), A, mse, size)  # noqa: E731
+    assert run(2.0) == pytest.approx(2.0, rel=0.06)
+    assert run(4.5) == pytest.approx(3.0, rel=0.06)
+    assert math.isnan(run(8.0))
+    assert math.isnan(delta_of_change(Target(Line(a=0.0)), data, all_of(data), A, mse, 0.1))
+
+
+def test_delta_where_outputs_stop_being_finite():
+    """(w + 1/(1 − w)) x: a change of 4 is reached at about δ = 0.7; x = 1e200 is infinite at once."""
+    data = column(1, 1)
+
+    class Near(Explodes):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w.data += 0.5
+
+    found = delta_of_change(Target(Near()), data, all_of(data), W, mse, 1.0)
+    assert 0 < found < 0.5
+    both = sweep(Target(Near()), data, all_of(data), W, [found, -found], mse).change.mean()
+    assert both == pytest.approx(1.0, rel=0.1)
+
+    class Cliff(nn.Module):
+        """Moves by 0.01 at most, and is infinite beyond."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+        def forward(self, x):
+            return torch.where((self.w - 1).abs() <= 0.01, self.w * x, math.inf)
+
+    assert math.isnan(delta_of_change(Target(Cliff()), data, all_of(data), W, mse, 1.0))
+
+
+@pytest.mark.parametrize("size", [0.0, math.nan])
+def test_no_change_to_aim_at_is_no_delta(size: float):
+    data = column(1, 1)
+    assert math.isnan(delta_of_change(Target(Line()), data, all_of(data), A, mse, size))
+
+
+# Selectivity
+
+
+def test_selectivity_by_hand():
+    """Means over ±δ: 4, 2 inside; 2, 1, 0 outside. 5 of the 6 pairs are larger, one is a tie."""
+    change = torch.tensor([[3.0, 2, 2, 1, 0], [5.0, 2, 2, 1, 0]])
+    relevant = torch.tensor([True, True, False, False, False])
+    found = selectivity(change, relevant, 0.7)
+    assert found.delta == 0.7
+    assert found.ratio == 3
+    assert found.auroc == pytest.approx(5.5 / 6)
+
+
+def test_selectivity_where_others_or_all_do_not_change():
+    relevant = torch.tensor([True, False])
+    only = selectivity(torch.tensor([[1.0, 0.0]]), relevant, 1.0)
+    assert (only.ratio, only.auroc) == (math.inf, 1)
+    none = selectivity(torch.tensor([[0.0, 0.0]]), relevant, 1.0)
+    assert math.isnan(none.ratio)
+    assert none.auroc == 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_selectivity_of_a_change_that_is_not_finite_is_nan(bad: float):
+    found = selectivity(torch.tensor([[1.0, bad]]), torch.tensor([True, False]), 1.0)
+    assert math.isnan(found.ratio)
+    assert math.isnan(found.auroc)
+
+
+@pytest.mark.parametrize("relevant", [[True, True], [False, False]])
+def test_selectivity_needs_both_kinds(relevant):
+    with pytest.raises(ValueError, match="some relevant rows and some others"):
+        selectivity(torch.zeros(2, 2), torch.tensor(relevant), 1.0)
+
+
+@hypothesis.given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=8),
+    st.lists(st.integers(0, 5), min_size=1, max_size=8),
+)
+def test_auroc_counts_pairs(inside: list[int], outside: list[int]):
+    pairs = [(a > b) + 0.5 * (a == b) for a in inside for b in outside]
+    a, b = torch.tensor(inside).float(), torch.tensor(outside).float()
+    assert auroc(a, b) == pytest.approx(sum(pairs) / len(pairs))
+    assert auroc(b, a) == pytest.approx(1 - sum(pairs) / len(pairs))
+
+
+# Validity
+
+
+def test_slopes_are_derivatives_of_the_divergence(small):
+    made = small("mlp")
+    rows = RowSet(torch.arange(6))
+    v = made.decomposition[0].dense()
+    base = made.target.outputs(made.data[:6]).detach()
+    for divergence in (mse, kl):
+        reference = base.roll(-1, 0)
+        found = slopes(made.target, made.data, rows, v, divergence, reference)
+        h = 1e-5
+        ends = sweep(made.target, made.data, rows, v, [h, -h], divergence, reference=reference)
+        expected = (ends.drift[0] - ends.drift[1]) / (2 * h)
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_a_divergence_linear_in_delta_is_valid_everywhere():
+    """D = Σ (f − y) is linear in a, so its gradient predicts every δ."""
+    data = column(1, 2, -1)
+    target, rows = Target(Line()), all_of(data)
+    linear = lambda f, y: (f - y).sum(1)  # noqa: E731
+    base = target.outputs(data).detach()
+    found = sweep(target, data, rows, A, [-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0], linear)
+    slope = slopes(target, data, rows, A, linear, base.roll(-1, 0))
+    assert slope.tolist() == [1, 2, -1]
+    assert validity_radius(found, slope) == 8
+
+
+def test_validity_ends_where_r_squared_falls():
+    """Drift s δ + c δ² with slopes s = ±1, both signs of δ: residual c δ² of every row, actual values
+    ±δ + c δ² around their mean c δ²; R² = 1 − c²δ⁴/δ² = 1 − c²δ², 0.9 at cδ = √0.1 = 0.316."""
+    slope, deltas = (
+        torch.tensor([1.0, -1.0]).double(),
+        [s * d for d in (0.1, 0.2, 0.3, 0.4) for s in (1, -1)],
+    )
+    curved = [[s * d + d * d for s in (1, -1)] for d in deltas]
+    drift = torch.tensor(curved, dtype=torch.float64)
+    assert validity_radius(Sweep(tuple(deltas), drift, drift), slope) == 0.3
+    steep = drift + torch.tensor([[9 * d * d] * 2 for d in deltas])
+    assert validity_radius(Sweep(tuple(deltas), steep, steep), slope) == 0
+    drift[2, 0] = math.nan  # at 0.2
+    assert validity_radius(Sweep(tuple(deltas), drift, drift), slope) == 0.1
+    assert validity_radius(Sweep((0.0,), drift[:1], drift[:1]), slope) == 0
+
+
+def test_r_squared_by_hand():
+    """Mean 2, total 2, residual 0.5."""
+    actual = torch.tensor([1.0, 2.0, 3.0])
+    assert r_squared(actual + torch.tensor([0.5, 0.5, 0.0]), actual) == 0.75
+    assert r_squared(actual, torch.full((3,), 2.0)) == -math.inf
+    assert r_squared(actual, torch.tensor([1.0, math.nan, 3.0])) == -math.inf
+
+
+# Two at a time
+
+
+def test_moves_that_do_not_meet_have_no_interaction():
+    data = column(1, 2, -1)
+    assert interaction(Target(Line(2, 3)), data, all_of(data), A, B) == pytest.approx(0, abs=1e-12)
+
+
+def test_interaction_by_hand():
+    """w = 1 moved by 1 and by 2: f = 1 → 4, 9, and together 16. |15 − 3 − 8| / (3 + 8) = 4/11."""
+    data = column(1, 1)
+    target, rows = Target(Squared(1.0)), all_of(data)
+    moves = {"w": W["w"]}, {"w": 2 * W["w"]}
+    assert interaction(target, data, rows, *moves) == pytest.approx(4 / 11)
+    assert interaction(target, data, rows, *reversed(moves)) == pytest.approx(4 / 11)
+    base = target.outputs(data).detach()
+    assert interaction(target, data, rows, *moves, base=base) == pytest.approx(4 / 11)
+
+
+def test_interaction_of_nothing_or_of_outputs_that_are_not_finite_is_nan():
+    zeros, ones = column(0, 0), column(1, 1)
+    assert math.isnan(interaction(Target(Line(2, 3)), zeros, all_of(zeros), A, B))
+    target, rows = Target(Explodes()), all_of(ones)
+    half = {"w": 0.5 * W["w"]}
+    assert math.isnan(interaction(target, ones, rows, half, half))  # only both together: w = 1
+    assert math.isnan(interaction(target, ones, rows, W, half))
+
+
+def test_a_grid_by_hand():
+    """(a + δ₁) x and (b + δ₂) x² at x = 2."""
+    data = column(2)
+    found = grid(Target(Line(1, 1)), data, all_of(data), A, B, [0.0, 1.0])
+    assert found.shape == (2, 2, 1, 2)
+    assert found[:, :, 0].tolist() == [[[2, 4], [2, 8]], [[4, 4], [4, 8]]]
+
+
+def test_a_grid_along_one_direction_adds_up(small):
+    made = small("mlp")
+    rows, v = RowSet(torch.arange(3)), made.decomposition[0].dense()
+    deltas = [-0.5, 0.0, 1.0]
+    found = grid(made.target, made.data, rows, v, v, deltas)
+    torch.testing.assert_close(found[0, 2], found[2, 0])
+    moved = {n: p.detach() + 0.5 * v[n] for n, p in made.target.parameters.items()}
+    torch.testing.assert_close(found[0, 2], made.target.outputs(made.data[:3], moved))
