@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("SUBSCAPE_DATA"))
     parser.add_argument("--out", type=Path, default=Path("runs/stories260k"))
     parser.add_argument("--tokens", type=int, default=50_000)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--sequences", type=int, default=32, help="held-out ones that are scored")
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--sequences", type=int, default=48, help="held-out ones that are scored")
     parser.add_argument("--tolerance", type=float, default=0.1, help="nats")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,13 +56,13 @@ def main() -> None:
 
     chain = decoder_chain(model)
     # Means and covariances over all windows, Jacobians over those asked for.
-    config = BasisConfig(sign_positions=1, batch_size=32)
+    config = BasisConfig(sign_positions=1, batch_size=8)
     start = time.time()
     bases = build_bases(
         chain, used, config, gram_inputs=train, folder=arguments.out / "build", progress=True
     )
     times = {"bases": time.time() - start}
-    on = Scored(held_out, held_out, NEXT_TOKEN, batch_size=32)
+    on = Scored(held_out, held_out, NEXT_TOKEN, batch_size=48)
     base = on.base(chain)
     results = {
         "tokens": used.numel(),

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from subscape.cli import (
+    basis,
     check,
     decompose,
     demo,
@@ -37,6 +38,7 @@ RUN: dict[type, Callable[[Any], Any]] = {
     check.CheckRun: check.run,
     demo.DemoRun: demo.run,
     reproduce.ReproduceRun: reproduce.run,
+    basis.BasisRun: basis.run,
 }
 """What carries out each command; an integer it returns is the exit status."""
 
@@ -72,6 +74,7 @@ def _run(arguments: list[str]) -> int:
             | Annotated[check.CheckRun, tyro.conf.subcommand(name="check")]
             | Annotated[demo.DemoRun, tyro.conf.subcommand(name="demo")]
             | Annotated[reproduce.ReproduceRun, tyro.conf.subcommand(name="reproduce")]
+            | Annotated[basis.BasisRun, tyro.conf.subcommand(name="basis")]
         )
         chosen = tyro.cli(
             commands,  # pyright: ignore[reportArgumentType]

@@ -12,6 +12,7 @@ import tyro
 
 from subscape._checks import problem
 from subscape._io import write_json
+from subscape.cli import reproduce_basis
 from subscape.reproduction import Recipe, Reproduction, reproduce, reproduction
 
 
@@ -32,10 +33,13 @@ class ReproduceRun:
             "high-rank",
             "squared",
             "squared-paper",
+            "modular-addition",
+            "digits-mlp",
         ],
         tyro.conf.Positional,
     ]
-    """Which toy."""
+    """Which toy; modular-addition and digits-mlp are those of the Local Interaction Basis, where of the
+    other flags only --out, --seeds, --first-seed (digits-mlp), --data, --overwrite and --json count."""
     seeds: int = 10
     """How many seeds."""
     first_seed: int = 0
@@ -66,6 +70,8 @@ class ReproduceRun:
     """Another number of steps between revivals; 0 for none, as published."""
     side_by_side: int = 20
     """Seeds that share one vectorised run."""
+    data: Path | None = None
+    """modular-addition: folder with the checkpoints; by default $SUBSCAPE_DATA/rib_modadd."""
     overwrite: bool = False
     """Replace a results.json that exists."""
     json: bool = False
@@ -102,6 +108,14 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
             problem(
                 "out", "a folder without results.json", str(path), "Choose another, or --overwrite."
             )
+        )
+    if settings.name in ("modular-addition", "digits-mlp"):
+        return reproduce_basis.run(
+            settings.name,
+            range(settings.first_seed, settings.first_seed + settings.seeds),
+            settings.out,
+            data=settings.data,
+            as_json=settings.json,
         )
     what = _with_flags(reproduction(settings.name, settings.recipe), settings)
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)

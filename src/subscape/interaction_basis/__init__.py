@@ -15,6 +15,7 @@ from subscape.interaction_basis.modules import Module, Modules, find_modules
 from subscape.interaction_basis.required import EdgesRequired, all_edges_required, edges_required
 from subscape.interaction_basis.score import ACCURACY, CROSS_ENTROPY, NEXT_TOKEN, Score
 from subscape.interaction_basis.sections import Affine, Mlp, sequential_chain
+from subscape.interaction_basis.task import Task
 
 __all__ = [
     "ACCURACY",
@@ -32,6 +33,7 @@ __all__ = [
     "Modules",
     "Score",
     "Scored",
+    "Task",
     "all_edges_required",
     "build_bases",
     "build_graph",

@@ -119,6 +119,13 @@ def load_modular_addition(path: str | Path, dtype: torch.dtype = torch.float64) 
     return modular_addition_chain(read_tensors(path), dtype)
 
 
+def modular_addition_pairs(modulus: int = 113) -> Int[Tensor, "sample token"]:
+    """All pairs [a, b, modulus], b running fastest."""
+    numbers = torch.arange(modulus)
+    pairs = torch.cartesian_prod(numbers, numbers)
+    return torch.cat([pairs, pairs.new_full((len(pairs), 1), modulus)], dim=1)
+
+
 def modular_addition_data(
     modulus: int = 113, train_fraction: float = 0.3, seed: int = 0
 ) -> ModularAddition:
@@ -132,10 +139,8 @@ def modular_addition_data(
     Returns:
         Inputs and labels of both parts.
     """
-    numbers = torch.arange(modulus)
-    pairs = torch.cartesian_prod(numbers, numbers)
-    inputs = torch.cat([pairs, pairs.new_full((len(pairs), 1), modulus)], dim=1)
-    labels = pairs.sum(1) % modulus
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
-    train, test = order.split([n := int(train_fraction * len(pairs)), len(pairs) - n])
+    inputs = modular_addition_pairs(modulus)
+    labels = inputs[:, :2].sum(1) % modulus
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+    train, test = order.split([n := int(train_fraction * len(inputs)), len(inputs) - n])
     return ModularAddition(inputs[train], labels[train], inputs[test], labels[test])

@@ -15,13 +15,14 @@ from subscape.interaction_basis.modules import Modules, log_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#8c564b")
 """Of the modules, told apart by the colour-blind too (after Okabe and Ito); then from the first again."""
 ALONE = "#9a9a9a"
 """Of directions without a module, and of edges between modules."""
 METHODS = {"lib": ("LIB", COLOURS[0]), "pca": ("PCA", COLOURS[1])}
-Curve = Sequence[tuple[int, float]]
+Curve = Sequence[Sequence[int | float]]
 
 
 def colour_of(module: int | None) -> str:
@@ -94,7 +95,7 @@ def draw_graph(
 
 
 def draw_edges_required(
-    counts: Mapping[str, Sequence[int]], names: Sequence[str], *, axes: Axes | None = None
+    counts: Mapping[str, Sequence[int] | Sequence[float]], names: Sequence[str], *, axes: Axes | None = None
 ) -> Axes:
     """Bars of the edges that each section needs, by method.
 
@@ -149,9 +150,23 @@ def draw_curves(
     return axes
 
 
-def _axes(axes: Axes | None) -> Axes:
-    if axes is not None:
-        return axes
+def panels(
+    n: int, *, width: float = 4.0, height: float = 3.2, columns: int = 4
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of n panels side by side, in rows of `columns`.
+
+    Args:
+        n: how many.
+        width: of one panel in inches.
+        height: of one panel in inches.
+        columns: panels in a row at most.
+
+    Returns:
+        The figure and its axes.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -163,4 +178,14 @@ def _axes(axes: Axes | None) -> Axes:
                 "Install it: pip install 'subscape[plot]'.",
             )
         ) from error
-    return Figure(figsize=(7, 5), layout="constrained").add_subplot()
+    across = min(n, columns)
+    down = -(-n // across)
+    figure = Figure(figsize=(across * width, down * height), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False).flatten().tolist()
+    for unused in grid[n:]:
+        unused.remove()
+    return figure, grid[:n]
+
+
+def _axes(axes: Axes | None) -> Axes:
+    return panels(1, width=7.0, height=5.0)[1][0] if axes is None else axes

@@ -1,0 +1,110 @@
+"""All pictures of a run folder: graphs, pages, curves and bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from subscape._io import read_json, write_text
+from subscape.interaction_basis.graph import InteractionGraph
+from subscape.interaction_basis.modules import Module, Modules
+from subscape.interaction_basis.page import graph_page
+from subscape.interaction_basis.pictures import (
+    draw_curves,
+    draw_edges_required,
+    draw_graph,
+    panels,
+)
+from subscape.interaction_basis.stages import (
+    METHODS,
+    load_graphs,
+    load_labels,
+    modules_stage,
+    parse_nodes,
+    thresholds,
+)
+
+FULL_LABELS = 12
+"""Directions per layer up to which a picture of the graph shows labels; the page shows them all."""
+
+
+def report_stage(folder: Path, *, title: str | None = None) -> list[Path]:
+    """Draw everything that the run has.
+
+    Args:
+        folder: the run, with ablation.json; modules are found if they are not there.
+        title: of the pages; by default the folder's name.
+
+    Returns:
+        The files written.
+    """
+    graphs = load_graphs(folder)
+    if not (folder / "modules.json").exists():
+        modules_stage(folder)
+    found, ablation = read_json(folder / "modules.json"), read_json(folder / "ablation.json")
+    written = [_required(folder, ablation)]
+    for kind, what in (("edge_curves", "edges"), ("node_curves", "directions")):
+        if ablation["lib"][kind]:
+            written.append(_curves(folder, ablation, kind, what))
+    for method in METHODS:
+        drawn = len(graphs[method].edges) - (0 if found["last_layer"] else 1)
+        limits = thresholds(ablation, method)[: max(1, drawn)]
+        modules = _modules(found, method)
+        labels = load_labels(folder, method)
+        written.append(_graph(folder, method, graphs[method], modules, limits, labels))
+        name = f"{title or folder.resolve().name}, {method.upper()}"
+        page = folder / f"graph-{method}.html"
+        write_text(page, graph_page(graphs[method], modules, limits, title=name, labels=labels))
+        written.append(page)
+    return written
+
+
+def _modules(found: dict[str, Any], method: str) -> Modules:
+    modules = tuple(
+        Module(parse_nodes(m["members"]), m["weight"]) for m in found[method]["modules"]
+    )
+    of = found[method]
+    return Modules(modules, of["modularity"], found["resolution"], of["cross_weight"])
+
+
+def _required(folder: Path, ablation: dict[str, Any]) -> Path:
+    names = ablation["names"]
+    figure, (axes,) = panels(1, width=max(5.0, 0.6 * len(names)))
+    counts = {m: [s["n_edges"] for s in ablation[m]["sections"]] for m in METHODS}
+    draw_edges_required(counts, names, axes=axes)
+    axes.set_title(
+        f"{ablation['score']} within {ablation['tolerance']:g} of {ablation['base']:.5g}"
+    )
+    return _saved(figure, folder / "edges-required.png")
+
+
+def _curves(folder: Path, ablation: dict[str, Any], kind: str, what: str) -> Path:
+    names = ablation["names"]
+    n = len(ablation["lib"][kind])
+    figure, all_axes = panels(n)
+    for layer, axes in enumerate(all_axes):
+        curves = {method: ablation[method][kind][layer] for method in METHODS}
+        draw_curves(curves, ablation["score"], what, axes=axes)
+        edges = f"{names[layer]} → {names[layer + 1]}"
+        axes.set_title(edges if what == "edges" else names[layer], fontsize=9)
+    return _saved(figure, folder / f"{what}-kept.png")
+
+
+def _graph(
+    folder: Path,
+    method: str,
+    graph: InteractionGraph,
+    modules: Modules,
+    limits: list[float],
+    labels: dict[tuple[int, int], str],
+) -> Path:
+    figure, (axes,) = panels(1, width=max(6.0, 2.5 * (len(limits) + 1)), height=7.0)
+    few = {node: text for node, text in labels.items() if node[1] < FULL_LABELS}
+    draw_graph(graph, modules, limits, labels=few, axes=axes)
+    axes.set_title(f"{method.upper()}: modules of {modules.sizes}, Q = {modules.modularity:.3f}")
+    return _saved(figure, folder / f"graph-{method}.png")
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=150)
+    return path

@@ -1,0 +1,212 @@
+"""From a task to a run folder, stage by stage: bases, edges, ablations, modules, pictures.
+
+    build/           bases and edges, layer by layer, from where an interrupted run goes on
+    lib/, pca/       the interaction graphs
+    labels.json      text for directions, where the task has it
+    ablation.json    edges required, curves over edges and directions
+    modules.json     communities of both graphs
+    figures, graph-lib.html, graph-pca.html
+
+Every stage reads what the one before it wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from subscape._checks import problem
+from subscape._io import read_json, write_json
+from subscape.interaction_basis.ablation import edge_curve, node_curve
+from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
+from subscape.interaction_basis.graph import InteractionGraph, build_graph
+from subscape.interaction_basis.modules import Library, find_modules
+from subscape.interaction_basis.required import Midpoint, edges_required
+from subscape.interaction_basis.task import Task
+
+METHODS = ("lib", "pca")
+Node = tuple[int, int]
+
+
+def build_stage(task: Task, config: BasisConfig, folder: Path, *, progress: bool = False) -> Bases:
+    """Compute the bases, or read those that are there."""
+    return build_bases(
+        task.chain,
+        task.inputs,
+        config,
+        gram_inputs=task.gram_inputs,
+        folder=folder / "build",
+        progress=progress,
+    )
+
+
+def edges_stage(
+    task: Task, config: BasisConfig, folder: Path, *, progress: bool = False
+) -> dict[str, InteractionGraph]:
+    """Compute the edges of both methods and write the graphs, and the labels if the task has some."""
+    bases = build_stage(task, config, folder, progress=progress)
+    graphs = {}
+    for method in METHODS:
+        graphs[method] = build_graph(
+            task.chain,
+            bases,
+            task.inputs,
+            method=method,
+            folder=folder / "build",
+            progress=progress,
+        )
+        graphs[method].save(folder / method, overwrite=True)
+    if task.label is not None:
+        labels = {
+            method: {f"{layer}.{d}": text for (layer, d), text in task.label(graph).items()}
+            for method, graph in graphs.items()
+        }
+        write_json(folder / "labels.json", labels)
+    return graphs
+
+
+def load_graphs(folder: Path) -> dict[str, InteractionGraph]:
+    """Read the graphs that `edges_stage` wrote."""
+    return {method: InteractionGraph.load(_made(folder / method, "edges")) for method in METHODS}
+
+
+def ablate_stage(
+    task: Task,
+    folder: Path,
+    tolerance: float,
+    *,
+    midpoint: Midpoint = "linear",
+    curves: bool = True,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Count the edges that every section needs and draw up the curves.
+
+    Args:
+        task: the task.
+        folder: the run.
+        tolerance: how much worse the score may get.
+        midpoint: how the bisection halves.
+        curves: whether to measure the curves too.
+        progress: whether to show a progress bar.
+
+    Returns:
+        What is in ablation.json.
+    """
+    graphs, chain, on = load_graphs(folder), task.scoring, task.scored
+    base = on.base(chain)
+    result: dict[str, Any] = {
+        "score": on.score.name,
+        "base": base,
+        "tolerance": tolerance,
+        "names": list(chain.names),
+    }
+    with tqdm(total=len(chain) * len(METHODS), desc="ablate", disable=not progress) as bar:
+        for method, graph in graphs.items():
+            sections, edge_curves, node_curves = [], [], []
+            for layer in range(len(chain)):
+                found = edges_required(
+                    chain, graph, layer, on, tolerance, base=base, midpoint=midpoint
+                )
+                sections.append({
+                    "n_edges": found.n_edges,
+                    "threshold": found.threshold,
+                    "score": found.score,
+                    "n_total": found.n_total,
+                })
+                if curves:
+                    edges = graph.edges[layer]
+                    edge_curves.append(edge_curve(chain, layer, graph.bases, edges, on))
+                    node_curves.append(node_curve(chain, layer, graph.bases[layer], on))
+                bar.update()
+            result[method] = {
+                "sections": sections,
+                "edge_curves": edge_curves,
+                "node_curves": node_curves,
+            }
+    totals = {m: sum(s["n_edges"] for s in result[m]["sections"]) for m in METHODS}
+    result["total"] = totals
+    result["ratio"] = totals["lib"] / totals["pca"]
+    write_json(folder / "ablation.json", result)
+    return result
+
+
+def modules_stage(
+    folder: Path,
+    *,
+    resolution: float = 1.0,
+    seed: int = 0,
+    last_layer: bool = False,
+    library: Library = "networkx",
+) -> dict[str, Any]:
+    """Find the modules of both graphs.
+
+    Args:
+        folder: the run.
+        resolution: gamma.
+        seed: of the method's random order.
+        last_layer: whether the last node layer takes part.
+        library: which one finds the communities.
+
+    Returns:
+        What is in modules.json.
+    """
+    ablation = read_json(_made(folder / "ablation.json", "ablate"))
+    result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
+    for method, graph in load_graphs(folder).items():
+        found = find_modules(
+            graph,
+            thresholds(ablation, method),
+            resolution=resolution,
+            seed=seed,
+            last_layer=last_layer,
+            library=library,
+        )
+        result[method] = {
+            "sizes": found.sizes,
+            "modularity": found.modularity,
+            "cross_weight": found.cross_weight,
+            "modules": [
+                {"weight": module.weight, "members": [list(node) for node in module.members]}
+                for module in found.modules
+            ],
+        }
+    write_json(folder / "modules.json", result)
+    return result
+
+
+def thresholds(ablation: dict[str, Any], method: str) -> list[float]:
+    """The smallest required edge of every section."""
+    return [section["threshold"] for section in ablation[method]["sections"]]
+
+
+def load_labels(folder: Path, method: str) -> dict[Node, str]:
+    """The labels of a run's directions; none where the task has none."""
+    path = folder / "labels.json"
+    if not path.exists():
+        return {}
+    labels: dict[Node, str] = {}
+    for key, text in read_json(path)[method].items():
+        layer, direction = key.split(".")
+        labels[int(layer), int(direction)] = text
+    return labels
+
+
+def parse_nodes(nodes: Sequence[Sequence[int]]) -> tuple[Node, ...]:
+    """(layer, direction) pairs out of JSON."""
+    return tuple((layer, direction) for layer, direction in nodes)
+
+
+def _made(path: Path, stage: str) -> Path:
+    if not path.exists():
+        raise ValueError(
+            problem(
+                "run",
+                f"a run with {path.name}",
+                f"{path.parent}, which has none",
+                f"Run `subscape basis {stage}` first.",
+            )
+        )
+    return path
