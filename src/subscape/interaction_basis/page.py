@@ -16,7 +16,7 @@ from typing import Any
 from subscape._checks import require
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.modules import Modules, log_weights
-from subscape.interaction_basis.pictures import colour_of
+from subscape.interaction_basis.pictures import colour_of, shown_directions
 
 
 def graph_page(
@@ -59,6 +59,7 @@ def _data(
     n_sections = min(len(thresholds), len(graph.edges))
     require(n_sections >= 1, "thresholds", "at least one", "none")
     member = modules.of()
+    shown = shown_directions(graph, thresholds[:n_sections], most)
     layers = []
     for layer, basis in enumerate(graph.bases[: n_sections + 1]):
         directions = [
@@ -68,7 +69,7 @@ def _data(
                 "module": member.get((layer, number)),
                 "colour": colour_of(member.get((layer, number))),
             }
-            for number, importance in enumerate(basis.importance[:most].tolist())
+            for number, importance in enumerate(basis.importance[: shown[layer]].tolist())
         ]
         layers.append({"name": basis.name, "rank": basis.rank, "directions": directions})
     edges = []

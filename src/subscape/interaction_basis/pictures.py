@@ -56,7 +56,7 @@ def draw_graph(
     member = modules.of()
     n_sections = min(len(thresholds), len(graph.edges))
     require(n_sections >= 1, "thresholds", "at least one", "none")
-    shown = [min(most, basis.rank) for basis in graph.bases[: n_sections + 1]]
+    shown = shown_directions(graph, thresholds[:n_sections], most)
     for layer in range(n_sections):
         weights = log_weights(graph.edges[layer], thresholds[layer])
         weights = weights[: shown[layer + 1], : shown[layer]]
@@ -94,8 +94,32 @@ def draw_graph(
     return axes
 
 
+def shown_directions(graph: InteractionGraph, thresholds: Sequence[float], most: int) -> list[int]:
+    """Directions per layer up to the last one that has an edge above the threshold.
+
+    Args:
+        graph: the interaction graph.
+        thresholds: one per section that is shown.
+        most: the largest number wanted.
+
+    Returns:
+        One number per layer that is shown, at least 1 each.
+    """
+    shown = [1] * (len(thresholds) + 1)
+    for layer, threshold in enumerate(thresholds):
+        linked = graph.edges[layer][:most, :most] > threshold
+        for at, axis in ((layer, 0), (layer + 1, 1)):
+            present = linked.any(axis).nonzero()
+            if len(present):
+                shown[at] = max(shown[at], int(present.max()) + 1)
+    return shown
+
+
 def draw_edges_required(
-    counts: Mapping[str, Sequence[int] | Sequence[float]], names: Sequence[str], *, axes: Axes | None = None
+    counts: Mapping[str, Sequence[int] | Sequence[float]],
+    names: Sequence[str],
+    *,
+    axes: Axes | None = None,
 ) -> Axes:
     """Bars of the edges that each section needs, by method.
 

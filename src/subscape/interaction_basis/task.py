@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from subscape.interaction_basis.sections import sequential_chain
 
 Labels = Mapping[tuple[int, int], str]
 
+DIGITS_NAMES = ("pixels", "hidden 1", "hidden 2", "logits")
 DIGITS_HIDDEN = 32
 DIGITS_STEPS = 1500
 DIGITS_BATCH = 128
@@ -122,7 +123,7 @@ def digits_task(seed: int = 0) -> Task:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    chain = sequential_chain(model.double().eval())
+    chain = replace(sequential_chain(model.double().eval()), names=DIGITS_NAMES)
     return Task(
         chain, images[train].double(), Scored(images[test].double(), labels[test], ACCURACY)
     )

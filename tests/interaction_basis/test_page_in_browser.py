@@ -1,0 +1,136 @@
+"""The page in a real browser: it draws, answers to mouse and keys, filters, and needs no network."""
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from subscape.interaction_basis import InteractionGraph, find_modules
+from subscape.interaction_basis.basis import raw_basis
+from subscape.interaction_basis.page import graph_page
+
+NASTY = '<img src=x onerror="document.title=1">'
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in programs:
+        reason = "needs a browser: install chromium and chromium-driver"
+        if os.environ.get("SUBSCAPE_BROWSER_TESTS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    profile = tmp_path_factory.mktemp("profile")
+    flags = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-dev-shm-usage")
+    for flag in (*flags, "disable-background-networking", f"user-data-dir={profile}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(executable_path=programs[1]))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@pytest.fixture
+def page(driver, tmp_path):
+    edges = torch.block_diag(torch.full((2, 2), 100.0), torch.full((2, 2), 50.0)).double()
+    edges[0, 3] = 2.0
+    bases = (raw_basis(NASTY, 4), *(raw_basis(f"n{k}", 4) for k in (1, 2)))
+    graph = InteractionGraph(bases, (edges, edges))
+    modules = find_modules(graph, [1.0, 1.0], last_layer=True)
+    path = tmp_path / "graph.html"
+    labels = {(0, 0): NASTY, (1, 1): "second"}
+    path.write_text(graph_page(graph, modules, [1.0, 1.0], title="Two blocks", labels=labels))
+    driver.get(path.as_uri())
+    yield driver
+    assert [m for m in driver.get_log("browser") if m["level"] == "SEVERE"] == []
+
+
+def visible(driver):
+    return driver.execute_script(
+        "return [...document.querySelectorAll('.edge')].filter(e => e.style.display !== 'none').length"
+    )
+
+
+def bright(driver):
+    return driver.execute_script(
+        "return [...document.querySelectorAll('.edge')].filter("
+        "e => e.style.display !== 'none' && !e.classList.contains('dimmed')).length"
+    )
+
+
+def test_it_draws_and_is_escaped(page):
+    assert page.title == "Two blocks"
+    assert visible(page) == 18
+    assert len(page.find_elements("css selector", ".node")) == 12
+    assert page.find_elements("css selector", "img") == []
+    assert "2 modules of 6, 6" in page.find_element("id", "counts").text
+
+
+def test_hovering_shows_the_edges_of_a_direction(page):
+    from selenium.webdriver import ActionChains
+
+    node = page.find_elements("css selector", ".node circle")[4]
+    ActionChains(page).move_to_element(node).perform()
+    # Direction 0 of n1: from 0, 1 and weakly 3 before it, to 0 and 1 after it.
+    assert bright(page) == 5
+    about = page.find_element("id", "about").text
+    assert "n1, direction 1" in about
+    assert "5 edges" in about
+    ActionChains(page).move_to_element(page.find_element("css selector", "h1")).perform()
+    assert bright(page) == 18
+
+
+def test_keys_move_and_escape_leaves(page):
+    from selenium.webdriver import ActionChains, Keys
+
+    page.execute_script("document.querySelector('.node').focus()")
+    assert "direction 1: <img" in page.find_element("id", "about").text
+    ActionChains(page).send_keys(Keys.ARROW_RIGHT).send_keys(Keys.ARROW_DOWN).perform()
+    assert "n1, direction 2: second" in page.find_element("id", "about").text
+    ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    assert page.find_element("id", "about").text == ""
+
+
+def test_weak_edges_and_those_between_modules_can_be_left_out(page):
+    page.find_element("id", "across").click()
+    assert visible(page) == 16
+    page.execute_script(
+        "const s = document.getElementById('least'); s.value = 950;"
+        "s.dispatchEvent(new Event('input'))"
+    )
+    # log10(50) is .85 of log10(100).
+    assert visible(page) == 8
+
+
+def test_it_asks_the_network_for_nothing(page):
+    import json
+
+    sent = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    # The browser's own start page makes requests too.
+    addresses = [
+        m["params"]["request"]["url"]
+        for m in sent
+        if m["method"] == "Network.requestWillBeSent"
+        and m["params"]["documentURL"].startswith("file:")
+    ]
+    assert addresses
+    assert all(address.startswith(("file:", "data:")) for address in addresses)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark(page, scheme):
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    ink, paper = page.execute_script(
+        "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
+    )
+    shade = [sum(map(int, c[c.index("(") + 1 : -1].split(",")[:3])) for c in (ink, paper)]
+    assert (shade[0] < shade[1]) == (scheme == "light")
