@@ -7,6 +7,7 @@ B A with A [rank, in] and B [out, rank], and a scale of 1.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,24 +41,19 @@ def save_lora(
         The folder.
 
     Raises:
-        ValueError: if a tensor is not the weight of a linear layer.
+        ValueError: if a tensor is not the weight of a linear layer, or is tied.
     """
     modules = dict(model.named_modules())
-    every = dict(model.named_parameters(remove_duplicate=False))
-    # A LoRA belongs to a layer: a tied weight is changed in every layer that has it.
-    change = {
-        alias: values
-        for name, values in change.items()
-        for alias, parameter in every.items()
-        if parameter is every[name]
-    }
+    # PEFT merges an adapter into a tied weight once for every layer that has it, which is too often.
+    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    tied = {name for name, p in model.named_parameters() if uses[id(p)] > 1}
     transposed = {name: _is_transposed(modules, name) for name in change}
-    refused = [name for name, way in transposed.items() if way is None]
+    refused = [name for name, way in transposed.items() if way is None or name in tied]
     if refused:
         raise ValueError(
             problem(
                 "tensors",
-                "weights of linear layers, which are what a LoRA changes",
+                "weights of linear layers that are not tied, which are what a LoRA changes",
                 f"also {refused}",
                 f"Leave them out (tensors=['*', '!{refused[0]}']), or edit a copy and save it whole.",
             )
