@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from subscape._checks import require
 from subscape._io import read_tensors
@@ -47,12 +48,13 @@ class LastPositionAttention:
         value = _by_head(values, self.value, self.value_bias)
         scores = (query[..., -1:, :, :] * key).sum(-1) * self.query.shape[-1] ** -0.5
         mixed = (scores.softmax(-2)[..., None] * value).sum(-3, keepdim=True)
-        return last + mixed.flatten(-2) @ self.out.flatten(0, 1) + self.out_bias
+        return last + linear(mixed.flatten(-2), self.out.flatten(0, 1).mT, self.out_bias)
 
 
 def _by_head(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    flat = values @ weight.movedim(0, 1).flatten(1)
-    return flat.unflatten(-1, bias.shape) + bias
+    # One call for weight and bias: an addition of its own would cost forward mode a copy.
+    flat = linear(values, weight.movedim(0, 1).flatten(1).mT, bias.flatten())
+    return flat.unflatten(-1, bias.shape)
 
 
 class ModularAddition(NamedTuple):

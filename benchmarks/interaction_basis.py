@@ -1,0 +1,101 @@
+"""Bases and edges of the modular-addition transformer on one thread: the library and plain loops.
+
+Prints one JSON line per section and one for the whole; README.md says how to read benchmarks. Takes the
+published checkpoint where SUBSCAPE_DATA names its folder, otherwise random weights of the same shape.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from subscape.interaction_basis import (
+    Chain,
+    build_graph,
+    load_modular_addition,
+    modular_addition_chain,
+    modular_addition_data,
+)
+from subscape.interaction_basis.build import BasisConfig, build_bases
+from subscape.interaction_basis.edges import interactions_by_vjp
+from subscape.interaction_basis.jacobian import jacobian_gram
+
+SEED = 3
+
+
+def random_weights() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) / shape[-2] ** 0.5
+
+    attention = {f"W_{x}": draw(4, 128, 32) for x in "QKV"} | {"W_O": draw(4, 32, 128)}
+    attention |= {f"b_{x}": 0.1 * draw(4, 32) for x in "QKV"} | {"b_O": 0.1 * draw(1, 128)[0]}
+    return {f"blocks.0.attn.{k}": v for k, v in attention.items()} | {
+        "embed.W_E": draw(114, 128),
+        "pos_embed.W_pos": draw(3, 128),
+        "blocks.0.mlp.W_in": draw(128, 512),
+        "blocks.0.mlp.b_in": 0.1 * draw(1, 512)[0],
+        "blocks.0.mlp.W_out": draw(512, 128),
+        "blocks.0.mlp.b_out": 0.1 * draw(1, 128)[0],
+        "unembed.W_U": draw(128, 114),
+        "unembed.b_U": 0.1 * draw(1, 114)[0],
+    }
+
+
+def chain() -> tuple[Chain, str]:
+    named = os.environ.get("SUBSCAPE_DATA")
+    path = Path(named or "") / f"rib_modadd/seed{SEED}.safetensors"
+    if named and path.exists():
+        return load_modular_addition(path), f"checkpoint of seed {SEED}"
+    return modular_addition_chain(random_weights()), "random weights"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    model, which = chain()
+    inputs = modular_addition_data().train_inputs
+    start, cpu = time.perf_counter(), time.process_time()
+    bases = build_bases(model, inputs, BasisConfig(last="raw"))
+    built = time.perf_counter()
+    graph = build_graph(model, bases, inputs)
+    end = time.perf_counter()
+    print(
+        json.dumps({
+            "weights": which,
+            "bases_s": round(built - start, 2),
+            "edges_s": round(end - built, 2),
+            "both_s": round(end - start, 2),
+            "both_cpu_s": round(time.process_time() - cpu, 2),
+        }),
+        flush=True,
+    )
+    nodes = model.nodes(inputs)
+    for layer, section in enumerate(model.sections):
+        pair = bases.lib[layer : layer + 2]
+        values = nodes[layer].split(256)
+        times = [time.perf_counter()]
+        # A lambda hides the closed form: one backward pass for every output direction.
+        gram = jacobian_gram(lambda f, s=section: s(f), pair[1].into, values, pair[0].mean)
+        times.append(time.perf_counter())
+        edges = interactions_by_vjp(section, *pair, values)
+        times.append(time.perf_counter())
+        fast = jacobian_gram(section, pair[1].into, values, pair[0].mean)
+        off_gram = float((gram - fast).abs().max() / gram.abs().max())
+        off_edges = float((edges - graph.edges[layer]).abs().max() / edges.max())
+        print(
+            json.dumps({
+                "section": f"{model.names[layer]} -> {model.names[layer + 1]}",
+                "plain_jacobian_s": round(times[1] - times[0], 2),
+                "plain_edges_s": round(times[2] - times[1], 2),
+                "jacobian_difference": off_gram,
+                "edges_difference": off_edges,
+            }),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
