@@ -101,16 +101,17 @@ def test_blocks_that_need_files_run():
 
 
 @pytest.mark.usefixtures("files")
+@pytest.mark.filterwarnings("ignore:forward mode is not there")  # fused attention; it says so
 @pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
 def test_commands_of_documents_run(document: str):
     from subscape.cli.main import main
 
     quick = {
-        "decompose": ["--n-heldout-rows", "64"],
+        "decompose": ["--n-heldout-rows", "64", "--n-subnetworks", "20"],
         "measure": "--n-rows 160 --n-references 2 --n-others 8 --n-deltas 2 --n-top 3".split(),
     }
     commands = [
-        shlex.split(shortened(line))[1:]
+        shlex.split(shortened(line), comments=True)[1:]
         for _, code in blocks(ROOT / document, "bash")
         for line in code.replace("\\\n", " ").splitlines()
         if line.startswith("subscape ")

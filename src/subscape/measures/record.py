@@ -188,7 +188,7 @@ def samples_of(found: Impact, data: Samples, labels: Tensor | None) -> dict[str,
     return {**kept, "index": index}
 
 
-def _outputs(found: TopOutputs) -> list[list[float]]:
+def _outputs(found: TopOutputs) -> list[list[int | float]]:
     return [[int(i), float(v)] for i, v in zip(found.index, found.value, strict=True)]
 
 

@@ -215,7 +215,7 @@ def _entry(
     return found
 
 
-def _named(outputs: Sequence[Sequence[float]], names: Mapping[str, str]) -> list[list[Any]]:
+def _named(outputs: Sequence[Sequence[int | float]], names: Mapping[str, str]) -> list[list[Any]]:
     return [[names.get(str(int(i)), f"output {int(i)}"), value] for i, value in outputs]
 
 
