@@ -57,6 +57,8 @@ def test_edges_are_saved_by_layer_and_read_again(example, tmp_path, monkeypatch)
     monkeypatch.setattr("subscape.interaction_basis.graph.interactions", never)
     again = build_graph(case.chain, bases, case.inputs, folder=tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(first.edges, again.edges, strict=True))
+    with pytest.raises(ValueError, match="the same bases and data"):
+        build_graph(case.chain, bases, case.inputs[:30], folder=tmp_path)
 
 
 def test_more_data_for_the_covariances(example):

@@ -208,15 +208,18 @@ def _identity(
         "names": list(chain.names),
         "isolated": list(chain.isolated),
         "config": asdict(config),
-        "inputs": _digest(inputs),
-        "gram_inputs": _digest(gram_inputs),
+        "inputs": digest(inputs),
+        "gram_inputs": digest(gram_inputs),
         "outputs": float(outputs.norm()),
     }
 
 
-def _digest(inputs: Tensor) -> str:
-    values = inputs.detach().cpu().contiguous()
-    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
+def digest(*tensors: Tensor) -> str:
+    """A short name for the values of tensors, to know them again."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:

@@ -15,9 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from subscape._checks import problem, require
-from subscape._io import new_folder, read_json, read_tensors, write_json, write_tensors
+from subscape._io import (
+    new_folder,
+    read_json,
+    read_metadata,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from subscape.interaction_basis.basis import LayerBasis
-from subscape.interaction_basis.build import Bases, activations
+from subscape.interaction_basis.build import Bases, activations, digest
 from subscape.interaction_basis.chain import Chain
 from subscape.interaction_basis.edges import interactions
 from subscape.interaction_basis.saving import basis_from_tensors, basis_to_tensors
@@ -166,8 +173,9 @@ def build_graph(
         path = (
             None if folder is None else Path(folder) / "edges" / f"{method}-{layer:03}.safetensors"
         )
+        made_of = digest(inputs, layers[layer].into, layers[layer + 1].into)
         if path is not None and path.exists():
-            edges.append(read_tensors(path)["edges"])
+            edges.append(_read_edges(path, made_of))
             continue
         found = interactions(
             chain.sections[layer],
@@ -178,6 +186,19 @@ def build_graph(
             baseline=config.baseline,
         )
         if path is not None:
-            write_tensors(path, {"edges": found})
+            write_tensors(path, {"edges": found}, {"made_of": made_of})
         edges.append(found)
     return InteractionGraph(layers, tuple(edges))
+
+
+def _read_edges(path: Path, made_of: str) -> Tensor:
+    if read_metadata(path).get("made_of") != made_of:
+        raise ValueError(
+            problem(
+                "folder",
+                "a folder begun with the same bases and data",
+                f"{path}, which was made of others",
+                "Choose another folder, or delete this one.",
+            )
+        )
+    return read_tensors(path)["edges"]

@@ -1,0 +1,51 @@
+import sys
+
+import pytest
+import torch
+
+from subscape.interaction_basis import BasisConfig, build_bases, build_graph
+from subscape.interaction_basis.modular_addition import modular_addition_pairs
+from subscape.interaction_basis.task import decoder_task, digits_task, fourier_labels
+
+
+def test_fourier_labels_name_every_direction(example):
+    case = example("mod-add")
+    bases = build_bases(case.chain, case.inputs, BasisConfig(last="raw"))
+    graph = build_graph(case.chain, bases, case.inputs)
+    labels = fourier_labels(case.chain, graph, modulus=5, most=3)
+    assert {layer for layer, _ in labels} == {0, 1, 2}
+    assert all("cos(" in text for text in labels.values())
+    assert modular_addition_pairs(5).shape == (25, 3)
+
+
+def test_the_digits_are_learnt_and_drawn_from_the_seed(monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr("subscape.interaction_basis.task.DIGITS_STEPS", 300)
+    task = digits_task(1)
+    assert task.scored.base(task.scoring) > 0.9
+    assert len(task.inputs) + len(task.scored.inputs) == 1797
+    again = digits_task(1)
+    assert torch.equal(task.chain.outputs(task.inputs), again.chain.outputs(again.inputs))
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match="sklearn: expected to be installed, for the digits"):
+        digits_task()
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"subscape\[lm\]"):
+        decoder_task("nowhere", "nothing")
+
+
+def test_a_language_model_and_its_text(data_dir):
+    pytest.importorskip("transformers")
+    text = data_dir / "tinystories" / "heldout_sample.txt"
+    task = decoder_task(data_dir / "stories260k", text, length=16, n_sequences=30, n_scored=8)
+    assert task.inputs.shape == (30, 16)
+    assert task.scored.inputs.shape == (8, 16)
+    assert task.gram_inputs is not None and len(task.gram_inputs) > 1000
+    assert 1.0 < task.scored.base(task.chain) < 4.0
+    other = decoder_task(
+        data_dir / "stories260k", text, scored_text=text, length=16, n_sequences=30, n_scored=8
+    )
+    assert torch.equal(other.scored.inputs, task.scored.inputs)
