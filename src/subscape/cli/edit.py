@@ -104,19 +104,22 @@ def parse_deltas(moves: tuple[str, ...]) -> dict[int, float]:
         δ by subnetwork.
 
     Raises:
-        ValueError: if one is not of that form, or none is given.
+        ValueError: if one is not of that form, a subnetwork is named twice, or none is given.
     """
     if not moves:
         raise ValueError(problem("set", "moves such as 3=0.5", "none", "Add --set 3=0.5."))
-    found = {}
+    found: dict[int, float] = {}
     for move in moves:
-        index, _, delta = move.partition("=")
+        name, _, size = move.partition("=")
         try:
-            found[int(index)] = float(delta)
+            index, delta = int(name), float(size)
         except ValueError as error:
             raise ValueError(
                 problem("set", "SUBNETWORK=δ such as 3=0.5 or 17=-1", repr(move))
             ) from error
+        if index in found:
+            raise ValueError(problem("set", "one δ per subnetwork", f"two for {index}"))
+        found[index] = delta
     return found
 
 

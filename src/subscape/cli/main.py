@@ -84,7 +84,8 @@ def _run(arguments: list[str]) -> int:
         )
         status = RUN[type(chosen)](chosen)
     except ERRORS as error:
-        print(f"subscape: {error}", file=sys.stderr)
+        # Other packages' errors may have several lines.
+        print("subscape:", " ".join(str(error).split("\n")), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

@@ -58,4 +58,7 @@ def output_namer(file: Path | None, model: nn.Module, tokens: Namer | None) -> N
     if tokens is not None:
         return tokens
     classes = getattr(getattr(model, "config", None), "id2label", None)
-    return (lambda i: str(classes.get(i, f"output {i}"))) if classes else None
+    # Hugging Face gives every model two classes with names that say nothing.
+    if not classes or all(name == f"LABEL_{i}" for i, name in classes.items()):
+        return None
+    return lambda i: str(classes.get(i, f"output {i}"))

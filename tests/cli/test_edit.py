@@ -1,0 +1,116 @@
+import json
+
+import pytest
+import torch
+
+from subscape.cli.edit import parse_deltas
+from subscape.subnetworks.decomposition import Decomposition
+
+transformers = pytest.importorskip("transformers")
+PROMPT = ["--prompt", "once upon a", "--max-new-tokens", "4"]
+
+
+def model_in(folder):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def continued(model) -> str:
+    tokenizer = transformers.AutoTokenizer.from_pretrained("llama")
+    ids = torch.tensor([[1, 2, 3]])
+    for _ in range(4):
+        with torch.no_grad():
+            ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
+    return tokenizer.decode(ids[0, 3:], skip_special_tokens=True)
+
+
+def test_before_and_after(folder, command):
+    moves = ["--set", "0=3.5", "2=-4"]
+    found = json.loads(command("edit", "stories", *moves, *PROMPT, "--json"))
+    model = model_in("llama")
+    made = Decomposition.from_pretrained("stories/final")
+    assert found["deltas"] == {"0": 3.5, "2": -4}
+    assert found["before"] == continued(model)
+    assert found["after"] == continued(made.edited(model, {0: 3.5, 2: -4.0}))
+    text = command("edit", "stories", *moves, *PROMPT)
+    assert f"before  {found['before']}" in text
+    assert f"after   {found['after']}" in text
+
+
+def test_nothing_moved_says_the_same(command):
+    found = json.loads(command("edit", "stories", "--set", "1=0", *PROMPT, "--json"))
+    assert found["before"] == found["after"]
+
+
+def test_the_edited_model_is_saved_with_its_tokenizer(folder, command):
+    found = json.loads(command("edit", "stories", "--set", "1=2", "--save", "new", "--json"))
+    assert found["save"] == "new"
+    expected = Decomposition.from_pretrained("stories/final").edited(model_in("llama"), {1: 2.0})
+    for (name, p), (other, q) in zip(
+        model_in("new").named_parameters(), expected.named_parameters(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(p, q)
+    assert transformers.AutoTokenizer.from_pretrained("new")("a cat")["input_ids"] == [3, 8]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_lora_that_peft_loads(folder, command):
+    peft = pytest.importorskip("peft")
+    tensors = ["--tensors", "*q_proj*", "*v_proj*"]
+    command("edit", "stories", "--set", "1=2", "--lora", "lora", *tensors, "--json")
+    loaded = peft.PeftModel.from_pretrained(model_in("llama"), "lora")
+    made = Decomposition.from_pretrained("stories/final")
+    model = model_in("llama")
+    ids = torch.tensor([[1, 2, 3, 8]])
+    with torch.no_grad():
+        found = loaded(input_ids=ids).logits
+        with made.edit(model, {1: 2.0}, tensors=tensors[1:]):
+            assert (model(input_ids=ids).logits - found).abs().max() <= 1e-5
+        assert (model(input_ids=ids).logits - found).abs().max() > 1e-3
+
+
+def test_moves_are_read():
+    assert parse_deltas(("3=0.5", "17=-1")) == {3: 0.5, 17: -1.0}
+    assert parse_deltas(("3=1e-3",)) == {3: 0.001}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--prompt a", ["set: expected moves such as 3=0.5; got none"]),
+        ("--set 3 --prompt a", ["SUBNETWORK=δ", "'3'"]),
+        ("--set a=1 --prompt a", ["SUBNETWORK=δ", "'a=1'"]),
+        ("--set 3= --prompt a", ["SUBNETWORK=δ", "'3='"]),
+        ("--set 4=1 --prompt a", ["subnetwork: expected one of the 4 of this run, 0 to 3; got 4"]),
+        ("--set 1=inf --prompt a", ["deltas: expected a finite δ for subnetwork 1"]),
+        ("--set 1=1e39 --prompt a", ["the range of torch.float32"]),
+        ("--set 1=1 1=2 --prompt a", ["set: expected one δ per subnetwork; got two for 1"]),
+        ("--set 1=1", ["--prompt, --lora or --save"]),
+        ("--set 1=1 --prompt a --tensors k_prj", ["'k_prj'"]),
+        ("--set 1=1 --save stories.txt/new", ["stories.txt"]),
+        ("--set 1=1 --save stories", ["stories, which holds files"]),
+        ("--set 1=1 --lora llama", ["llama, which holds files"]),
+        ("--set 1=1 --prompt a --model ./nowhere", ["a folder that exists"]),
+    ],
+)
+def test_a_wrong_argument_gets_one_line(refused, arguments, words):
+    error = refused("edit", "stories", *arguments.split())
+    for word in words:
+        assert word in error
+
+
+def test_prompts_are_for_language_models(refused):
+    error = refused("edit", "net", "--set", "1=1", "--prompt", "a")
+    assert "prompt: expected a causal language model with a tokenizer" in error
+    assert "save: expected a Hugging Face model" in refused(
+        "edit", "net", "--set", "1=1", "--save", "new"
+    )
+
+
+def test_a_model_that_no_longer_matches(folder, refused):
+    model = model_in("llama")
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.add_(0.1)
+    model.save_pretrained("changed")
+    error = refused("edit", "stories", "--set", "1=1", "--prompt", "a", "--model", "changed")
+    assert "same shapes, other values" in error

@@ -1,0 +1,72 @@
+import json
+import shutil
+
+import pytest
+
+from subscape.measures import Measures
+
+
+def test_the_list_is_sorted_by_impact(command):
+    entries = json.loads(command("top", "net", "--json"))
+    record = Measures.load("net/measures").record
+    assert sorted(e["index"] for e in entries) == [0, 1, 2, 3]
+    impacts = [e["impact"] for e in entries]
+    assert impacts == sorted(impacts, reverse=True)
+    assert entries[0] == record["subnetworks"][entries[0]["index"]]
+    lines = command("top", "net").splitlines()
+    assert "impact (divergence per δ)" in lines[0]
+    assert [int(line.split()[0]) for line in lines[1:]] == [e["index"] for e in entries]
+    assert len(command("top", "net", "--n", "2").splitlines()) == 3
+    assert len(json.loads(command("top", "net", "--n", "2", "--json"))) == 2
+
+
+def test_one_subnetwork(command):
+    entry = json.loads(command("top", "net", "--subnetwork", "2", "--json"))
+    assert entry == Measures.load("net/measures").record["subnetworks"][2]
+    text = command("top", "net", "--subnetwork", "2")
+    assert text.startswith("subnetwork 2: active in")
+    first = entry["top_samples"][0]
+    assert f"sample {first['sample']}, label {first['sample'] % 3}" in text
+    assert text.count("sample ") == 4
+    assert command("top", "net", "--subnetwork", "2", "--n", "1").count("sample ") == 1
+
+
+def test_tokens_stand_in_their_context(command):
+    record = Measures.load("stories/measures").record
+    entry = record["subnetworks"][1]
+    text = command("top", "stories", "--subnetwork", "1")
+    assert "nats per unit δ" in text
+    row = entry["top_samples"][0]
+    assert f"({row['sample']}, position {row['position']})" in text
+    names = record["names"]["tokens"]
+    measures = Measures.load("stories/measures")
+    place = measures.samples["index"].tolist().index(row["sample"])
+    words = [names[str(int(i))] for i in measures.samples["input_ids"][place]]
+    at = row["position"]
+    assert f"{''.join(words[:at])}[{words[at]}]{''.join(words[at + 1 :])}" in text
+    up = entry["top_outputs"]["up"][0][0]
+    assert repr(record["names"]["outputs"][str(up)]) in text
+
+
+@pytest.mark.parametrize("index", ["4", "-1"])
+def test_an_index_out_of_range(refused, index: str):
+    error = refused("top", "net", "--subnetwork", index)
+    assert f"subnetwork: expected one of the 4 of this run, 0 to 3; got {index}" in error
+
+
+def test_a_run_without_measures(refused):
+    assert "Measure first: subscape measure RUN" in refused("top", "bare")
+
+
+def test_measures_of_another_run(refused):
+    for command in (["top"], ["report"], ["sweep"]):
+        error = refused(*command, "bare", "--measures", "stories/measures")
+        assert "measures: expected those of the 4 subnetworks of this run" in error
+
+
+def test_measures_that_are_damaged(folder, refused):
+    shutil.copytree("net/measures", "m")
+    (folder / "m" / "samples.safetensors").write_bytes(b"x")
+    assert "a whole safetensors file" in refused("top", "net", "--measures", "m")
+    (folder / "m" / "measures.json").write_text("{")
+    assert "a JSON file" in refused("top", "net", "--measures", "m")
