@@ -45,7 +45,7 @@ def draw_graph(
         graph: the interaction graph.
         modules: they give the colours.
         thresholds: edges below are left out; one per section that is drawn.
-        labels: text beside a direction (layer, direction).
+        labels: text beside a direction (layer, direction), up to its first " + ".
         most: directions shown of each layer, the most important first.
         axes: to draw into.
 
@@ -79,18 +79,21 @@ def draw_graph(
         for direction in range(count):
             text = (labels or {}).get((layer, direction))
             if text:
+                # Before the first layer there is room on the left.
                 axes.annotate(
-                    text,
+                    text.partition(" + ")[0],
                     (layer, -direction),
-                    xytext=(6, 0),
+                    xytext=(-7 if layer == 0 else 7, 0),
                     textcoords="offset points",
-                    fontsize=6,
+                    ha="right" if layer == 0 else "left",
                     va="center",
+                    fontsize=6,
+                    bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
                 )
     axes.set_xticks(range(len(shown)), graph.names[: len(shown)])
     axes.set_yticks([])
     axes.set_ylabel("directions, the most important on top")
-    axes.margins(x=0.12)
+    axes.margins(x=0.3)
     return axes
 
 

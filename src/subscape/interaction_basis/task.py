@@ -31,6 +31,8 @@ from subscape.interaction_basis.sections import sequential_chain
 
 Labels = Mapping[tuple[int, int], str]
 
+LEAST_SHARE = 0.05
+"""Of a second term in a label."""
 DIGITS_NAMES = ("pixels", "hidden 1", "hidden 2", "logits")
 DIGITS_HIDDEN = 32
 DIGITS_STEPS = 1500
@@ -90,7 +92,7 @@ def fourier_labels(
         most: directions per layer that get a name.
 
     Returns:
-        The two largest terms of every direction; positions are added up.
+        The largest term of every direction and the next if it counts; positions are added up.
     """
     nodes = chain.nodes(modular_addition_pairs(modulus), len(chain) - 1)
     labels = {}
@@ -98,6 +100,7 @@ def fourier_labels(
         coordinates = graph.bases[layer].encode(values).sum(1)[:, :most]
         for direction, column in enumerate(coordinates.mT):
             terms = fourier_terms(column.reshape(modulus, modulus))[:2]
+            terms = [term for term in terms if term is terms[0] or term.share >= LEAST_SHARE]
             labels[layer, direction] = " + ".join(map(str, terms))
     return labels
 
