@@ -61,7 +61,17 @@ def test_a_run_without_measures(refused):
 def test_measures_of_another_run(refused):
     for command in (["top"], ["report"], ["sweep"]):
         error = refused(*command, "bare", "--measures", "stories/measures")
-        assert "measures: expected those of the 4 subnetworks of this run" in error
+        assert "measures: expected those of this decomposition of 4 subnetworks" in error
+
+
+def test_measures_of_an_earlier_decomposition_in_the_same_folder(folder, refused):
+    from subscape.cli.main import main
+
+    arguments = "--rank 1 --n-subnetworks 4 --batch-size 16 --n-heldout-rows 20 --json --overwrite"
+    run = "decompose small_model_of_commands:model --data x.safetensors --out net --steps 21"
+    assert main([*run.split(), *arguments.split()]) == 0
+    for command in ("top", "report", "sweep"):
+        assert "subscape measure RUN --overwrite" in refused(command, "net")
 
 
 def test_measures_that_are_damaged(folder, refused):

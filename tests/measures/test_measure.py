@@ -159,7 +159,8 @@ def test_one_that_is_dead(small):
     weights = made.decomposition.encoder.weights.clone()
     weights[2] = 0
     encoder = replace(made.decomposition.encoder, weights=weights)
-    found = run(replace(made, decomposition=replace(made.decomposition, encoder=encoder)))
+    made = replace(made, decomposition=replace(made.decomposition, encoder=encoder))
+    found = run(made)
     entry = found.record["subnetworks"][2]
     assert entry["impact"] == entry["active_rate"] == 0
     assert entry["top_samples"] == []

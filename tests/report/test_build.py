@@ -7,6 +7,7 @@ import torch
 
 from subscape import Decomposition, Measures
 from subscape.lowrank import initial_stack, make_layout
+from subscape.measures.record import identity_of
 from subscape.report.build import page_data, write_report
 from subscape.report.page import render_page
 from subscape.report.page_data import checked
@@ -53,7 +54,7 @@ def measures(samples: dict, tokens: dict | None = None, positions=(None, None)) 
     }
     record = {
         "format": "subscape-measures/1",
-        "target": "abc",
+        "decomposition": identity_of(decomposition()),
         "unit": "nats",
         "n_rows": 30,
         "n_references": 2,
@@ -162,10 +163,10 @@ def test_measures_of_another_decomposition():
     other = decomposition(target={"model": "m", "sha256": "other"})
     with pytest.raises(ValueError, match="measures: expected those of this decomposition of 2"):
         page_data(other, measures(VECTORS), title="T")
-    made = measures(VECTORS)
-    fewer = Measures(dict(made.record) | {"subnetworks": made.record["subnetworks"][:1]}, {})
-    with pytest.raises(ValueError, match="got 1 subnetworks of another"):
-        page_data(decomposition(), fewer, title="T")
+    # An earlier run of the same model, of as many subnetworks.
+    again = replace(decomposition(), decoder=decomposition().decoder.select(torch.tensor([1, 0])))
+    with pytest.raises(ValueError, match="Measure this one: subscape measure RUN --overwrite"):
+        page_data(again, measures(VECTORS), title="T")
 
 
 def test_it_is_written_to_a_file(tmp_path):

@@ -75,16 +75,7 @@ class Run:
     def load_measures(self, folder: Path | None = None) -> Measures:
         """Its measures, by default from the run folder; refuses those of another decomposition."""
         found = Measures.load(folder or self.measures)
-        n, have = len(self.decomposition), len(found.record["subnetworks"])
-        if found.record["target"] != self.decomposition.target["sha256"] or have != n:
-            raise ValueError(
-                problem(
-                    "measures",
-                    f"those of the {n} subnetworks of this run",
-                    f"{have} subnetworks of another run in {folder or self.measures}",
-                    "Measure this one: subscape measure RUN.",
-                )
-            )
+        found.verify(self.decomposition)
         return found
 
 

@@ -24,7 +24,7 @@ from subscape._shapes import Bool
 from subscape.divergences import Divergence
 from subscape.divergences import resolve as resolve_divergence
 from subscape.gradients import GradientSource, generator_of
-from subscape.gradients.draws import name_of, sha256_of
+from subscape.gradients.draws import name_of
 from subscape.gradients.source import Engine, Rows
 from subscape.measures.card import Scene, card
 from subscape.measures.control import random_like
@@ -41,6 +41,7 @@ from subscape.measures.record import (
     SAMPLES,
     Measures,
     card_record,
+    identity_of,
     names_of,
     numbers,
     samples_of,
@@ -178,8 +179,7 @@ def measure(
     control = random_like(decomposition.decoder, config.seed)
     header = {
         "config": asdict(config),
-        "target": decomposition.target["sha256"],
-        "decoder": sha256_of({"decoder": decomposition.decoder.weights}),
+        "decomposition": identity_of(decomposition),
         "source": {k: str(v) for k, v in source.identity.items()},
         "impact": float(found.mean.sum()),
     }
@@ -204,6 +204,7 @@ def measure(
         "format": FORMAT,
         "subscape_version": version.__version__,
         "target": decomposition.target["sha256"],
+        "decomposition": identity_of(decomposition),
         "settings": {
             **asdict(config),
             "divergence": name_of(source.divergence),

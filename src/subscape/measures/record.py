@@ -15,9 +15,11 @@ from subscape._checks import problem
 from subscape._io import read_json, read_tensors, write_json, write_tensors
 from subscape._shapes import Float
 from subscape.data import Samples, take
+from subscape.gradients.draws import sha256_of
 from subscape.measures.card import Card, mean_of
 from subscape.measures.impact import Impact
 from subscape.measures.output_effects import TopOutputs
+from subscape.subnetworks.decomposition import Decomposition
 
 FORMAT = "subscape-measures/1"
 NAME = "measures.json"
@@ -50,6 +52,25 @@ class Measures:
                 f"(means over {len(chosen)} subnetworks)"
             )
         return "\n".join(lines)
+
+    def verify(self, decomposition: Decomposition) -> None:
+        """Refuse a decomposition that these are not the measures of.
+
+        Args:
+            decomposition: the decomposition at hand.
+
+        Raises:
+            ValueError: if they are of another one, such as an earlier one of the same model.
+        """
+        if self.record.get("decomposition") != identity_of(decomposition):
+            raise ValueError(
+                problem(
+                    "measures",
+                    f"those of this decomposition of {len(decomposition)} subnetworks",
+                    f"those of {len(self.record['subnetworks'])} subnetworks of another one",
+                    "Measure this one: subscape measure RUN --overwrite.",
+                )
+            )
 
     def save(self, folder: str | Path) -> Path:
         """Write `measures.json` and `samples.safetensors`.
@@ -95,6 +116,13 @@ class Measures:
                 problem(str(folder / NAME), f"measures of format {FORMAT}", "something else")
             )
         return cls(record, read_tensors(folder / SAMPLES))
+
+
+def identity_of(decomposition: Decomposition) -> str:
+    """What measures know their decomposition by: the target, and SHA-256 of encoder and decoder."""
+    sides = {"encoder": decomposition.encoder, "decoder": decomposition.decoder}
+    digest = sha256_of({side: stack.weights for side, stack in sides.items()})
+    return f"{decomposition.target['sha256'][:16]} {digest}"
 
 
 def card_record(made: Card, found: Impact, k: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import subscape._version as version
-from subscape._checks import problem, require
+from subscape._checks import problem
 from subscape.measures.record import Measures
 from subscape.report.images import data_uri, is_images
 from subscape.report.page import write_page
@@ -88,14 +88,7 @@ def page_data(
         ValueError: if the measures are of another decomposition.
     """
     record = measures.record
-    n = len(decomposition)
-    require(
-        record["target"] == decomposition.target["sha256"] and len(record["subnetworks"]) == n,
-        "measures",
-        f"those of this decomposition of {n} subnetworks",
-        f"{len(record['subnetworks'])} subnetworks of another target or run",
-        "Measure this one: subscape measure RUN.",
-    )
+    measures.verify(decomposition)
     shares = torch.stack(list(decomposition.norms().values()), dim=1).square()
     total = sum(entry["impact"] for entry in record["subnetworks"]) or 1.0
     samples = _Samples(measures)

@@ -1,0 +1,68 @@
+"""Selectivity on a toy whose circuits are known: subnetworks act on the rows of their feature."""
+
+import math
+
+import pytest
+import torch
+
+from subscape import GradientSource, Target
+from subscape.gradients import generator_of
+from subscape.measures import RowSet, delta_of_change, outputs_at, random_like, selectivity, sweep
+from subscape.measures.impact import coefficients_over_references
+from subscape.measures.selectivity import spread
+from subscape.reproduction import reproduction
+from subscape.toys import TOYS
+from subscape.training import train_side_by_side
+
+N_ROWS = 600
+
+
+@pytest.mark.slow
+def test_tms_subnetworks_are_selective():
+    what = reproduction("tms")
+    (toy,) = TOYS[what.toy]([0])
+    target = Target(toy.model)
+    inputs = [
+        toy.sample(n, generator_of(0, 7, part)) for part, n in enumerate((4000, 2000, N_ROWS))
+    ]
+    train, heldout, fresh = (
+        GradientSource(target, x, divergence=what.divergence, seed=part)
+        for part, x in enumerate(inputs)
+    )
+    (found,) = train_side_by_side([train], [heldout], what.training, progress=False)
+    coefficients, _ = coefficients_over_references(
+        fresh, torch.arange(N_ROWS), found.encoder, 20, 0
+    )
+    impact = coefficients.abs().mean(0)
+    active = toy.inputs.active_groups(inputs[2])
+    rows, base = (
+        RowSet(torch.arange(N_ROWS)),
+        outputs_at(target, inputs[2], RowSet(torch.arange(N_ROWS))),
+    )
+    control = random_like(found.decoder)
+    features, at_random = [], []
+    for k in range(len(found)):
+        # The feature that is active where its impact is largest.
+        order = impact[:, k].argsort(descending=True)
+        feature = int(active[order[:30]].float().mean(0).argmax())
+        features.append(feature)
+        n_relevant = int(active[:, feature].sum()) // 2
+        relevant = torch.zeros(N_ROWS, dtype=torch.bool)
+        relevant[order[:n_relevant]] = True
+        assert active[relevant, feature].float().mean() > 0.95
+        size = spread(base[relevant], fresh.divergence)
+
+        def found_at(direction, relevant=relevant, size=size):
+            delta = delta_of_change(
+                target, inputs[2], rows.select(relevant), direction, fresh.divergence, size
+            )
+            assert math.isfinite(delta)
+            both = [delta, -delta]
+            moved = sweep(target, inputs[2], rows, direction, both, fresh.divergence, base=base)
+            return selectivity(moved.change, relevant, delta)
+
+        assert found_at(found[k].dense()).auroc >= 0.95
+        at_random.append(found_at(control.select(k).dense()).auroc)
+    assert sorted(features) == list(range(toy.n_groups))
+    # A random direction moves some feature too, but not this one's in particular.
+    assert sum(at_random) / len(at_random) < 0.8
