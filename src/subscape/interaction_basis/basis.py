@@ -62,9 +62,9 @@ class LayerBasis:
         return self.mean.to(coordinates) + coordinates @ self.back.to(coordinates)
 
 
-def raw_basis(name: str, width: int) -> LayerBasis:
+def raw_basis(name: str, width: int, device: torch.device | None = None) -> LayerBasis:
     """The coordinates themselves, for a last layer that is not rotated (logits)."""
-    eye = torch.eye(width, dtype=torch.float64)
+    eye = torch.eye(width, dtype=torch.float64, device=device)
     zero, one = eye.new_zeros(width), eye.new_ones(width)
     return LayerBasis(name, "raw", zero, eye, eye, one)
 

@@ -170,7 +170,8 @@ def _layer(
 ) -> tuple[LayerBasis, LayerBasis]:
     name, n = chain.names[layer], len(chain)
     if layer == n and config.last == "raw":
-        raw = raw_basis(name, len(moments[n].mean))
+        mean = moments[n].mean
+        raw = raw_basis(name, len(mean), mean.device)
         return raw, raw
     pca = pca_basis(name, moments[layer], rtol=config.rtol, n_isolated=chain.n_isolated(layer))
     if layer == n:
