@@ -1,7 +1,8 @@
 """The examples, and every block of code in the documents, run.
 
 Steps are cut to a few: whether training finds anything is tested elsewhere. Blocks of a document share their
-names, from top to bottom. Blocks marked `needs-files`, and `subscape` commands, run where real data are; they find MODEL_FOLDER, train.txt and heldout.txt in the working folder.
+names, from top to bottom. Blocks marked `needs-files`, and `subscape` commands, run where real data are; they
+find MODEL_FOLDER, train.txt and heldout.txt in the working folder.
 """
 
 import re
@@ -108,7 +109,18 @@ def test_commands_of_documents_run(document: str):
 
     quick = {
         "decompose": ["--n-heldout-rows", "64", "--n-subnetworks", "20"],
-        "measure": "--n-rows 160 --n-references 2 --n-others 8 --n-deltas 2 --n-top 3".split(),
+        "measure": [
+            "--n-rows",
+            "160",
+            "--n-references",
+            "2",
+            "--n-others",
+            "8",
+            "--n-deltas",
+            "2",
+            "--n-top",
+            "3",
+        ],
     }
     commands = [
         shlex.split(shortened(line), comments=True)[1:]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = "RdBu"
-LayerPart = tuple[Float[Tensor, "to from"], Float[Tensor, " to"] | None]
-"""Weights [to, from] and biases [to] of one layer; None for a layer without."""
+LayerPart = tuple[Float[Tensor, "..."], Float[Tensor, "..."] | None]
+"""Weights [to, from] and biases [to] of one layer, sizes of its own; None for a layer without biases."""
 
 
 def draw_network(axes: Axes, layers: Sequence[LayerPart], *, labels: str = "x") -> None:
