@@ -37,11 +37,15 @@ def test_a_folder_of_another_run_is_refused(example, tmp_path):
     case = example("tanh")
     build_bases(case.chain, case.inputs, folder=tmp_path)
     build_bases(case.chain, case.inputs, folder=tmp_path)
-    with pytest.raises(ValueError, match="differs in config"):
+    with pytest.raises(ValueError, match=r"differs in config\.last\."):
         build_bases(case.chain, case.inputs, BasisConfig(last="raw"), folder=tmp_path)
     with pytest.raises(ValueError, match="differs in inputs, gram_inputs"):
         build_bases(case.chain, case.inputs + 1e-12, folder=tmp_path)
     other = dataclasses.replace(case.chain, readout=lambda values: 2 * values)
+    with pytest.raises(ValueError, match="differs in model"):
+        build_bases(other, case.inputs, folder=tmp_path)
+    # Another model whose outputs are as large.
+    other = dataclasses.replace(case.chain, readout=lambda values: values.flip(-1))
     with pytest.raises(ValueError, match="differs in model"):
         build_bases(other, case.inputs, folder=tmp_path)
 
@@ -59,6 +63,25 @@ def test_edges_are_saved_by_layer_and_read_again(example, tmp_path, monkeypatch)
     assert all(torch.equal(a, b) for a, b in zip(first.edges, again.edges, strict=True))
     with pytest.raises(ValueError, match="the same bases and data"):
         build_graph(case.chain, bases, case.inputs[:30], folder=tmp_path)
+
+
+def test_edges_along_another_path_are_not_mixed_with_those_saved(example, tmp_path):
+    case = example("tanh")
+    for points in (0, 2):
+        bases = build_bases(case.chain, case.inputs, BasisConfig(path_points=points))
+        if points:
+            # Principal directions do not depend on the path, their edges do.
+            with pytest.raises(ValueError, match="the same bases and data"):
+                build_graph(case.chain, bases, case.inputs, method="pca", folder=tmp_path)
+        else:
+            build_graph(case.chain, bases, case.inputs, method="pca", folder=tmp_path)
+
+
+def test_any_type_of_inputs_is_known_again(example):
+    inputs = example("tanh").inputs
+    for dtype in (torch.bfloat16, torch.float32, torch.int64, torch.bool):
+        some = (inputs * 4).to(dtype)
+        assert build.digest(some) == build.digest(some.clone()) != build.digest(some[1:])
 
 
 def test_more_data_for_the_covariances(example):

@@ -64,7 +64,9 @@ def test_sections_that_mix_samples_are_refused():
         build_bases(chain, rows())
     norm = nn.BatchNorm1d(3).double()
     # One sample alone has no variance: torch's own error, said of this section.
-    with pytest.raises(ValueError, match="batch normalisation|more than 1 value"):
+    with pytest.raises(
+        ValueError, match=r"sections\[0\]: .*more than 1 value.*batch normalisation"
+    ):
         check_chain(Chain(("x", "y"), (norm,)), rows())
     check_chain(Chain(("x", "y"), (norm.eval(),)), rows())
 
@@ -92,3 +94,27 @@ def test_fewer_data_points_than_dimensions_says_what_rank_is_left():
         build_bases(chain, rows(3))
     bases = build_bases(chain, rows(3), BasisConfig(allow_low_rank=True))
     assert bases.pca[0].rank == 2
+
+
+def test_equal_samples_do_not_hide_that_a_section_mixes_them():
+    inputs = rows()
+    inputs[1:4] = inputs[0]
+    with pytest.raises(ValueError, match=r"sections\[0\]: expected every sample by itself"):
+        check_chain(Chain(("x", "y"), (lambda f: f - f.mean(0),)), inputs)
+    # One sample alone, or only equal ones, show nothing and are no error here.
+    check_chain(Chain(("x", "y"), (torch.tanh,)), inputs[:3])
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda f: f[:, [7]], lambda f: f.reshape(2, 2), lambda f: f + ""]
+)
+def test_any_error_of_a_section_names_the_section(wrong):
+    with pytest.raises(ValueError, match=r"sections\[1\]: expected a section that takes .*'mid'"):
+        check_chain(Chain(("x", "mid", "y"), (torch.tanh, wrong)), rows())
+
+
+def test_declared_widths_must_be_as_many_as_the_layers():
+    with pytest.raises(
+        ValueError, match="widths: expected one for each of the 2 node layers; got 1"
+    ):
+        check_chain(Chain(("x", "y"), (torch.tanh,)), rows(), widths=[3])

@@ -3,16 +3,21 @@ import torch
 
 from subscape.interaction_basis import (
     ACCURACY,
+    Affine,
     BasisConfig,
+    Chain,
+    InteractionGraph,
     Score,
     Scored,
     all_edges_required,
     build_bases,
     build_graph,
     edges_required,
+    find_modules,
     largest_edges,
 )
 from subscape.interaction_basis.ablation import score_with_edges
+from subscape.interaction_basis.basis import raw_basis
 from subscape.interaction_basis.required import bisect
 
 
@@ -89,6 +94,27 @@ def test_a_tolerance_that_no_edges_satisfy_is_refused(example):
         edges_required(chain, some, 1, Scored(on.inputs, exact, far), 1e-6)
     with pytest.raises(ValueError, match="tolerance: expected a number of at least 0"):
         edges_required(chain, graph, 1, on, -1.0)
+
+
+def test_the_threshold_is_above_0_where_edges_of_0_are_needed():
+    # Two units that never meet: half of the edges are 0, and all are wanted.
+    section = Affine(torch.eye(2).double(), torch.zeros(2).double())
+    inputs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double()
+    pair = raw_basis("x", 2), raw_basis("y", 2)
+    graph = InteractionGraph(pair, (torch.eye(2).double(),))
+    chain = Chain(("x", "y"), (section,))
+    seen = []
+
+    def all_or_none(outputs, wanted):
+        seen.append(1)
+        # The first score is the base, the second that of all edges; then nothing is enough.
+        return torch.full((len(outputs),), 0.0 if len(seen) <= 2 else 1.0)
+
+    on = Scored(inputs, inputs, Score("error", all_or_none, False))
+    found = edges_required(chain, graph, 0, on, 0.1)
+    assert found.n_edges == 4
+    assert found.threshold == 1.0
+    assert find_modules(graph, [found.threshold], last_layer=True).modules == ()
 
 
 def with_two_directions(graph):

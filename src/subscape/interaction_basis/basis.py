@@ -17,7 +17,6 @@ from subscape._checks import require
 from subscape._shapes import Float
 from subscape.interaction_basis.moments import Moments
 
-Method = Literal["lib", "pca"]
 Kind = Literal["lib", "pca", "raw"]
 
 NOISE = 10

@@ -28,6 +28,8 @@ from subscape.interaction_basis.saving import read_layer, write_layer
 
 SAME = 1e-3
 """Relative difference of a model's outputs up to which it counts as the one a folder was begun with."""
+N_OUTPUTS = 16
+"""Numbers of a model's outputs that are compared."""
 
 
 @dataclass(frozen=True)
@@ -204,14 +206,14 @@ def _identity(
     chain: Chain, inputs: Tensor, gram_inputs: Tensor, config: BasisConfig
 ) -> dict[str, Any]:
     with torch.no_grad():
-        outputs = chain.outputs(inputs[:2]).double()
+        outputs = chain.outputs(inputs[:2]).double().flatten()
     return {
         "names": list(chain.names),
         "isolated": list(chain.isolated),
-        "config": asdict(config),
+        **{f"config.{name}": value for name, value in asdict(config).items()},
         "inputs": digest(inputs),
         "gram_inputs": digest(gram_inputs),
-        "outputs": float(outputs.norm()),
+        "outputs": outputs[:: -(-len(outputs) // N_OUTPUTS)].tolist(),
     }
 
 
@@ -219,7 +221,8 @@ def digest(*tensors: Tensor) -> str:
     """A short name for the values of tensors, to know them again."""
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, since numpy does not have every type of torch.
+        found.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 
@@ -230,9 +233,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         write_json(path, identity)
         return
     there = read_json(path)
-    off = abs(there.pop("outputs", 0.0) - identity["outputs"])
-    other = [key for key in there if there[key] != identity.get(key)]
-    if off > SAME * identity["outputs"]:
+    other = [k for k in identity if k != "outputs" and there.get(k) != identity[k]]
+    if not _close(there.get("outputs"), identity["outputs"]):
         other.append("model")
     if other:
         raise ValueError(
@@ -243,3 +245,10 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
                 "Choose another folder, or delete this one.",
             )
         )
+
+
+def _close(one: Any, other: list[float]) -> bool:
+    if not isinstance(one, list) or len(one) != len(other):
+        return False
+    a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, other))
+    return float((a - b).norm()) <= SAME * float(b.norm())

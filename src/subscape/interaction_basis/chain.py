@@ -21,6 +21,8 @@ Section = Callable[[Tensor], Tensor]
 
 MIXING = 1e-3
 """Largest change of a sample's output, as a share of all outputs, that the batch may make by rounding."""
+WRONG = (RuntimeError, ValueError, TypeError, IndexError)
+"""What a section raises on values that it does not take."""
 
 
 def identity(values: Tensor) -> Tensor:
@@ -112,7 +114,9 @@ class Chain:
     def _run(self, number: int, section: Section, values: Tensor) -> Tensor:
         try:
             return section(values)
-        except RuntimeError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except WRONG as error:
             raise ValueError(
                 problem(
                     f"sections[{number}]",
@@ -136,7 +140,7 @@ def check_chain(chain: Chain, inputs: Tensor, widths: Sequence[int] | None = Non
 
     Args:
         chain: the sections.
-        inputs: some inputs; the first two samples are used.
+        inputs: some inputs; the first sample and the next one that differs from it are used.
         widths: the widths that the node layers ought to have, if they are known.
 
     Returns:
@@ -147,7 +151,7 @@ def check_chain(chain: Chain, inputs: Tensor, widths: Sequence[int] | None = Non
             what is no finite floating-point number.
     """
     require(len(inputs) > 0, "inputs", "at least one sample", "none")
-    pair = inputs[:2]
+    pair = _pair(inputs)
     nodes = chain.nodes(pair)
     for name, values in zip(chain.names, nodes, strict=True):
         if values.dim() not in (2, 3) or len(values) != len(pair) or not values.is_floating_point():
@@ -160,7 +164,14 @@ def check_chain(chain: Chain, inputs: Tensor, widths: Sequence[int] | None = Non
             )
         require_finite(name, values)
     found = [values.shape[-1] for values in nodes]
-    for number, (name, width) in enumerate(zip(chain.names, widths or found, strict=True)):
+    widths = found if widths is None else widths
+    require(
+        len(widths) == len(chain.names),
+        "widths",
+        f"one for each of the {len(chain.names)} node layers",
+        f"{len(widths)}",
+    )
+    for number, (name, width) in enumerate(zip(chain.names, widths, strict=True)):
         before = f"sections[{number - 1}]" if number else "embed"
         require(
             found[number] == width,
@@ -185,15 +196,30 @@ def require_finite(name: str, values: Tensor) -> None:
     )
 
 
+def _pair(inputs: Tensor) -> Tensor:
+    """Two samples that differ, as equal ones would not show that a section mixes them."""
+    others = (inputs != inputs[:1]).reshape(len(inputs), -1).any(1).nonzero()
+    return inputs[[0, int(others[0])]] if len(others) else inputs[:2]
+
+
 def _check_alone(chain: Chain, nodes: list[Tensor]) -> None:
     for number, section in enumerate(chain.sections):
-        alone = torch.cat([section(row) for row in nodes[number].split(1)])
         together = nodes[number + 1]
-        off = float((alone - together).abs().max()) if alone.shape == together.shape else torch.inf
-        require(
-            off <= MIXING * float(together.abs().max().clamp_min(torch.finfo(together.dtype).tiny)),
-            f"sections[{number}]",
-            f"every sample by itself from {chain.names[number]!r} to {chain.names[number + 1]!r}",
-            f"outputs that change by {off:.2g} with the other samples in the batch",
-            "Put the model in eval mode: batch normalisation and dropout mix or change samples.",
+        try:
+            alone = torch.cat([section(row) for row in nodes[number].split(1)])
+            same_shape = alone.shape == together.shape
+            off = float((alone - together).abs().max()) if same_shape else torch.inf
+        except WRONG as error:
+            found = f"an error for a sample alone: {error}"
+        else:
+            if off <= MIXING * float(together.abs().max()):
+                continue
+            found = f"outputs that change by {off:.2g} with the other samples in the batch"
+        raise ValueError(
+            problem(
+                f"sections[{number}]",
+                f"every sample by itself from {chain.names[number]!r} to {chain.names[number + 1]!r}",
+                found,
+                "Put the model in eval mode: batch normalisation and dropout mix or change samples.",
+            )
         )

@@ -28,9 +28,9 @@ class ClosedForm:
             return
         slope = sum(w * self.section.slope(p) for w, p in zip(weights, points, strict=True))
         assert isinstance(slope, Tensor)
-        rows = slope.flatten(0, -2)
-        self.slope += rows.sum(0).double()
-        self.slopes += (rows.mT @ rows).double()
+        rows = slope.flatten(0, -2).double()
+        self.slope += rows.sum(0)
+        self.slopes += rows.mT @ rows
 
     def result(self, count: int) -> Tensor:
         """The sum of J C C^T J^T over `count` data points."""

@@ -174,6 +174,8 @@ def build_graph(
             None if folder is None else Path(folder) / "edges" / f"{method}-{layer:03}.safetensors"
         )
         made_of = digest(inputs, layers[layer].into, layers[layer + 1].into)
+        if config.path_points:
+            made_of += f", {config.path_points} points from {config.baseline}"
         if path is not None and path.exists():
             edges.append(_read_edges(path, made_of))
             continue

@@ -67,8 +67,8 @@ def jacobian_gram(
                 for w, (_, pull) in zip(quadrature.weights, back, strict=True)
             )
             assert isinstance(g, Tensor)
-            rows = g.flatten(0, -2)
-            total += (rows.mT @ rows).double() / n_drawn
+            rows = g.flatten(0, -2).double()
+            total += rows.mT @ rows / n_drawn
     require(count > 0, "activations", "at least one batch", "none")
     return (total if closed is None else closed.result(count)) / count
 

@@ -135,12 +135,12 @@ def find_modules(
         ValueError: if the library is none of these.
     """
     require(resolution > 0, "resolution", "a number above 0", resolution)
+    if library not in PACKAGES:
+        raise ValueError(problem("library", f"one of {', '.join(PACKAGES)}", repr(library)))
     networkx = _library("networkx")
     weighted = weighted_graph(graph, thresholds, last_layer)
     if weighted.number_of_edges() == 0:
         return Modules((), 0.0, resolution, 0.0)
-    if library not in PACKAGES:
-        raise ValueError(problem("library", f"one of {', '.join(PACKAGES)}", repr(library)))
     find = {"networkx": _networkx, "networkit": _networkit, "scikit-network": _scikit_network}
     parts = [set(part) for part in find[library](weighted, resolution, seed)]
     modularity = networkx.community.modularity(weighted, parts, weight="weight", resolution=1)

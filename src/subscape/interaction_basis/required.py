@@ -39,28 +39,24 @@ class EdgesRequired:
     """All pairs (edges kept, score) on the way."""
 
 
-def bisect(
-    good: Callable[[int], bool], total: int, midpoint: Midpoint = "linear", slack: int = 1
-) -> int:
+def bisect(good: Callable[[int], bool], total: int, midpoint: Midpoint = "linear") -> int:
     """Smallest number that is good, if all larger ones are.
 
     Args:
         good: whether that many edges are enough; `total` of them are taken to be.
         total: the most there are.
         midpoint: `linear` halves the interval as published, `log` the ratio, with fewer large numbers.
-        slack: width of the interval to stop at.
 
     Returns:
         The number; 0 is never tried.
     """
     low, high = 0, total
-    while high - low > slack:
-        # The published code bisects the number taken away and rounds that down.
-        middle = high - (high - low) // 2
-        if midpoint == "log" and low > 0:
-            middle = min(high - 1, max(low + 1, round((low * high) ** 0.5)))
-        elif midpoint == "log":
-            middle = max(1, round(high**0.5)) if high > 2 else 1
+    while high - low > 1:
+        if midpoint == "log":
+            middle = min(high - 1, max(low + 1, round((max(low, 1) * high) ** 0.5)))
+        else:
+            # The published code bisects the number taken away and rounds that down.
+            middle = high - (high - low) // 2
         if good(middle):
             high = middle
         else:
@@ -121,7 +117,9 @@ def edges_required(
         )
     n_edges = bisect(lambda k: on.score.within(score(k), base, tolerance), total, midpoint)
     n_edges = min(n_edges, edges.numel())
-    smallest = float(edges.flatten().topk(n_edges).values[-1])
+    # An edge of 0 may be needed only for ties; it is no threshold for the others.
+    needed = edges.flatten().topk(n_edges).values
+    smallest = float(needed[needed > 0].amin()) if bool((needed > 0).any()) else 0.0
     return EdgesRequired(
         n_edges, smallest, score(n_edges), base, total, tuple(sorted(tried.items()))
     )

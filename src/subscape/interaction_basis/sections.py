@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from subscape._checks import problem, require
 from subscape._shapes import Float
-from subscape.interaction_basis.chain import Chain, Section
+from subscape.interaction_basis.chain import Chain, Section, identity
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.LeakyReLU)
 """Elementwise modules that `sequential_chain` knows; any other needs a section of one's own."""
@@ -98,7 +98,7 @@ def _without_flatten(model: nn.Sequential) -> tuple[Section, list[tuple[str, nn.
     layers = [(n, m) for n, m in model.named_children() if not isinstance(m, nn.Dropout)]
     if layers and isinstance(layers[0][1], nn.Flatten):
         return layers[0][1], layers[1:]
-    return (lambda values: values), layers
+    return identity, layers
 
 
 def _section(linear: nn.Linear, after: nn.Module | None) -> Section:
