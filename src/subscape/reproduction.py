@@ -174,6 +174,7 @@ def _figures(
         "divergence": what.divergence,
         "n_restarts": what.training.n_restarts,
         "fvu": dec.metrics["fvu"],
+        "fvu_of_batches": dec.metrics["fvu_of_batches"],
         "fvu_oracle": best.fvu,
         "l0": dec.metrics["l0"],
         "mmcs": compared.mmcs,

@@ -68,6 +68,28 @@ def test_batches_are_pooled_and_rows_rounded_up_to_whole_ones():
     assert float(found.l0) == 1.0
 
 
+def test_every_batch_counts_the_same_in_the_mean_of_batches():
+    # Two batches of two rows; each one's own FVU, then their mean.
+    source = source_of(ROWS)
+    found = evaluate(source, axes(2), axes(2), 0.5, n_rows=4, batch_size=2)
+    shares = []
+    for number in range(2):
+        sizes = source.gradients(source.batch(number, 2)).flat.flatten().square()
+        shares.append(float(sizes.sort().values[:2].sum() / sizes.sum()))
+    assert shares[0] != shares[1]
+    assert float(found.fvu_of_batches) == pytest.approx(sum(shares) / 2)
+    whole = evaluate(source, axes(2), axes(2), 0.5, n_rows=4, batch_size=4)
+    assert float(whole.fvu_of_batches) == pytest.approx(float(whole.fvu))
+
+
+def test_a_batch_without_gradients_is_not_in_the_mean_of_batches():
+    # Rows 0 and 1 are null; whatever the order, batches of one null row and one other, or of two of a kind.
+    source = source_of([[0.0, 0.0], [0.0, 0.0], [2.0, 1.0], [2.0, 1.0]])
+    found = evaluate(source, axes(2), axes(2), 0.25, n_rows=8, batch_size=2)
+    # One of four pairs is kept: a single row is left 1 / 5, two of them 1 + 4 + 1 of 10.
+    assert float(found.fvu_of_batches) in (pytest.approx(0.2), pytest.approx(0.6))
+
+
 def test_a_subnetwork_that_never_fires_is_dead():
     source = source_of([[3.0, 0.1], [2.0, 0.1], [4.0, 0.1], [5.0, 0.1]])
     found = evaluate(source, axes(2), axes(2), 0.5, n_rows=4, batch_size=4)

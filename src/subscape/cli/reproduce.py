@@ -146,6 +146,10 @@ def _print(results: dict[str, Any], path: Path) -> None:
     print(f"\n{results['name']}, {seeds} seeds, {results['settings']['divergence']}")
     print(f"  FVU on rows not trained on   {s['fvu']['mean']:.3f} ± {s['fvu']['std']:.3f}")
     print(
+        f"    mean of batches, as published {s['fvu_of_batches']['mean']:.3f}"
+        f" ± {s['fvu_of_batches']['std']:.3f}"
+    )
+    print(
         f"  oracle FVU at the same L0    {s['fvu_oracle']['mean']:.3f}   gap {s['oracle_gap']:+.3f}"
     )
     print(f"  L0                           {s['l0']['mean']:.2f}")

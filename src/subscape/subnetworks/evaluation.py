@@ -30,6 +30,9 @@ class Evaluation:
     """P_act: share of rows in which a subnetwork is active."""
     n_rows: int
     """Rows evaluated."""
+    fvu_of_batches: Float[Tensor, "*replica"]
+    """Mean of every batch's own FVU, as published: a batch counts the same whatever the size of its gradients.
+    For small batches it lies below `fvu`."""
 
     @property
     def dead(self) -> Float[Tensor, "*replica"]:
@@ -69,6 +72,7 @@ def evaluate(
     """
     batch_size = _batch_size(batch_size, source)
     error = total = active = torch.zeros(())
+    by_batch: list[Tensor] = []
     n_batches = -(-n_rows // batch_size)
     with torch.no_grad():
         for number in range(n_batches):
@@ -78,12 +82,16 @@ def evaluate(
                 mask = batch_top_k(coefficients, active_fraction)
             else:
                 mask = coefficients.abs() >= threshold[..., None, None]
-            error = error + reconstruction_error(gradients, coefficients * mask, decoder).double()
-            total = total + gradients.squared_norm().sum(-1).double()
+            of_batch = reconstruction_error(gradients, coefficients * mask, decoder).double()
+            norm = gradients.squared_norm().sum(-1).double()
+            error, total = error + of_batch, total + norm
+            by_batch.append(of_batch / norm)
             active = active + mask.sum(-2).double()
     check_not_zero(total)
     seen = n_batches * batch_size
-    return Evaluation(error / total, active.sum(-1) / seen, active / seen, seen)
+    # A batch without any gradient has no FVU.
+    of_batches = torch.stack(by_batch).nanmean(0)
+    return Evaluation(error / total, active.sum(-1) / seen, active / seen, seen, of_batches)
 
 
 def check_not_zero(total: Tensor) -> None:

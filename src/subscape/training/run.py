@@ -183,6 +183,7 @@ def _best(
 def _figures(result: Evaluation, alone: Evaluation, best: int) -> dict[str, Any]:
     return {
         "fvu": float(result.fvu[best]),
+        "fvu_of_batches": float(result.fvu_of_batches[best]),
         "l0": float(result.l0[best]),
         "dead": float(result.dead[best]),
         "active_rate": result.active_rate[best].tolist(),
