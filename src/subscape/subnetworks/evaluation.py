@@ -31,8 +31,8 @@ class Evaluation:
     n_rows: int
     """Rows evaluated."""
     fvu_of_batches: Float[Tensor, "*replica"]
-    """Mean of every batch's own FVU, as published: a batch counts the same whatever the size of its gradients.
-    For small batches it lies below `fvu`."""
+    """Mean of every batch's own FVU, as published: all batches count the same, however large their
+    gradients. For small batches it lies below `fvu`."""
 
     @property
     def dead(self) -> Float[Tensor, "*replica"]:
