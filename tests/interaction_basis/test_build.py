@@ -50,6 +50,14 @@ def test_a_folder_of_another_run_is_refused(example, tmp_path):
         build_bases(other, case.inputs, folder=tmp_path)
 
 
+def test_a_folder_without_a_layer_takes_other_settings(example, tmp_path):
+    case = example("tanh")
+    few = case.inputs[:4]
+    with pytest.raises(ValueError, match="allow_low_rank"):
+        build_bases(case.chain, few, folder=tmp_path)
+    build_bases(case.chain, few, BasisConfig(allow_low_rank=True), folder=tmp_path)
+
+
 def test_edges_are_saved_by_layer_and_read_again(example, tmp_path, monkeypatch):
     case = example("tanh")
     bases = build_bases(case.chain, case.inputs)

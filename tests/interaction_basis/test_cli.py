@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -68,6 +69,101 @@ def test_stages_out_of_order_and_wrong_settings_say_so(tmp_path, capsys):
     assert "a TOML file that exists" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('tolerance = "x"', "c.toml: tolerance: expected a number; got 'x'"),
+        ("seed = 1.5", "c.toml: seed: expected a whole number; got 1.5"),
+        ("seed = true", "seed: expected a whole number; got True"),
+        ("curves = 1", "curves: expected true or false; got 1"),
+        ("task = 3", "task: expected a string; got 3"),
+        ('midpoint = "sqrt"', "midpoint: expected 'linear' or 'log'; got 'sqrt'"),
+        ("basis = 3", "basis: expected a table; got 3"),
+        ('[basis]\nrtol = "a"', "c.toml [basis]: rtol: expected a number; got 'a'"),
+        ("[basis]\nsign_positions = 0", "sign_positions: expected a whole number of at least 1"),
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path, capsys, line, message):
+    config = tmp_path / "c.toml"
+    config.write_text(f"{line}\n")
+    assert run("basis", "build", config, "--out", tmp_path / "r") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_files_of_the_wrong_kind_are_named(tmp_path, capsys):
+    def said(*lines):
+        config = tmp_path / "c.toml"
+        config.write_text("\n".join(lines))
+        assert run("basis", "build", config, "--out", tmp_path / "r") == 2
+        return capsys.readouterr().err
+
+    (tmp_path / "text.txt").write_text("Once upon a time")
+    (tmp_path / "model").mkdir()
+    decoder = 'task = "decoder"'
+    assert "weights: expected a path that exists, of a file" in said(
+        'task = "modular-addition"', 'weights = "model"'
+    )
+    assert "a Hugging Face folder with its config.json" in said(decoder, 'weights = "model"')
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert "text: expected a path that exists, of a file" in said(
+        decoder, 'weights = "model"', 'text = "model"'
+    )
+    (tmp_path / "empty").mkdir()
+    assert run("basis", "report", tmp_path / "empty") == 2
+    assert "a run folder with its basis.toml" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_settings_that_it_was_begun_with(tmp_path, quick, capsys):
+    config, folder = tmp_path / "c.toml", tmp_path / "r"
+    config.write_text('[basis]\nlast = "raw"\n')
+    assert run("basis", "build", config, "--out", folder, "--json") == 0
+    config.write_text('seed = 1\n[basis]\nlast = "pca"\n')
+    assert run("basis", "edges", config, "--out", folder, "--json") == 2
+    assert "differs in seed, basis.last. Choose another folder" in capsys.readouterr().err
+    assert 'last = "raw"' in (folder / "basis.toml").read_text()
+    # What bases and edges do not depend on may change.
+    config.write_text('tolerance = 0.5\n[basis]\nlast = "raw"\n')
+    assert run("basis", "edges", config, "--out", folder, "--json") == 0
+    assert "tolerance = 0.5" in (folder / "basis.toml").read_text()
+
+
+def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, monkeypatch):
+    from subscape.interaction_basis import stages
+
+    config, folder = tmp_path / "c.toml", tmp_path / "r"
+    config.write_text('tolerance = 0.02\n[basis]\nlast = "raw"\n')
+    assert run("basis", "edges", config, "--out", folder, "--json") == 0
+    real, made = stages.edges_required, []
+
+    def interrupted(*arguments, **options):
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        made.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(stages, "edges_required", interrupted)
+    assert run("basis", "ablate", folder, "--json") == 130
+    assert not (folder / "ablation.json").exists()
+    made.clear()
+    assert run("basis", "ablate", folder, "--json") == 0
+    assert len(made) == 2
+    resumed = json.loads((folder / "ablation.json").read_text())
+    shutil.rmtree(folder / "build" / "ablation")
+    monkeypatch.setattr(stages, "edges_required", real)
+    assert run("basis", "ablate", folder, "--json") == 0
+    assert json.loads((folder / "ablation.json").read_text()) == resumed
+
+    # The same thresholds leave the modules, others take them away: they would no longer be theirs.
+    assert run("basis", "modules", folder, "--json") == 0
+    assert run("basis", "ablate", folder, "--json") == 0
+    assert (folder / "modules.json").exists()
+    assert run("basis", "ablate", folder, "--json", "--tolerance", "0.4") == 0
+    capsys.readouterr()
+    assert run("basis", "report", folder) == 2
+    assert "Run `subscape basis modules` first" in capsys.readouterr().err
+
+
 def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "own_task.py").write_text(
         "import torch\n"
@@ -99,6 +195,11 @@ def test_reproduction_of_the_digits(tmp_path, quick, capsys):
     assert written["summary"] == summary
     assert run(*arguments) == 2
     assert "results.json" in capsys.readouterr().err
+    # Every seed's folder is a run as if made stage by stage.
+    for stage in ("build", "ablate", "modules"):
+        assert run("basis", stage, tmp_path / "r" / "seed1", "--json") == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["lib"]["sizes"] == written["runs"][1]["modules"]["lib"]["sizes"]
 
 
 def test_reproduction_of_modular_addition_wants_its_checkpoints(tmp_path, monkeypatch, capsys):

@@ -88,6 +88,36 @@ def test_other_models_are_refused():
         decoder_chain(model)
 
 
+@pytest.mark.parametrize("window", [3, 16])
+@pytest.mark.parametrize("kind", ["Mistral", "Qwen2"])
+def test_windows_of_attention_are_kept_beyond_the_tokens_of_the_check(kind, window):
+    torch.manual_seed(0)
+    slides = {"use_sliding_window": True, "max_window_layers": 1} if kind == "Qwen2" else {}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=23,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        sliding_window=window,
+        **slides,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn(p.shape))
+        wanted = model(tokens(2, 24)).logits
+        assert torch.allclose(decoder_chain(model).outputs(tokens(2, 24)), wanted, atol=1e-6)
+
+
+def test_models_that_are_built_almost_like_llama_are_refused():
+    sizes = {"vocab_size": 23, "hidden_size": 8, "intermediate_size": 12}
+    config = transformers.PhiConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ValueError, match=r"Llama or GPT-2; got PhiForCausalLM \(.*Write its"):
+        decoder_chain(transformers.AutoModelForCausalLM.from_config(config).eval())
+
+
 def test_the_real_model(data_dir):
     folder = data_dir / "stories260k"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

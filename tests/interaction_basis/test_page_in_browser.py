@@ -1,5 +1,6 @@
 """The page in a real browser: it draws, answers to mouse and keys, filters, and needs no network."""
 
+import dataclasses
 import os
 import shutil
 
@@ -42,7 +43,9 @@ def driver(tmp_path_factory):
 def page(driver, tmp_path):
     edges = torch.block_diag(torch.full((2, 2), 100.0), torch.full((2, 2), 50.0)).double()
     edges[0, 3] = 2.0
-    bases = (raw_basis(NASTY, 4), *(raw_basis(f"n{k}", 4) for k in (1, 2)))
+    importance = torch.tensor([1.0, 4.0, 4.0, 1.0]).double()
+    last = dataclasses.replace(raw_basis("n2", 4), importance=importance)
+    bases = (raw_basis(NASTY, 4), raw_basis("n1", 4), last)
     graph = InteractionGraph(bases, (edges, edges))
     modules = find_modules(graph, [1.0, 1.0], last_layer=True)
     path = tmp_path / "graph.html"
@@ -72,6 +75,11 @@ def test_it_draws_and_is_escaped(page):
     assert len(page.find_elements("css selector", ".node")) == 12
     assert page.find_elements("css selector", "img") == []
     assert "2 modules of 6, 6" in page.find_element("id", "counts").text
+
+
+def test_the_most_important_direction_is_the_largest_wherever_it_stands(page):
+    sizes = [float(c.get_attribute("r")) for c in page.find_elements("css selector", "circle")]
+    assert sizes[-4:] == [6, 8, 8, 6]
 
 
 def test_hovering_shows_the_edges_of_a_direction(page):

@@ -7,6 +7,7 @@ import torch
 
 from subscape.interaction_basis import InteractionGraph, find_modules
 from subscape.interaction_basis.basis import raw_basis
+from subscape.interaction_basis.modules import Module, Modules
 from subscape.interaction_basis.page import graph_page
 from subscape.interaction_basis.pictures import (
     colour_of,
@@ -70,7 +71,8 @@ def test_the_page_holds_the_graph_and_needs_nothing_else(graph, modules):
     assert len(data["edges"]) == 16
     # log10(100) above the threshold 1.
     assert data["edges"][0] == [0, 0, 0, 2.0, 100.0]
-    assert data["sizes"] == [6, 6]
+    # Weights 16 = 8 log10(100) and 13.59 = 8 log10(50), none between: Q = 1 - .541² - .459².
+    assert data["modules"] == "2 modules of 6, 6, Q = 0.497"
     # The only address is the name of the SVG name space, which nobody fetches.
     assert set(re.findall(r"https?://[^\"'\s)]+", text)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"<(link|img|iframe)\b|src=|@import|url\(", text)
@@ -84,6 +86,14 @@ def test_names_and_labels_are_escaped(modules, graph):
     data = page_data(text)
     assert data["layers"][0]["name"] == NASTY
     assert data["layers"][1]["directions"][0]["label"] == NASTY + "\u2028"
+
+
+def test_many_modules_are_not_all_counted_out():
+    pairs = tuple(Module(((0, n), (1, n)), 1.0) for n in range(20))
+    assert Modules(pairs, 0.9, 1.0, 0.0).described == (
+        "20 modules of 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, …, Q = 0.900"
+    )
+    assert Modules((), 0.0, 1.0, 0.0).described == "no modules"
 
 
 def test_few_directions_may_be_shown(graph, modules):

@@ -229,7 +229,16 @@ def test_constant_layers_and_dead_sections_are_named():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"target": "other"}, {"last": "none"}, {"baseline": "one"}, {"path_points": -1}]
+    "settings",
+    [
+        {"target": "other"},
+        {"last": "none"},
+        {"baseline": "one"},
+        {"path_points": -1},
+        {"sign_positions": 0},
+        {"sign_directions": -1},
+        {"batch_size": 0},
+    ],
 )
 def test_settings_are_checked(settings):
     with pytest.raises((ValueError, TypeError)):

@@ -37,6 +37,26 @@ def test_missing_packages_are_named(monkeypatch):
         decoder_task("nowhere", "nothing")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_scored": 0}, "n_scored: expected a whole number of at least 1; got 0"),
+        ({"n_sequences": 0}, "n_sequences: expected a whole number of at least 1"),
+        ({"length": 1}, "length: expected a whole number of at least 2"),
+        ({"length": 600}, "length: expected at most the 512 positions of the model; got 600"),
+        ({"n_scored": 10**6}, "text: expected over 1000000 windows"),
+        ({"n_scored": 10**6, "scored_text": True}, "scored_text: expected 1000000 windows"),
+    ],
+)
+def test_numbers_that_a_text_or_model_does_not_have_are_refused(data_dir, settings, message):
+    pytest.importorskip("transformers")
+    text = data_dir / "tinystories" / "heldout_sample.txt"
+    if "scored_text" in settings:
+        settings = settings | {"scored_text": text}
+    with pytest.raises(ValueError, match=message):
+        decoder_task(data_dir / "stories260k", text, **settings)
+
+
 def test_a_language_model_and_its_text(data_dir):
     pytest.importorskip("transformers")
     text = data_dir / "tinystories" / "heldout_sample.txt"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -32,6 +33,9 @@ from subscape.interaction_basis.task import (
 
 Stage = Literal["build", "edges", "ablate", "modules", "report"]
 PATHS = ("weights", "text", "scored_text")
+LATER = ("out", "tolerance", "midpoint", "curves", "resolution", "library", "last_layer")
+"""Fields that bases and edges do not depend on."""
+WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class BasisFile:
     length: int = 128
     """decoder: tokens in a window."""
     n_sequences: int = 400
-    """decoder: windows for Jacobians and edges."""
+    """decoder: windows for Jacobians and edges, at most."""
     n_scored: int = 32
     """decoder: windows to score."""
     seed: int = 0
@@ -76,7 +80,7 @@ class BasisFile:
 class BasisRun:
     """Compute bases, edges, edges required, modules and pictures, a stage at a time.
 
-    An interrupted stage goes on where it was. `report` wants all the others done.
+    An interrupted stage goes on where it was. Every stage wants those before it done.
     """
 
     stage: Annotated[Stage, tyro.conf.Positional]
@@ -84,11 +88,11 @@ class BasisRun:
     config_or_run: Annotated[Path, tyro.conf.Positional]
     """A TOML file (see docs/interaction-basis.md), or a run folder that was made from one."""
     tolerance: float | None = None
-    """ablate: how much worse the score may get."""
+    """ablate: how much worse the score may get, in place of what the file says."""
     resolution: float | None = None
-    """modules: a higher one makes smaller modules."""
+    """modules: a higher one makes smaller modules; in place of what the file says."""
     library: Library | None = None
-    """modules: what finds the communities."""
+    """modules: what finds the communities, in place of what the file says."""
     out: Path | None = None
     """Another run folder than the file says."""
     json: bool = False
@@ -174,10 +178,11 @@ def load_task(config: BasisFile) -> Task:
         case "modular-addition":
             return modular_addition_task(_file(config, "weights"), config.seed)
         case "decoder":
+            loading._transformers()  # silences its notes
             return decoder_task(
-                _file(config, "weights"),
+                _model_folder(config),
                 _file(config, "text"),
-                scored_text=config.scored_text or None,
+                scored_text=_file(config, "scored_text") if config.scored_text else None,
                 length=config.length,
                 n_sequences=config.n_sequences,
                 n_scored=config.n_scored,
@@ -196,22 +201,39 @@ def load_task(config: BasisFile) -> Task:
 
 
 def _file(config: BasisFile, name: str) -> Path:
-    path = Path(getattr(config, name))
     given = getattr(config, name)
     require(
-        bool(given) and path.exists(),
+        Path(given).is_file(),
         name,
-        f"a path that exists, for the task {config.task!r}",
+        f"a path that exists, of a file for the task {config.task!r}",
         repr(given),
         "Set it in the configuration file; paths are taken from the file's folder.",
     )
-    return path
+    return Path(given)
+
+
+def _model_folder(config: BasisFile) -> Path:
+    require(
+        bool(config.weights) and (Path(config.weights) / "config.json").is_file(),
+        "weights",
+        "a path that exists, of a Hugging Face folder with its config.json",
+        repr(config.weights),
+        "Set it in the configuration file; paths are taken from the file's folder.",
+    )
+    return Path(config.weights)
 
 
 def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
     given = settings.config_or_run
     path = given / "basis.toml" if given.is_dir() else given
-    config: BasisFile = toml.build(BasisFile, toml.read(path), str(path))
+    require(
+        path.is_file(),
+        "config_or_run",
+        "a TOML file that exists, or a run folder with its basis.toml",
+        str(given),
+        "A run folder is made by `subscape basis build CONFIG`.",
+    )
+    config = _read(path)
     flags = {
         key: value
         for key in ("tolerance", "resolution", "library")
@@ -229,8 +251,73 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
     }
     config = replace(config, **absolute)
     folder = settings.out or Path(config.out or Path("runs") / path.stem)
-    write_text(folder / "basis.toml", toml.dumps(asdict(config)))
+    keep_settings(config, folder)
     return config, folder
+
+
+def keep_settings(config: BasisFile, folder: Path) -> None:
+    """Write basis.toml into a run folder, unless its bases were made with other settings.
+
+    Args:
+        config: the settings.
+        folder: the run.
+
+    Raises:
+        ValueError: if they were.
+    """
+    path = folder / "basis.toml"
+    if path.exists() and (folder / "build" / "layers").exists():
+        there, here = (_flat(asdict(c)) for c in (_read(path), config))
+        other = [key for key in here if here[key] != there[key] and key not in LATER]
+        require(
+            not other,
+            "out",
+            "a run folder that was begun with the same settings",
+            f"{folder}, which differs in {', '.join(other)}",
+            "Choose another folder with --out, or delete this one.",
+        )
+    write_text(path, toml.dumps(asdict(config)))
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    basis = {f"basis.{key}": value for key, value in table["basis"].items()}
+    return {key: value for key, value in table.items() if key != "basis"} | basis
+
+
+def _read(path: Path) -> BasisFile:
+    table = toml.read(path)
+    _check_types(BasisFile, table, str(path))
+    return toml.build(BasisFile, table, str(path))
+
+
+def _check_types(kind: type, table: Mapping[str, Any], where: str) -> None:
+    """Refuse values of another type than the field's; names are checked by `toml.build`."""
+    for name, hint in get_type_hints(kind).items():
+        if name not in table:
+            continue
+        value = table[name]
+        if is_dataclass(hint) and isinstance(value, Mapping):
+            _check_types(cast(type, hint), value, f"{where} [{name}]")
+        elif not _takes(hint, value):
+            raise ValueError(problem(f"{where}: {name}", _wanted(hint), repr(value)))
+
+
+def _takes(hint: Any, value: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if args := get_args(hint):
+        return any(_takes(arg, value) for arg in args)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _wanted(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if args := get_args(hint):
+        return " or ".join(_wanted(arg) for arg in args if arg is not type(None))
+    return WORDS.get(hint, "a table")
 
 
 def _print(settings: BasisRun, result: dict[str, Any]) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from subscape._checks import problem
-from subscape.interaction_basis.reproduction import reproduce_digits, reproduce_modular_addition
+from subscape.cli.basis import BasisFile, keep_settings
+from subscape.interaction_basis.reproduction import (
+    CONFIG,
+    reproduce_digits,
+    reproduce_modular_addition,
+)
 
 
 def run(name: str, seeds: range, out: Path, *, data: Path | None, as_json: bool) -> dict[str, Any]:
@@ -28,9 +34,13 @@ def run(name: str, seeds: range, out: Path, *, data: Path | None, as_json: bool)
     """
     torch.set_num_threads(1)  # matrices this small only make threads wait for each other
     if name == "modular-addition":
-        results = reproduce_modular_addition(_models(data), out, progress=not as_json)
+        models = _models(data)
+        results = reproduce_modular_addition(models, out, progress=not as_json)
     else:
+        models = None
         results = reproduce_digits(seeds, out, progress=not as_json)
+    for found in results["runs"]:
+        _keep_settings(found, out, models)
     if as_json:
         print(json.dumps(results["summary"]))
     else:
@@ -52,6 +62,18 @@ def _models(data: Path | None) -> Path:
             )
         )
     return Path(named) / "rib_modadd"
+
+
+def _keep_settings(found: dict[str, Any], out: Path, models: Path | None) -> None:
+    """So that `subscape basis` takes the seed's folder as a run of its own."""
+    seed = found["seed"]
+    config = BasisFile(tolerance=found["tolerance"], basis=CONFIG)
+    if models is None:
+        config = replace(config, seed=seed)
+    else:
+        weights = (models / f"seed{seed}.safetensors").resolve()
+        config = replace(config, task="modular-addition", weights=str(weights))
+    keep_settings(config, out / f"seed{seed}")
 
 
 def _print(results: dict[str, Any], folder: Path) -> None:

@@ -63,6 +63,12 @@ class BasisConfig:
         require(
             self.path_points >= 0, "path_points", "a whole number of at least 0", self.path_points
         )
+        for name in ("sign_positions", "sign_directions"):
+            draws = getattr(self, name)
+            require(
+                draws is None or draws >= 1, name, "a whole number of at least 1, or None", draws
+            )
+        require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
         require(self.target in ("next", "final"), "target", "'next' or 'final'", repr(self.target))
         require(self.last in ("pca", "raw"), "last", "'pca' or 'raw'", repr(self.last))
         require(
@@ -227,9 +233,9 @@ def digest(*tensors: Tensor) -> str:
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Mark the folder as this run's, or see that it already is."""
+    """Mark the folder as this run's, or see that it already is; one without a layer is nobody's yet."""
     path = folder / "build.json"
-    if not path.exists():
+    if not path.exists() or not (folder / "layers").exists():
         write_json(path, identity)
         return
     there = read_json(path)

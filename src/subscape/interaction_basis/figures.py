@@ -19,29 +19,30 @@ from subscape.interaction_basis.stages import (
     METHODS,
     load_graphs,
     load_labels,
-    modules_stage,
+    made_by,
     parse_nodes,
     thresholds,
 )
 
 FULL_LABELS = 12
 """Directions per layer up to which a picture of the graph shows labels; the page shows them all."""
+WIDEST = 40.0
+"""Inches."""
 
 
 def report_stage(folder: Path, *, title: str | None = None) -> list[Path]:
     """Draw everything that the run has.
 
     Args:
-        folder: the run, with ablation.json; modules are found if they are not there.
+        folder: the run, all other stages done.
         title: of the pages; by default the folder's name.
 
     Returns:
         The files written.
     """
     graphs = load_graphs(folder)
-    if not (folder / "modules.json").exists():
-        modules_stage(folder)
-    found, ablation = read_json(folder / "modules.json"), read_json(folder / "ablation.json")
+    ablation = read_json(made_by("ablate", folder / "ablation.json"))
+    found = read_json(made_by("modules", folder / "modules.json"))
     written = [_required(folder, ablation)]
     for kind, what in (("edge_curves", "edges"), ("node_curves", "directions")):
         if ablation["lib"][kind]:
@@ -98,10 +99,11 @@ def _graph(
     limits: list[float],
     labels: dict[tuple[int, int], str],
 ) -> Path:
-    figure, (axes,) = panels(1, width=max(6.0, 2.5 * (len(limits) + 1)), height=7.0)
+    width = min(WIDEST, max(6.0, 2.5 * (len(limits) + 1)))
+    figure, (axes,) = panels(1, width=width, height=7.0)
     few = {node: text for node, text in labels.items() if node[1] < FULL_LABELS}
     draw_graph(graph, modules, limits, labels=few, axes=axes)
-    axes.set_title(f"{method.upper()}: modules of {modules.sizes}, Q = {modules.modularity:.3f}")
+    axes.set_title(f"{method.upper()}: {modules.described}")
     return _saved(figure, folder / f"graph-{method}.png")
 
 

@@ -165,15 +165,19 @@ def _run(blocks: tuple[Block, ...], values: Tensor) -> Tensor:
 
 
 def _parts(model: Any) -> Decoder:
-    if hasattr(model, "lm_head") and hasattr(getattr(model, "model", None), "embed_tokens"):
-        return _llama(model)
-    if hasattr(model, "lm_head") and hasattr(getattr(model, "transformer", None), "wte"):
-        return _gpt2(model)
+    missing = ""
+    try:
+        if hasattr(model, "lm_head") and hasattr(getattr(model, "model", None), "embed_tokens"):
+            return _llama(model)
+        if hasattr(model, "lm_head") and hasattr(getattr(model, "transformer", None), "wte"):
+            return _gpt2(model)
+    except AttributeError as error:
+        missing = f" ({error})"
     raise ValueError(
         problem(
             "model",
             "a causal language model built like Llama or GPT-2",
-            type(model).__name__,
+            f"{type(model).__name__}{missing}",
             "Write its sections yourself and pass Chain(names, sections).",
         )
     )
@@ -182,11 +186,11 @@ def _parts(model: Any) -> Decoder:
 def _llama(model: Any) -> Decoder:
     inner = model.model
 
-    def attention(module: nn.Module) -> Section:
+    def attention(module: nn.Module, window: int | None) -> Section:
         def run(normed: Tensor) -> Tensor:
             places = torch.arange(normed.shape[-2], device=normed.device)[None]
             rotary = inner.rotary_emb(normed.new_zeros(1, 1), places)
-            mask = _causal(normed)
+            mask = _causal(normed, window)
             return module(normed, position_embeddings=rotary, attention_mask=mask)[0]
 
         return run
@@ -197,11 +201,11 @@ def _llama(model: Any) -> Decoder:
     blocks = [
         Block(
             norm(layer.input_layernorm),
-            attention(layer.self_attn),
+            attention(layer.self_attn, _window(model.config, number)),
             norm(layer.post_attention_layernorm),
             layer.mlp,
         )
-        for layer in inner.layers
+        for number, layer in enumerate(inner.layers)
     ]
     return Decoder(inner.embed_tokens, tuple(blocks), norm(inner.norm), model.lm_head)
 
@@ -226,11 +230,19 @@ def _gpt2(model: Any) -> Decoder:
     return Decoder(embed, tuple(blocks), norm(inner.ln_f), model.lm_head)
 
 
-def _causal(values: Tensor) -> Tensor:
+def _window(config: Any, layer: int) -> int | None:
+    """How many positions back a layer may look, its own included; None is all."""
+    kinds = getattr(config, "layer_types", None)
+    slides = kinds is None or kinds[layer] == "sliding_attention"
+    return getattr(config, "sliding_window", None) if slides else None
+
+
+def _causal(values: Tensor, window: int | None = None) -> Tensor:
     """0 where a position may look, the most negative number where it may not."""
     n = values.shape[-2]
     least = torch.finfo(values.dtype).min
-    return torch.full((1, 1, n, n), least, dtype=values.dtype, device=values.device).triu(1)
+    full = torch.full((1, 1, n, n), least, dtype=values.dtype, device=values.device)
+    return full.triu(1) if window is None else full.triu(1) + full.tril(-window)
 
 
 @torch.no_grad()

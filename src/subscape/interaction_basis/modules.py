@@ -32,6 +32,8 @@ Library = Literal["networkx", "networkit", "scikit-network"]
 
 N_STARTS = 10
 """Runs of networkx's Louvain method, each in its own order; the partition of highest modularity stays."""
+MOST_SIZES = 12
+"""In a description of modules in words."""
 PACKAGES = {"networkx": "networkx", "networkit": "networkit", "scikit-network": "sknetwork"}
 
 
@@ -65,6 +67,15 @@ class Modules:
     def sizes(self) -> list[int]:
         """Directions per module."""
         return [len(module.members) for module in self.modules]
+
+    @property
+    def described(self) -> str:
+        """Their number, sizes and modularity in words."""
+        if not self.modules:
+            return "no modules"
+        sizes = ", ".join(map(str, self.sizes[:MOST_SIZES]))
+        more = ", …" if len(self.sizes) > MOST_SIZES else ""
+        return f"{len(self.sizes)} modules of {sizes}{more}, Q = {self.modularity:.3f}"
 
     def of(self) -> dict[Node, int]:
         """The module of every direction that is in one."""

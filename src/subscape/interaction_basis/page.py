@@ -79,7 +79,7 @@ def _data(
             strength = float(graph.edges[layer][to, come_from])
             weight = round(float(weights[to, come_from]), 4)
             edges.append([layer, come_from, to, weight, strength])
-    return {"layers": layers, "edges": edges, "sizes": modules.sizes, "q": modules.modularity}
+    return {"layers": layers, "edges": edges, "modules": modules.described}
 
 
 def _script_json(data: object) -> str:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#8c564b")
 """Of the modules, told apart by the colour-blind too (after Okabe and Ito); then from the first again."""
+SIDE = 0.6
+"""Room for labels beside the first and last layer, in distances of layers."""
 ALONE = "#9a9a9a"
 """Of directions without a module, and of edges between modules."""
+MANY = 6
+"""Names on an axis above which they are turned."""
 METHODS = {"lib": ("LIB", COLOURS[0]), "pca": ("PCA", COLOURS[1])}
 Curve = Sequence[Sequence[int | float]]
 
@@ -90,10 +94,11 @@ def draw_graph(
                     fontsize=6,
                     bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
                 )
-    axes.set_xticks(range(len(shown)), graph.names[: len(shown)])
+    names = graph.names[: len(shown)]
+    axes.set_xticks(range(len(shown)), names, rotation=90 if len(shown) > MANY else 0)
     axes.set_yticks([])
     axes.set_ylabel("directions, the most important on top")
-    axes.margins(x=0.3)
+    axes.set_xlim(-SIDE, len(shown) - 1 + SIDE)
     return axes
 
 
@@ -142,8 +147,9 @@ def draw_edges_required(
         bars = axes.bar(places, list(values), width, label=label, color=colour)
         axes.bar_label(bars, fontsize=7)
     sections = [f"{a} → {b}" for a, b in zip(names[:-1], names[1:], strict=True)]
-    turned = 90 if len(sections) > 6 else 0
+    turned = 90 if len(sections) > MANY else 0
     axes.set_xticks(range(len(sections)), sections, fontsize=7, rotation=turned)
+    axes.margins(x=0.02, y=0.1)
     axes.set_ylabel("edges required")
     axes.legend(frameon=False)
     return axes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,23 @@ from subscape._checks import require
 from subscape._io import read_json, write_json
 from subscape.interaction_basis.build import BasisConfig
 from subscape.interaction_basis.figures import report_stage
+from subscape.interaction_basis.fourier import frequency_shares
 from subscape.interaction_basis.pictures import draw_edges_required, panels
 from subscape.interaction_basis.stages import (
     METHODS,
     ablate_stage,
     build_stage,
     edges_stage,
-    load_labels,
+    load_graphs,
     modules_stage,
+    parse_nodes,
 )
-from subscape.interaction_basis.task import Task, digits_task, modular_addition_task
+from subscape.interaction_basis.task import (
+    Task,
+    digits_task,
+    modular_addition_task,
+    pair_tables,
+)
 
 PUBLISHED = {
     ("lib", 0): (133, 82, 633),
@@ -32,8 +39,7 @@ PUBLISHED = {
     ("pca", 3): (115, 71, 547),
 }
 """Edges required within .001 of the accuracy on the test pairs, from the results saved with the models."""
-TERM = re.compile(r"(\d+)% cos\((\d+)a")
-"""Share and first frequency in a Fourier label."""
+CONFIG = BasisConfig(last="raw")
 MOD_ADD_TOLERANCE = 0.001
 DIGITS_TOLERANCE = 0.01
 """3 or 4 of the 360 digits that are not trained on."""
@@ -63,9 +69,10 @@ def reproduce_modular_addition(
     runs = []
     for path in found:
         seed = int(path.stem.removeprefix("seed"))
-        run = _run(modular_addition_task(path), folder / path.stem, MOD_ADD_TOLERANCE, progress)
+        task = modular_addition_task(path)
+        run = _run(task, folder / path.stem, MOD_ADD_TOLERANCE, progress)
         run["seed"] = seed
-        run["frequencies"] = _frequencies(folder / path.stem)
+        run["frequencies"] = _frequencies(task, folder / path.stem)
         run["published"] = {m: list(PUBLISHED[m, seed]) for m in METHODS if (m, seed) in PUBLISHED}
         runs.append(run)
     return _results("modular-addition", runs, folder)
@@ -92,11 +99,10 @@ def reproduce_digits(
 
 
 def _run(task: Task, folder: Path, tolerance: float, progress: bool) -> dict[str, Any]:
-    config = BasisConfig(last="raw")
     start = time.perf_counter()
-    bases = build_stage(task, config, folder, progress=progress)
+    bases = build_stage(task, CONFIG, folder, progress=progress)
     built = time.perf_counter()
-    graphs = edges_stage(task, config, folder, progress=progress)
+    graphs = edges_stage(task, CONFIG, folder, progress=progress)
     linked = time.perf_counter()
     ablation = ablate_stage(task, folder, tolerance, progress=progress)
     modules = modules_stage(folder)
@@ -116,18 +122,17 @@ def _run(task: Task, folder: Path, tolerance: float, progress: bool) -> dict[str
     }
 
 
-def _frequencies(folder: Path) -> list[dict[str, float]]:
-    """For every LIB module the frequencies of its directions, by their share."""
-    labels = load_labels(folder, "lib")
+def _frequencies(task: Task, folder: Path) -> list[dict[str, float]]:
+    """For every LIB module the four leading frequencies, by their share averaged over its directions."""
+    tables = pair_tables(task.chain, load_graphs(folder)["lib"])
     found = []
     for module in read_json(folder / "modules.json")["lib"]["modules"]:
-        shares: dict[str, float] = {}
-        for layer, direction in module["members"]:
-            for share, frequency in TERM.findall(labels.get((layer, direction), "")):
-                shares[frequency] = shares.get(frequency, 0.0) + float(share)
-        whole = sum(shares.values()) or 1.0
-        ordered = sorted(shares.items(), key=lambda item: -item[1])
-        found.append({k: round(v / whole, 3) for k, v in ordered[:4]})
+        total: Counter[int] = Counter()
+        for node in parse_nodes(module["members"]):
+            if node in tables:
+                total.update(frequency_shares(tables[node]))
+        n = len(module["members"])
+        found.append({str(k): round(share / n, 3) for k, share in total.most_common(4)})
     return found
 
 

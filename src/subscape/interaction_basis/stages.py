@@ -1,6 +1,6 @@
 """From a task to a run folder, stage by stage: bases, edges, ablations, modules, pictures.
 
-    build/           bases and edges, layer by layer, from where an interrupted run goes on
+    build/           bases, edges and ablations, layer by layer, from where an interrupted run goes on
     lib/, pca/       the interaction graphs
     labels.json      text for directions, where the task has it
     ablation.json    edges required, curves over edges and directions
@@ -12,7 +12,7 @@ Every stage reads what the one before it wrote.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from subscape._checks import problem
 from subscape._io import read_json, write_json
 from subscape.interaction_basis.ablation import edge_curve, node_curve
-from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
+from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, digest
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.modules import Library, find_modules
 from subscape.interaction_basis.required import Midpoint, edges_required
@@ -70,7 +70,7 @@ def edges_stage(
 
 def load_graphs(folder: Path) -> dict[str, InteractionGraph]:
     """Read the graphs that `edges_stage` wrote."""
-    return {method: InteractionGraph.load(_made(folder / method, "edges")) for method in METHODS}
+    return {method: InteractionGraph.load(made_by("edges", folder / method)) for method in METHODS}
 
 
 def ablate_stage(
@@ -97,40 +97,75 @@ def ablate_stage(
     """
     graphs, chain, on = load_graphs(folder), task.scoring, task.scored
     base = on.base(chain)
-    result: dict[str, Any] = {
-        "score": on.score.name,
-        "base": base,
-        "tolerance": tolerance,
-        "names": list(chain.names),
-    }
+    settings = {"score": on.score.name, "base": base, "tolerance": tolerance}
+    result: dict[str, Any] = {**settings, "names": list(chain.names)}
+    settings |= {"midpoint": midpoint, "curves": curves, "data": digest(on.inputs, on.labels)}
     with tqdm(total=len(chain) * len(METHODS), desc="ablate", disable=not progress) as bar:
         for method, graph in graphs.items():
-            sections, edge_curves, node_curves = [], [], []
+            rows = []
             for layer in range(len(chain)):
-                found = edges_required(
-                    chain, graph, layer, on, tolerance, base=base, midpoint=midpoint
+                basis, next_basis = graph.bases[layer : layer + 2]
+                of = digest(graph.edges[layer], basis.into, basis.back, next_basis.into)
+                row = _made_before(
+                    folder / "build" / "ablation" / f"{method}-{layer:03}.json",
+                    {**settings, "graph": of},
+                    lambda graph=graph, layer=layer: _ablate_layer(
+                        task, graph, layer, tolerance, base=base, midpoint=midpoint, curves=curves
+                    ),
                 )
-                sections.append({
-                    "n_edges": found.n_edges,
-                    "threshold": found.threshold,
-                    "score": found.score,
-                    "n_total": found.n_total,
-                })
-                if curves:
-                    edges = graph.edges[layer]
-                    edge_curves.append(edge_curve(chain, layer, graph.bases, edges, on))
-                    node_curves.append(node_curve(chain, layer, graph.bases[layer], on))
+                rows.append(row)
                 bar.update()
             result[method] = {
-                "sections": sections,
-                "edge_curves": edge_curves,
-                "node_curves": node_curves,
+                "sections": [row["section"] for row in rows],
+                "edge_curves": [row["edge_curve"] for row in rows if curves],
+                "node_curves": [row["node_curve"] for row in rows if curves],
             }
     totals = {m: sum(s["n_edges"] for s in result[m]["sections"]) for m in METHODS}
     result["total"] = totals
     result["ratio"] = totals["lib"] / totals["pca"]
-    write_json(folder / "ablation.json", result)
+    path = folder / "ablation.json"
+    if path.exists() and any(
+        thresholds(read_json(path), m) != thresholds(result, m) for m in METHODS
+    ):
+        # Modules rest on the thresholds.
+        (folder / "modules.json").unlink(missing_ok=True)
+    write_json(path, result)
     return result
+
+
+def _ablate_layer(
+    task: Task,
+    graph: InteractionGraph,
+    layer: int,
+    tolerance: float,
+    *,
+    base: float,
+    midpoint: Midpoint,
+    curves: bool,
+) -> dict[str, Any]:
+    chain, on = task.scoring, task.scored
+    found = edges_required(chain, graph, layer, on, tolerance, base=base, midpoint=midpoint)
+    row: dict[str, Any] = {
+        "section": {
+            "n_edges": found.n_edges,
+            "threshold": found.threshold,
+            "score": found.score,
+            "n_total": found.n_total,
+        }
+    }
+    if curves:
+        row["edge_curve"] = edge_curve(chain, layer, graph.bases, graph.edges[layer], on)
+        row["node_curve"] = node_curve(chain, layer, graph.bases[layer], on)
+    return row
+
+
+def _made_before(
+    path: Path, made_of: dict[str, Any], make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What the file holds if it was made of the same, otherwise what is made now."""
+    if not path.exists() or read_json(path)["made_of"] != made_of:
+        write_json(path, {"made_of": made_of, **make()})
+    return read_json(path)
 
 
 def modules_stage(
@@ -153,7 +188,7 @@ def modules_stage(
     Returns:
         What is in modules.json.
     """
-    ablation = read_json(_made(folder / "ablation.json", "ablate"))
+    ablation = read_json(made_by("ablate", folder / "ablation.json"))
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
     for method, graph in load_graphs(folder).items():
         found = find_modules(
@@ -199,7 +234,19 @@ def parse_nodes(nodes: Sequence[Sequence[int]]) -> tuple[Node, ...]:
     return tuple((layer, direction) for layer, direction in nodes)
 
 
-def _made(path: Path, stage: str) -> Path:
+def made_by(stage: str, path: Path) -> Path:
+    """The path, if the stage that makes it has been there.
+
+    Args:
+        stage: its name on the command line.
+        path: what it makes in the run folder.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if there is no such path.
+    """
     if not path.exists():
         raise ValueError(
             problem(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import problem, require
+from subscape._shapes import Float
 from subscape.data import text_windows
 from subscape.interaction_basis.ablation import Scored
 from subscape.interaction_basis.chain import Chain
@@ -80,6 +81,29 @@ def modular_addition_task(weights: str | Path, seed: int = 0) -> Task:
     )
 
 
+def pair_tables(
+    chain: Chain, graph: InteractionGraph, *, modulus: int = 113, most: int = 30
+) -> dict[tuple[int, int], Float[Tensor, "first second"]]:
+    """What the directions of modular addition are at every pair of numbers.
+
+    Args:
+        chain: the transformer.
+        graph: its interaction graph.
+        modulus: p.
+        most: directions per layer, the most important first.
+
+    Returns:
+        Activations by (layer, direction), positions added up; the last layer, the logits, is left out.
+    """
+    nodes = chain.nodes(modular_addition_pairs(modulus), len(chain) - 1)
+    tables = {}
+    for layer, values in enumerate(nodes):
+        coordinates = graph.bases[layer].encode(values).sum(1)[:, :most]
+        for direction, column in enumerate(coordinates.mT):
+            tables[layer, direction] = column.reshape(modulus, modulus)
+    return tables
+
+
 def fourier_labels(
     chain: Chain, graph: InteractionGraph, *, modulus: int = 113, most: int = 30
 ) -> dict[tuple[int, int], str]:
@@ -92,16 +116,13 @@ def fourier_labels(
         most: directions per layer that get a name.
 
     Returns:
-        The largest term of every direction and the next if it counts; positions are added up.
+        The largest term of every direction and the next if it counts.
     """
-    nodes = chain.nodes(modular_addition_pairs(modulus), len(chain) - 1)
     labels = {}
-    for layer, values in enumerate(nodes):
-        coordinates = graph.bases[layer].encode(values).sum(1)[:, :most]
-        for direction, column in enumerate(coordinates.mT):
-            terms = fourier_terms(column.reshape(modulus, modulus))[:2]
-            terms = [term for term in terms if term is terms[0] or term.share >= LEAST_SHARE]
-            labels[layer, direction] = " + ".join(map(str, terms))
+    for node, table in pair_tables(chain, graph, modulus=modulus, most=most).items():
+        terms = fourier_terms(table)[:2]
+        terms = [term for term in terms if term is terms[0] or term.share >= LEAST_SHARE]
+        labels[node] = " + ".join(map(str, terms))
     return labels
 
 
@@ -149,7 +170,7 @@ def decoder_task(
         text: a text file, stories separated by <|endoftext|>.
         scored_text: another one to score on; by default the last windows of `text`, left out above.
         length: tokens in a window.
-        n_sequences: windows for Jacobians and edges; means and covariances take all.
+        n_sequences: windows for Jacobians and edges, at most; means and covariances take all.
         n_scored: windows to score.
         seed: of the choice of windows.
 
@@ -157,14 +178,26 @@ def decoder_task(
         The task, scored by the cross-entropy of the next token.
     """
     transformers = _import("transformers", "for a language model", "'subscape[lm]'")
+    for name, number, least in (
+        ("length", length, 2),
+        ("n_sequences", n_sequences, 1),
+        ("n_scored", n_scored, 1),
+    ):
+        require(number >= least, name, f"a whole number of at least {least}", number)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    positions = getattr(model.config, "max_position_embeddings", length)
+    require(
+        length <= positions, "length", f"at most the {positions} positions of the model", length
+    )
     windows = text_windows(text, tokenizer, length=length)["input_ids"]
     if scored_text is None:
         require(len(windows) > n_scored, "text", f"over {n_scored} windows", len(windows))
         windows, scored = windows[:-n_scored], windows[-n_scored:]
     else:
-        scored = text_windows(scored_text, tokenizer, length=length)["input_ids"][-n_scored:]
+        scored = text_windows(scored_text, tokenizer, length=length)["input_ids"]
+        require(len(scored) >= n_scored, "scored_text", f"{n_scored} windows", len(scored))
+        scored = scored[-n_scored:]
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
     return Task(
         decoder_chain(model.eval()),
