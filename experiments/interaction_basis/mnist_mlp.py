@@ -42,7 +42,8 @@ def chain(path: Path, dtype: torch.dtype) -> Chain:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SUBSCAPE_DATA"))
+    named = os.environ.get("SUBSCAPE_DATA")
+    parser.add_argument("--data", type=Path, default=named, required=named is None)
     parser.add_argument("--out", type=Path, default=Path("runs/mnist-mlp"))
     parser.add_argument("--tolerance", type=float, default=0.001)
     arguments = parser.parse_args()

@@ -10,7 +10,6 @@ tolerance. Expected: a ratio LIB / PCA near 1.
 import argparse
 import os
 import time
-import warnings
 from pathlib import Path
 
 import torch
@@ -33,7 +32,8 @@ from subscape.interaction_basis import (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SUBSCAPE_DATA"))
+    named = os.environ.get("SUBSCAPE_DATA")
+    parser.add_argument("--data", type=Path, default=named, required=named is None)
     parser.add_argument("--out", type=Path, default=Path("runs/stories260k"))
     parser.add_argument("--tokens", type=int, default=50_000)
     parser.add_argument("--length", type=int, default=64)
@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.1, help="nats")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", message="A section uses fused attention")
 
     folder = Path(arguments.data) / "stories260k"
     tokenizer = AutoTokenizer.from_pretrained(folder)

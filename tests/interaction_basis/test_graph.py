@@ -28,6 +28,13 @@ def test_saving_and_loading_is_the_identity(graph, tmp_path):
     graph.save(tmp_path / "g", overwrite=True)
 
 
+def test_a_graph_moves_to_a_device_whole(graph):
+    moved = graph.to(torch.device("meta"))
+    assert moved.names == graph.names
+    tensors = [t for b in moved.bases for t in (b.mean, b.into, b.back, b.importance)]
+    assert {t.device.type for t in (*tensors, *moved.edges)} == {"meta"}
+
+
 def test_another_version_is_refused(graph, tmp_path):
     graph.save(tmp_path / "g")
     path = tmp_path / "g" / "graph.json"

@@ -211,6 +211,13 @@ def test_isolated_coordinates_come_first_and_stay_alone(example):
         assert first[1:].abs().max() == 0
         assert basis.into[0, 1:].abs().max() == 0
         assert torch.allclose(basis.back @ basis.into, torch.eye(basis.rank).double(), atol=1e-10)
+    lib, values = bases.lib[1], case.chain.nodes(case.inputs)[1]
+    # The scale is that of the others: variance = importance, mean square Jacobian 1.
+    variance = lib.encode(values).square().flatten(0, -2).mean(0)
+    assert torch.allclose(variance, lib.importance, rtol=1e-9)
+    gram = jacobian_gram_by_loop(chain.sections[1], bases.lib[2].into, [values], lib.mean)
+    unit = (lib.back @ gram @ lib.back.mT).diagonal()
+    assert torch.allclose(unit, torch.ones(lib.rank).double(), atol=1e-8)
 
 
 @pytest.mark.parametrize("rtol", [-0.1, 1.0])

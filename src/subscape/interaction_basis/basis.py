@@ -7,7 +7,7 @@ other direction, so importances and edges are the same without it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -51,6 +51,13 @@ class LayerBasis:
     def width(self) -> int:
         """Number of coordinates of the node layer."""
         return len(self.mean)
+
+    def to(self, device: torch.device) -> LayerBasis:
+        """The same basis on a device."""
+        mean, into, back, importance = (
+            tensor.to(device) for tensor in (self.mean, self.into, self.back, self.importance)
+        )
+        return replace(self, mean=mean, into=into, back=back, importance=importance)
 
     def encode(self, values: Float[Tensor, "... node"]) -> Float[Tensor, "... direction"]:
         """Activations in the basis, in their own dtype."""

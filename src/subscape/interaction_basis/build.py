@@ -131,7 +131,7 @@ def build_bases(
     if where is not None:
         _claim(where, _identity(chain, inputs, gram_inputs, config))
     n = len(chain)
-    done = _read(where, n)
+    done = _read(where, n, chain.embed(inputs[:1]).device)
     missing = [layer for layer in reversed(range(n + 1)) if layer not in done]
     if missing:
         moments = node_moments(
@@ -197,14 +197,17 @@ def _layer(
     return lib_basis(pca, gram, rtol=config.importance_rtol), pca
 
 
-def _read(folder: Path | None, n: int) -> dict[int, tuple[LayerBasis, LayerBasis]]:
+def _read(
+    folder: Path | None, n: int, device: torch.device
+) -> dict[int, tuple[LayerBasis, LayerBasis]]:
     """Layers made before; each depends on those after it, so a gap ends them."""
     done: dict[int, tuple[LayerBasis, LayerBasis]] = {}
     for layer in reversed(range(n + 1)):
         path = None if folder is None else folder / "layers" / f"{layer:03}.safetensors"
         if path is None or not path.exists():
             break
-        done[layer] = read_layer(path)
+        lib, pca = read_layer(path)
+        done[layer] = lib.to(device), pca.to(device)
     return done
 
 

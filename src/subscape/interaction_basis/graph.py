@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -65,6 +66,11 @@ class InteractionGraph:
         """Of the node layers."""
         return tuple(basis.name for basis in self.bases)
 
+    def to(self, device: torch.device) -> InteractionGraph:
+        """The same graph on a device."""
+        bases = tuple(basis.to(device) for basis in self.bases)
+        return InteractionGraph(bases, tuple(edges.to(device) for edges in self.edges))
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write `graph.json`, `bases.safetensors` and `edges.safetensors`.
 
@@ -92,7 +98,7 @@ class InteractionGraph:
             folder: the folder.
 
         Returns:
-            The graph.
+            The graph, on the CPU.
 
         Raises:
             ValueError: if the folder is of another version.
@@ -177,7 +183,7 @@ def build_graph(
         if config.path_points:
             made_of += f", {config.path_points} points from {config.baseline}"
         if path is not None and path.exists():
-            edges.append(_read_edges(path, made_of))
+            edges.append(_read_edges(path, made_of).to(layers[layer].into))
             continue
         found = interactions(
             chain.sections[layer],

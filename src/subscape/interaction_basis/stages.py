@@ -96,12 +96,13 @@ def ablate_stage(
         What is in ablation.json.
     """
     graphs, chain, on = load_graphs(folder), task.scoring, task.scored
-    base = on.base(chain)
+    base, device = on.base(chain), chain.embed(on.inputs[:1]).device
     settings = {"score": on.score.name, "base": base, "tolerance": tolerance}
     result: dict[str, Any] = {**settings, "names": list(chain.names)}
     settings |= {"midpoint": midpoint, "curves": curves, "data": digest(on.inputs, on.labels)}
     with tqdm(total=len(chain) * len(METHODS), desc="ablate", disable=not progress) as bar:
-        for method, graph in graphs.items():
+        for method in METHODS:
+            graph = graphs[method].to(device)
             rows = []
             for layer in range(len(chain)):
                 basis, next_basis = graph.bases[layer : layer + 2]
