@@ -80,3 +80,12 @@ def test_weights_that_want_gradients_leave_no_graph_behind(example):
     found = jacobian_gram(lambda f: section(f * weight), into, [values], mean)
     assert not found.requires_grad
     assert torch.equal(found, jacobian_gram(section, into, [values], mean))
+
+
+def test_the_path_starts_at_the_baseline():
+    # y = x^2 at 1 and 3, mean 2, Jacobian 2 x halfway: from zero 1 and 3, from the mean 3 and 5.
+    values, mean, into = torch.tensor([[1.0], [3.0]]).double(), torch.tensor([2.0]), torch.eye(1)
+    for baseline, wanted in (("zero", (1 + 9) / 2), ("mean", (9 + 25) / 2)):
+        options = {"quadrature": gauss_legendre(1), "baseline": baseline}
+        gram = jacobian_gram(torch.square, into, [values], mean, **options)
+        assert gram.item() == pytest.approx(wanted)
