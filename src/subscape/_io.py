@@ -32,7 +32,7 @@ def write_json(path: str | Path, obj: object) -> None:
         obj: What `json` can write. Numbers must be finite: JSON has no NaN.
     """
     text = json.dumps(obj, indent=2, allow_nan=False) + "\n"
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -61,7 +61,7 @@ def write_text(path: str | Path, text: str) -> None:
         path: The file; its folder is made if need be.
         text: What to write.
     """
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
@@ -92,7 +92,7 @@ def write_tensors(
     """
     separate = _separate(tensors)
     header = None if metadata is None else dict(metadata)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         # safetensors hides its files from all other users; a file made here shows the usual mode.
         temporary.touch()
         usual = stat.S_IMODE(temporary.stat().st_mode)
@@ -153,9 +153,10 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Generator[Path]:
     """
     target = Path(path).resolve()
     _check_target(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(target)
-    temporary.mkdir()
+    with writable(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
     try:
         yield temporary
         # Once more, as somebody else may have written there meanwhile.
@@ -164,6 +165,27 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Generator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def writable(path: str | Path) -> Generator[None]:
+    """Word the errors of writing to `path` as those of any other argument.
+
+    Args:
+        path: Where the caller asked to write to.
+
+    Raises:
+        OSError: Of the same type as the one raised within, which names `path` and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # worded already
+            raise
+        got = f"{path} ({error.strerror})"
+        raise type(error)(
+            problem("path", "a place to write to", got, "Choose another path.")
+        ) from error
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -189,7 +211,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
                 "path",
                 "a folder that is new or empty",
                 f"{target}, which holds files",
-                "Choose another path, or pass overwrite=True to replace it.",
+                "Choose another path, or replace it: overwrite=True (--overwrite).",
             )
         )
 
@@ -210,20 +232,28 @@ def _move_into_place(temporary: Path, target: Path) -> None:
 
 
 @contextmanager
-def _replacing(path: str | Path) -> Generator[Path]:
-    """A temporary file name beside `path` that is renamed to it at success."""
+def replacing(path: str | Path) -> Generator[Path]:
+    """Write a file under a temporary name and rename it into place at success.
+
+    Args:
+        path: The file; its folder is made if need be.
+
+    Yields:
+        The temporary file to write to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(path)
-    try:
-        yield temporary
-        # A rename may reach the disk before the content does; after a power cut the file
-        # would then be empty under its final name.
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            # A rename may reach the disk before the content does; after a power cut the file
+            # would then be empty under its final name.
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _sibling(path: Path) -> Path:

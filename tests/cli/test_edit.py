@@ -114,3 +114,22 @@ def test_a_model_that_no_longer_matches(folder, refused):
     model.save_pretrained("changed")
     error = refused("edit", "stories", "--set", "1=1", "--prompt", "a", "--model", "changed")
     assert "same shapes, other values" in error
+
+
+def test_outputs_that_are_not_finite_are_told(folder, command, monkeypatch):
+    right = transformers.LlamaForCausalLM.forward
+
+    def forward(self, *arguments, **named):
+        made = right(self, *arguments, **named)
+        if not torch.equal(self.state_dict()[name], before):
+            made.logits = made.logits / 0
+        return made
+
+    name = "model.layers.0.self_attn.v_proj.weight"
+    before = model_in("llama").state_dict()[name]
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", forward)
+    found = json.loads(command("edit", "stories", "--set", "0=2", *PROMPT, "--json"))
+    assert isinstance(found["before"], str)
+    assert found["after"] is None
+    text = command("edit", "stories", "--set", "0=2", *PROMPT)
+    assert "after   outputs are not finite: take a smaller δ" in text

@@ -1,12 +1,16 @@
 """The command line from the outside: files it leaves, what it prints, what it says of wrong arguments."""
 
 import json
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from subscape.cli import main as command_line
 from subscape.cli import toml
 from subscape.cli.decompose import DecomposeRun
 from subscape.cli.main import main
@@ -223,3 +227,90 @@ def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys):
         page = (tmp_path / "demo" / name / "report.html").read_text()
         assert page.startswith("<!doctype html>")
         assert "subscape-report/1" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model = 3", "model: expected a string; got 3"),
+        ('parameters = "a.*"', "parameters: expected a list, each a string; got 'a.*'"),
+        ('rows = "tokens"', "rows: expected one of ['sample', 'token', 'every-token']"),
+        ("json = 1", "json: expected true or false; got 1"),
+        ("steps = 3", "It belongs in the table [training]."),
+        ("training = 3", "training: expected a table; got 3"),
+        ('[training]\nlearning_rate = "x"', "[training]: learning_rate: expected a number"),
+        ("[training]\nn_subnetworks = true", "n_subnetworks: expected a whole number; got True"),
+        ("[training]\nrank = [1, 2.5]", "a whole number or a number or a list"),
+    ],
+)
+def test_types_in_a_config_file(folder, capsys, text, words):
+    (folder / "c.toml").write_text(text)
+    assert main(["decompose", "--config", "c.toml"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("subscape: c.toml")
+    assert words in line
+
+
+def test_config_after_an_equals_sign(folder):
+    assert decompose() == 0
+    assert main(["decompose", "--config=run/run.toml", "--out", "again", "--json"]) == 0
+    assert (folder / "again" / "final").is_dir()
+
+
+def test_a_refused_command_overwrites_nothing(folder, capsys):
+    assert decompose() == 0
+    kept = {p: p.read_bytes() for p in (folder / "run").rglob("*") if p.is_file()}
+    assert decompose("--overwrite", "--rank", "9") == 2
+    assert "rank" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in (folder / "run").rglob("*") if p.is_file()} == kept
+    assert decompose("--overwrite", "--seed", "1") == 0
+
+
+def test_an_error_in_the_users_function_says_where(folder, capsys):
+    (folder / "broken_of_test.py").write_text("def data():\n    return {}['x']\n")
+    assert main(["decompose", "small_model_of_test:model", "--data", "broken_of_test:data"]) == 2
+    error = capsys.readouterr().err
+    assert "broken_of_test:data', which raised KeyError: 'x'" in error
+    assert "broken_of_test.py:2" in error
+
+
+def test_a_file_of_many_arrays_is_named_shortly(folder, capsys):
+    save_file({f"array_{i}": torch.ones(2) for i in range(50)}, "many.safetensors")
+    assert main(["decompose", "small_model_of_test:model", "--data", "many.safetensors"]) == 2
+    error = capsys.readouterr().err
+    assert "got 50 arrays" in error
+    assert len(error) < 300
+
+
+def test_an_unwritable_run_folder(folder, capsys):
+    assert decompose("--out", "x.safetensors/run") == 2
+    assert "expected a place to write to; got x.safetensors/run" in capsys.readouterr().err
+
+
+def test_a_warning_is_shown_once(folder, monkeypatch, capsys):
+    def twice(_):
+        for _ in range(2):
+            with warnings.catch_warnings():
+                pass  # makes Python forget what it has shown
+            warnings.warn("mind this", stacklevel=1)
+
+    monkeypatch.setitem(command_line.RUN, DecomposeRun, twice)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert decompose() == 0
+    assert capsys.readouterr().err == "subscape: mind this\n"
+
+
+def test_a_reader_that_has_seen_enough(folder):
+    assert decompose() == 0
+    program = "import sys; from subscape.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "decompose", "--config", "run/run.toml", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""

@@ -183,3 +183,23 @@ def test_text_without_a_tokenizer(folder, refused):
 def test_a_place_that_cannot_be_written_to(folder, refused):
     (folder / "file").write_text("")
     assert "file" in refused("measure", "bare", "--out", "file/m", "--json", *SETTINGS)
+
+
+def test_a_refused_command_overwrites_nothing(folder, refused):
+    kept = {p: p.read_bytes() for p in (folder / "net" / "measures").iterdir()}
+    assert "data: expected a file" in refused("measure", "net", "--overwrite", "--data", "no.npy")
+    config = folder / "net" / "final" / "config.json"
+    config.write_text(config.read_text().replace('"mse"', '"my_own"'))
+    assert "got 'my_own'" in refused("measure", "net", "--overwrite", "--json", *SETTINGS)
+    assert {p: p.read_bytes() for p in (folder / "net" / "measures").iterdir()} == kept
+
+
+def test_other_settings_are_named_with_the_way_out(refused):
+    error = refused("measure", "net", "--json", *SETTINGS, "--n-top", "3")
+    assert "n_top 3; got net/measures/impact.safetensors with n_top 4" in error
+    assert "--overwrite" in error
+
+
+def test_an_unwritable_folder_is_told_before_measuring(refused):
+    error = refused("measure", "bare", "--out", "x.safetensors/measures", *SETTINGS)
+    assert "expected a place to write to; got x.safetensors/measures" in error

@@ -106,8 +106,19 @@ def test_other_data_than_those_measured(folder, refused):
         ("sweep bare", "Measure first"),
         ("sweep net --out nowhere/s.png --json", "nowhere"),
         ("sweep net --out s.xyz --json", "xyz"),
+        ("sweep net --out s --json", "out: expected a picture (.png, .svg, .pdf)"),
+        ("sweep net --beside 0", "beside: expected another subnetwork; got 0 twice"),
         ("sweep net --model small_model_of_commands:other", "same shapes, other values"),
     ],
 )
 def test_a_wrong_argument_gets_one_line(refused, arguments, words):
     assert words in refused(*arguments.split())
+
+
+def test_measures_in_a_divergence_of_ones_own(folder, refused):
+    path = folder / "net" / "measures" / "measures.json"
+    record = json.loads(path.read_text())
+    record["settings"]["divergence"] = "cosine_distance"
+    path.write_text(json.dumps(record))
+    error = refused("sweep", "net", "--json")
+    assert "a function of your own, cosine_distance" in error

@@ -54,6 +54,10 @@ def test_an_index_out_of_range(refused, index: str):
     assert f"subnetwork: expected one of the 4 of this run, 0 to 3; got {index}" in error
 
 
+def test_a_number_of_lines_that_is_none(refused):
+    assert "n: expected at least 1; got -3" in refused("top", "net", "--n", "-3")
+
+
 def test_a_run_without_measures(refused):
     assert "Measure first: subscape measure RUN" in refused("top", "bare")
 

@@ -318,12 +318,12 @@ def test_an_interrupted_pass_goes_on_and_ends_the_same(
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        ({"n_references": 3}, "pass"),
-        ({"n_top": 4}, "pass"),
-        ({"batch_size": 20}, "pass"),
-        ({"n_rows": 50}, "pass"),
-        ({"repeat_samples": True}, "pass"),
-        ({"seed": 1}, "source"),
+        ({"n_references": 3}, "n_references"),
+        ({"n_top": 4}, "n_top"),
+        ({"batch_size": 20}, "samples at once"),
+        ({"n_rows": 50}, "samples"),
+        ({"repeat_samples": True}, "repeat_samples"),
+        ({"seed": 1}, "source_seed"),
     ],
 )
 def test_the_state_of_another_pass_is_refused(small, tmp_path, change, key):

@@ -75,8 +75,12 @@ def test_the_record_is_complete_and_clean(small, kind: str, tmp_path):
     assert record["spread"] > 0
     assert 0 < record["quality"]["l0"] <= 5
     assert record["quality"]["fvu"] > 0
-    (baseline,) = record["quality"]["baselines"]
-    assert 0 <= baseline["fvu"] < 1
+    fixed, chosen = record["quality"]["baselines"]
+    assert "all active" in fixed["name"]
+    assert chosen["name"].startswith("5 principal directions")
+    assert chosen["l0"] == pytest.approx(record["quality"]["l0"])
+    assert 0 <= fixed["fvu"] < 1
+    assert 0 <= chosen["fvu"] < 1
     assert [e["index"] for e in record["subnetworks"]] == list(range(5))
     assert [len(row) for row in record["coactivation"]] == [5] * 5
     for entry in record["subnetworks"]:

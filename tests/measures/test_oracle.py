@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from subscape.measures import line_clusters, oracle, pca_fvu
-from subscape.measures.oracle import best_subsets, orthogonal_least_squares, spread
+from subscape.measures.oracle import (
+    best_subsets,
+    orthogonal_least_squares,
+    principal_directions,
+    spread,
+)
 
 
 def test_orthogonal_directions_by_hand():
@@ -125,3 +130,22 @@ def test_line_clusters_find_lines():
 def test_refuses_zero_gradients():
     with pytest.raises(ValueError, match="gradients: expected not all zero"):
         oracle(torch.zeros(2, 3), torch.eye(3), 1)
+
+
+def test_the_number_active_in_a_row_is_not_cut_below_the_l0():
+    g, t = random_problem(30, 50, 40)
+    assert oracle(g, t, 10).l0 == pytest.approx(10)
+    assert oracle(g, t, 10, max_active=6).l0 == pytest.approx(6)
+
+
+@pytest.mark.parametrize("shape", [(7, 40), (40, 7)])
+def test_principal_directions_are_those_of_an_svd(shape):
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found, expected = principal_directions(g, 5), torch.linalg.svd(g, full_matrices=False).Vh[:5]
+    torch.testing.assert_close((found @ expected.mT).abs(), torch.eye(5, dtype=torch.float64))
+
+
+def test_principal_directions_end_with_the_span():
+    g = torch.ones(4, 9, dtype=torch.float64)
+    assert len(principal_directions(g, 3)) == 1
+    assert pca_fvu(g, 3) == pytest.approx(0)

@@ -63,6 +63,16 @@ def with_padding(data):
     return {**data, "attention_mask": mask}
 
 
+def test_the_fall_back_is_told_once():
+    attention = torch.nn.functional.scaled_dot_product_attention
+    x = torch.randn(1, 2, 4, 8)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            derivative(lambda q: attention(q, q, q), (x,), (x,))
+    assert len([w for w in told if FALLS_BACK in str(w.message)]) == 1
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_fused_attention_falls_back_by_itself_and_says_so(small, kind: str, masked: bool):

@@ -139,7 +139,7 @@ def measures_of(**changes) -> Measures:
         "quality": {
             "fvu": 0.25,
             "l0": 1.5,
-            "baselines": [{"name": "2 principal directions", "fvu": 0.5}],
+            "baselines": [{"name": "2 principal directions", "l0": 2, "fvu": 0.5}],
         },
         "subnetworks": [
             {"selectivity": {"auroc": 0.9, "auroc_random": 0.5}},
@@ -155,7 +155,7 @@ def test_measures_print_their_means():
     assert str(measures_of()).splitlines() == [
         "4 subnetworks over 1,200 rows, 3 references each",
         "FVU 0.250 at L0 1.50",
-        "2 principal directions: FVU 0.500",
+        "2 principal directions: FVU 0.500 at L0 2.00",
         "selectivity AUROC 0.80, of random directions 0.45 (means over 2 subnetworks)",
     ]
     assert "AUROC" not in str(measures_of(subnetworks=[{}]))

@@ -87,3 +87,13 @@ def test_no_state_is_left_in_matplotlib(tmp_path):
     before = pyplot.get_fignums()
     draw_sweep(tmp_path / "s.png", SWEEP)
     assert pyplot.get_fignums() == before
+
+
+def test_labels_of_a_grid_are_not_cut_off(figures, tmp_path):
+    draw_grid(tmp_path / "grid.png", GRID)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        box = axis.label.get_window_extent()
+        assert box.x0 >= 0
+        assert box.y0 >= 0

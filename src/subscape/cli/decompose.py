@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from subscape._checks import problem
+from subscape._io import writable, write_text
 from subscape.cli import toml
 from subscape.cli.loading import load_data, load_model
 from subscape.gradients.source import EngineName, Rows
@@ -81,20 +82,21 @@ def run(settings: DecomposeRun) -> Decomposition:
     heldout = None
     if settings.heldout is not None:
         heldout = load_data(settings.heldout, settings.model, settings.window)
-    _prepare(settings)
+    _check_folder(settings)
+    prepared = prepare(
+        target,
+        data,
+        heldout=heldout,
+        divergence=settings.divergence,
+        reference=settings.reference,
+        rows=settings.rows,
+        engine=settings.engine,
+        config=settings.training,
+    )
+    if not settings.json:
+        print(prepared.summary())
+    _begin(settings)
     try:
-        prepared = prepare(
-            target,
-            data,
-            heldout=heldout,
-            divergence=settings.divergence,
-            reference=settings.reference,
-            rows=settings.rows,
-            engine=settings.engine,
-            config=settings.training,
-        )
-        if not settings.json:
-            print(prepared.summary())
         result = prepared.run(settings.out, progress=not settings.json)
     except ValueError:
         _leave_nothing(settings.out)
@@ -103,28 +105,38 @@ def run(settings: DecomposeRun) -> Decomposition:
     return result
 
 
-def _prepare(settings: DecomposeRun) -> None:
-    """Make the run folder and leave the replayable configuration in it."""
-    written = settings.out / CONFIG
+def _config(settings: DecomposeRun) -> str:
+    """The replayable configuration."""
     table = {k: v for k, v in asdict(settings).items() if k not in ("json", "overwrite")}
-    text = toml.dumps(table)
-    if settings.out.exists() and any(settings.out.iterdir()):
-        same = written.exists() and written.read_text(encoding="utf-8") == text
-        if not same and not settings.overwrite:
-            raise ValueError(
-                problem(
-                    "out",
-                    "a new folder, or one of a run with the same settings, which is then resumed",
-                    f"{settings.out}, which holds something else",
-                    "Choose another --out, or begin anew with --overwrite.",
-                )
+    return toml.dumps(table)
+
+
+def _check_folder(settings: DecomposeRun) -> None:
+    """Refuse a run folder that holds something else."""
+    out = settings.out
+    with writable(out):
+        full = out.exists() and any(out.iterdir())
+    if not full or settings.overwrite:
+        return
+    written = out / CONFIG
+    if not written.exists() or written.read_text(encoding="utf-8") != _config(settings):
+        raise ValueError(
+            problem(
+                "out",
+                "a new folder, or one of a run with the same settings, which is then resumed",
+                f"{out}, which holds something else",
+                "Choose another --out, or begin anew with --overwrite.",
             )
-        if settings.overwrite:
-            for name in ("checkpoint.safetensors", "metrics.jsonl"):
-                (settings.out / name).unlink(missing_ok=True)
-            shutil.rmtree(settings.out / "final", ignore_errors=True)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    written.write_text(text, encoding="utf-8")
+        )
+
+
+def _begin(settings: DecomposeRun) -> None:
+    """Make the run folder, without what is to be overwritten, and leave the configuration in it."""
+    if settings.overwrite:
+        for name in ("checkpoint.safetensors", "metrics.jsonl"):
+            (settings.out / name).unlink(missing_ok=True)
+        shutil.rmtree(settings.out / "final", ignore_errors=True)
+    write_text(settings.out / CONFIG, _config(settings))
 
 
 def _leave_nothing(out: Path) -> None:

@@ -123,7 +123,8 @@ def parse_deltas(moves: tuple[str, ...]) -> dict[int, float]:
     return found
 
 
-def _generate(opened: Run, model: Any, settings: EditRun) -> str:
+def _generate(opened: Run, model: Any, settings: EditRun) -> str | None:
+    """What the model goes on with; None if its logits are not finite."""
     tokenizer = opened.tokenizer()
     if tokenizer is None or not hasattr(model, "generate"):
         raise ValueError(
@@ -143,8 +144,12 @@ def _generate(opened: Run, model: Any, settings: EditRun) -> str:
             max_new_tokens=settings.max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
-    return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    if not all(torch.isfinite(logits).all() for logits in made.logits):
+        return None
+    return tokenizer.decode(made.sequences[0, ids.shape[1] :], skip_special_tokens=True)
 
 
 def _save(opened: Run, edit: Any, settings: EditRun) -> Path:
@@ -169,8 +174,11 @@ def _save(opened: Run, edit: Any, settings: EditRun) -> Path:
 def _text(found: dict[str, Any]) -> str:
     lines = []
     if "prompt" in found:
-        lines += [f"prompt  {found['prompt']}", "", f"before  {found['before']}", ""]
-        lines += [f"after   {found['after']}"]
+        lines.append(f"prompt  {found['prompt']}")
+        for when in ("before", "after"):
+            text = found[when]
+            shown = "outputs are not finite: take a smaller δ" if text is None else text
+            lines += ["", f"{when:<6}  {shown}"]
     for key, word in (("lora", "LoRA adapter"), ("save", "edited model")):
         if key in found:
             lines.append(f"{word} in {found[key]}")

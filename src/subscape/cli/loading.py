@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,17 @@ def load_model(name: str) -> LoadedModel:
     elif name.startswith((".", "/", "~")):
         raise ValueError(problem("model", "a folder that exists", repr(name), "Check the path."))
     auto = _transformers().AutoModelForCausalLM
-    return LoadedModel(auto.from_pretrained(name).eval(), None)
+    try:
+        return LoadedModel(auto.from_pretrained(name).eval(), None)
+    except OSError as error:
+        raise ValueError(
+            problem(
+                "model",
+                "a folder that exists, package.module:function, or a hub id that can be reached",
+                f"{name!r} ({str(error).splitlines()[0]})",
+                "Check the spelling.",
+            )
+        ) from error
 
 
 def load_data(name: str, model: str, window: int) -> Samples:
@@ -175,7 +186,7 @@ def _only(path: Path, tensors: dict[str, torch.Tensor]) -> Samples:
         problem(
             "data",
             f"one array, or one called 'inputs' or 'input_ids', in {path}",
-            f"{sorted(tensors)}",
+            f"{len(tensors)} arrays, {sorted(tensors)[:6]}{' …' if len(tensors) > 6 else ''}",
             "Rename the array that the model takes to 'inputs'.",
         )
     )
@@ -196,7 +207,18 @@ def _call(name: str, argument: str) -> Any:
                 "Check the spelling, and that the module lies in this folder or is installed.",
             )
         ) from error
-    return function()
+    try:
+        return function()
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            problem(
+                argument,
+                "a function that runs without arguments",
+                f"{name!r}, which raised {type(error).__name__}: {error} ({last.filename}:{last.lineno})",
+                "Call it in Python to see more.",
+            )
+        ) from error
 
 
 def _transformers() -> Any:

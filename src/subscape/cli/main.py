@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _shown_once()
         return _run(arguments)
 
 
@@ -83,6 +84,10 @@ def _run(arguments: list[str]) -> int:
             args=arguments,
         )
         status = RUN[type(chosen)](chosen)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ERRORS as error:
         # Other packages' errors may have several lines.
         print("subscape:", " ".join(str(error).split("\n")), file=sys.stderr)
@@ -96,23 +101,36 @@ def _run(arguments: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning in one line, without the line of our code that raised it."""
-    print(f"subscape: {message}", file=sys.stderr)
+def _shown_once() -> Callable[..., None]:
+    """Shows a warning in one line, without the line of our code that raised it, and not a second time."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        text = str(message)
+        if text not in seen:
+            print(f"subscape: {text}", file=sys.stderr)
+        seen.add(text)
+
+    return show
 
 
 def _config_file(arguments: list[str]) -> tuple[list[str], decompose.DecomposeRun]:
     """Take `--config FILE` out of the arguments of `decompose`; the file gives the flags' defaults."""
-    if "--config" not in arguments or arguments[0] != "decompose":
+    if arguments[:1] != ["decompose"]:
+        return arguments, decompose.DecomposeRun()
+    arguments = [part for a in arguments for part in _split(a)]
+    if "--config" not in arguments:
         return arguments, decompose.DecomposeRun()
     at = arguments.index("--config")
     if at + 1 == len(arguments):
         raise ValueError("config: expected a TOML file after --config; got nothing.")
     path = Path(arguments[at + 1])
     table = toml.read(path)
-    for key in ("out",):
-        if key in table:
-            table[key] = Path(table[key])
     return arguments[:at] + arguments[at + 2 :], toml.build(
         decompose.DecomposeRun, table, str(path)
     )
+
+
+def _split(argument: str) -> list[str]:
+    """`--config=FILE` as two arguments."""
+    return argument.split("=", 1) if argument.startswith("--config=") else [argument]

@@ -15,7 +15,6 @@ from subscape.cli.names import output_namer, token_namer
 from subscape.cli.run_folder import open_run
 from subscape.data import Samples
 from subscape.measures import MeasureConfig, Measures, measure
-from subscape.measures.measure import FILES
 from subscape.measures.record import token_ids
 from subscape.targets import Target
 
@@ -36,7 +35,7 @@ class MeasureRun:
     model: str | None = None
     """The model, if the run does not name it."""
     data: str | None = None
-    """Data to measure on; by default the run's held-out data."""
+    """Data to measure on; by default the run's --heldout, or, where it had none, all its --data."""
     window: int | None = None
     """Tokens in a window of text; by default those of the run."""
     names: Path | None = None
@@ -72,9 +71,6 @@ def run(settings: MeasureRun) -> Measures:
     data = load_data(opened.data, opened.model or "", settings.window or opened.window)
     check_vocabulary(target, data)
     folder = settings.out or opened.measures
-    if settings.overwrite:
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
     tokens = token_namer(opened.tokenizer())
     found = measure(
         opened.decomposition,
@@ -85,6 +81,7 @@ def run(settings: MeasureRun) -> Measures:
         token_names=tokens,
         output_names=output_namer(settings.names, target.model, tokens),
         folder=folder,
+        overwrite=settings.overwrite,
         progress=not settings.json,
     )
     if settings.json:

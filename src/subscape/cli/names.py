@@ -30,6 +30,8 @@ def token_namer(tokenizer: Any) -> Namer | None:
         if token is None:
             return f"<{index}>"
         text = tokenizer.convert_tokens_to_string([token])
+        if "\ufffd" in text:  # a byte of a longer character: its name tells it from other bytes
+            return token
         # Sentencepiece tokenizers drop the space that begins a text.
         return f" {text}" if token.startswith("▁") and not text.startswith(" ") else text
 

@@ -25,6 +25,7 @@ from subscape.report.sweep_figure import draw_grid, draw_sweep
 from subscape.subnetworks.editing import displacement
 
 N_OTHERS = 64
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,19 @@ def run(settings: SweepRun) -> dict[str, Any]:
     for index in (settings.subnetwork, settings.beside):
         if index is not None:
             check_index(opened, index)
+    if settings.beside == settings.subnetwork:
+        raise ValueError(problem("beside", "another subnetwork", f"{settings.beside} twice"))
+    out = settings.out
+    if out is not None and not (out.suffix in PICTURES and out.parent.is_dir()):
+        expected = f"a picture ({', '.join(PICTURES)}) in a folder that exists"
+        raise ValueError(problem("out", expected, repr(str(out))))
     bad = [d for d in settings.deltas if not math.isfinite(d)]
     if bad or not settings.deltas:
         raise ValueError(problem("deltas", "finite numbers", f"{list(settings.deltas)}"))
     measures = opened.load_measures(settings.measures)
+    divergence = _divergence(measures)
     target = opened.target()
     data = _measured_data(opened, measures)
-    name = measures.record["settings"]["divergence"]
-    divergence = resolve_divergence("kl" if name == "kl" else "mse")
     directions = [
         _restricted(opened, k, settings.tensors)
         for k in (settings.subnetwork, settings.beside)
@@ -103,6 +109,22 @@ def run(settings: SweepRun) -> dict[str, Any]:
         write_json(settings.out.with_suffix(".json"), found)
     print(json.dumps(found) if settings.json else _text(found))
     return found
+
+
+def _divergence(measures: Measures) -> Divergence:
+    """What the measures count changes in; the authors' variant is no distance, so theirs is mse."""
+    name = measures.record["settings"]["divergence"]
+    known = {"kl": "kl", "mse": "mse", "half_reference_mse": "mse"}
+    if name not in known:
+        raise ValueError(
+            problem(
+                "run",
+                f"measures in one of the divergences {list(known)}",
+                f"a function of your own, {name}",
+                "Use subscape.measures.sweep in Python.",
+            )
+        )
+    return resolve_divergence(known[name])
 
 
 def _restricted(opened: Any, index: int, tensors: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -210,7 +232,7 @@ def _text(found: dict[str, Any]) -> str:
     columns = ("relevant", "drawn_at_random", "random_direction")
     lines = [
         f"mean change of outputs ({found['unit']})",
-        f"{'δ':>10} {'top samples':>12} {'other rows':>12} {'random dir.':>12}",
+        f"{'δ':>10} {'top samples':>12} {'random rows':>12} {'random dir.':>12}",
     ]
     for i, delta in enumerate(found["delta"]):
         lines.append(f"{delta:>10g} " + " ".join(shown(found[c][i]) for c in columns))

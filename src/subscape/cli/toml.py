@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+import collections.abc
 import json
 import tomllib
+import types
+import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from subscape._checks import nearest, problem
 
@@ -71,7 +75,7 @@ def _value(value: Any) -> str:
 
 
 def build(kind: type, table: Mapping[str, Any], where: str) -> Any:
-    """Make the dataclass `kind` of a table, nested ones too; unknown keys are refused.
+    """Make the dataclass `kind` of a table, nested ones too; unknown keys and wrong types are refused.
 
     Args:
         kind: a dataclass with defaults.
@@ -82,18 +86,65 @@ def build(kind: type, table: Mapping[str, Any], where: str) -> Any:
         The instance.
 
     Raises:
-        ValueError: if a key is not a field.
+        ValueError: if a key is not a field, or its value is of another type.
     """
-    known = {f.name: f for f in fields(kind)}
+    hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if key not in known:
-            raise ValueError(
-                problem(where, f"settings among {list(known)}", repr(key), nearest(key, known))
-            )
-        default = known[key].default_factory
-        if is_dataclass(default) and isinstance(value, Mapping):
-            values[key] = build(default, value, f"{where} [{key}]")  # pyright: ignore[reportArgumentType]
-        else:
-            values[key] = tuple(value) if isinstance(value, list) else value
+        if key not in hints:
+            inner = [k for k, h in hints.items() if is_dataclass(h) and key in get_type_hints(h)]
+            repair = f"It belongs in the table [{inner[0]}]." if inner else nearest(key, hints)
+            raise ValueError(problem(where, f"settings among {list(hints)}", repr(key), repair))
+        hint = hints[key]
+        if is_dataclass(hint) and isinstance(value, Mapping):
+            values[key] = build(hint, value, f"{where} [{key}]")  # pyright: ignore[reportArgumentType]
+            continue
+        if not _fits(value, hint):
+            raise ValueError(problem(f"{where}: {key}", _words(hint), repr(value)))
+        if hint is Path:
+            value = Path(value)
+        values[key] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "a string"),
+    Path: ((str,), "a string"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+    type(None): ((type(None),), "nothing"),
+}
+"""Types of fields that a value of TOML can have, and their names."""
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of TOML can be of a field's type."""
+    match get_origin(hint), get_args(hint):
+        case (typing.Literal, choices):
+            return value in choices
+        case (typing.Union | types.UnionType, choices):
+            return any(_fits(value, choice) for choice in choices)
+        case (builtins.tuple | collections.abc.Sequence, (item, *_)):
+            return isinstance(value, list) and all(_fits(v, item) for v in value)
+        case (None, _):
+            # In Python a truth value is a whole number.
+            kinds = PLAIN[hint][0] if hint in PLAIN else ()
+            return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+        case _:
+            return isinstance(value, Mapping)
+
+
+def _words(hint: Any) -> str:
+    match get_origin(hint), get_args(hint):
+        case (typing.Literal, choices):
+            return f"one of {list(choices)}"
+        case (typing.Union | types.UnionType, choices):
+            words = [_words(c) for c in choices if c is not type(None)]
+            return " or ".join(dict.fromkeys(words))
+        case (builtins.tuple | collections.abc.Sequence, (item, *_)):
+            return f"a list, each {_words(item)}"
+        case (None, _) if hint in PLAIN:
+            return PLAIN[hint][1]
+        case _:
+            return "a table"

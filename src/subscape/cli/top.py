@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from torch import Tensor
 
+from subscape._checks import require
 from subscape.cli.run_folder import check_index, open_run
 from subscape.measures import Measures
 
@@ -46,6 +47,7 @@ def run(settings: TopRun) -> None:
     Raises:
         ValueError: if there is no such subnetwork.
     """
+    require(settings.n >= 1, "n", "at least 1", repr(settings.n))
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)
     if settings.subnetwork is None:

@@ -87,7 +87,7 @@ class DigitsResult:
             *rows,
             "",
             f"  FVU on rows not trained on  {f['fvu']:.3f} at L0 {f['l0']:.2f}",
-            *[f"  {b['name']}: FVU {b['fvu']:.3f}" for b in f["baselines"]],
+            *[f"  {b['name']}: FVU {b['fvu']:.3f} at L0 {b['l0']:.2f}" for b in f["baselines"]],
             "",
             f"Report    {self.report}",
         ])

@@ -40,6 +40,12 @@ class ToyResult:
     out: Path
     """The run folder."""
 
+    def _outcome(self) -> str:
+        n, found = self.figures["truths"], self.figures["matched"]
+        if self.recovered.success:
+            return "it turns out to be\nmade of one subnetwork per feature:"
+        return f"it gives away {found} of its\n{n} features; the others are merged or split:"
+
     def text(self) -> str:
         """The result in words."""
         f = self.figures
@@ -50,8 +56,7 @@ class ToyResult:
         return "\n".join([
             "",
             "A network with 5 inputs, 2 hidden units and 5 outputs has learned to pass on sparse inputs.",
-            f"Decomposed into {len(self.decomposition)} directions in parameter space, it turns out to be",
-            "made of one subnetwork per feature:",
+            f"Decomposed into {len(self.decomposition)} directions in parameter space, {self._outcome()}",
             "",
             *rows,
             "",
@@ -119,7 +124,7 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
         cosines,
         rate,
         history,
-        "TMS 5-2-5: the subnetworks found, one per feature",
+        "TMS 5-2-5: the subnetworks found; weights as edges, biases as top nodes, blue + and red −",
     )
     write_json(out / "demo.json", figures | {"cosines": cosines.tolist(), "history": history})
     measures = measure(
@@ -136,7 +141,14 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
         found,
         measures,
         title="TMS 5-2-5: a toy of superposition",
-        figures=[("The subnetworks found", "Edges are weights, output nodes biases.", picture)],
+        figures=[
+            (
+                "The subnetworks found",
+                "Edges are weights, top nodes biases; blue is positive, red negative. Below, how near each "
+                "comes to a true subnetwork, and the FVU of single batches.",
+                picture,
+            )
+        ],
         overwrite=True,
     )
     return ToyResult(found, compared, figures, out)

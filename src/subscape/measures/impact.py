@@ -65,7 +65,7 @@ class Impact:
     mean: Float[Tensor, " subnetwork"]
     """Mean of I(x, v_k) over rows: divergence per unit of δ."""
     signed: Float[Tensor, " subnetwork"]
-    """Mean coefficient with its sign: what moving along +v_k does to the divergence on average."""
+    """Mean coefficient with its sign."""
     normalised: Float[Tensor, " subnetwork"]
     """`mean` over the mean length of a row gradient; 1 if all gradients lie along the subnetwork."""
     active_rate: Float[Tensor, " subnetwork"]
@@ -178,8 +178,12 @@ def impact(
             "encoder": decomposition.encoder.weights,
             "threshold": torch.tensor(decomposition.threshold),
         }),
-        "source": repr(sorted((k, str(v)) for k, v in source.identity.items())),
-        "pass": repr((n_references, n_top, n_samples, per_batch, repeat_samples)),
+        **{key: str(value) for key, value in source.identity.items()},
+        "n_references": str(n_references),
+        "n_top": str(n_top),
+        "samples": str(n_samples),
+        "samples at once": str(per_batch),
+        "repeat_samples": str(repeat_samples),
     }
     if state is not None:
         sums = _resumed(Path(state), sums, identity)
@@ -320,9 +324,10 @@ def _resumed(path: Path, fresh: Sums, identity: Mapping[str, str]) -> Sums:
             raise ValueError(
                 problem(
                     "state",
-                    f"a file of the same measurement: {key} {value}",
-                    f"{path} with {found.get(key)}",
-                    "Remove it, or measure with the same settings, model and data as before.",
+                    f"a file of the same measurement: {key} {value:.80}",
+                    f"{path} with {key} {found.get(key, 'unknown'):.80}",
+                    "Give the same settings, model and data as before, choose another folder, or measure "
+                    "anew: overwrite=True (--overwrite).",
                 )
             )
     return Sums(**read_tensors(path))

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 import subscape._version as version
 from subscape._checks import problem, require
-from subscape._io import append_jsonl, write_text
+from subscape._io import append_jsonl, writable, write_text
 from subscape._shapes import Bool
 from subscape.divergences import Divergence
 from subscape.divergences import resolve as resolve_divergence
@@ -123,6 +123,7 @@ def measure(
     token_names: Callable[[int], str] | None = None,
     output_names: Callable[[int], str] | None = None,
     folder: str | Path | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Measures:
     """Measure what every subnetwork is for and what pushing it does.
@@ -140,6 +141,7 @@ def measure(
         token_names: text of an input token.
         output_names: name of an output.
         folder: where to keep what is measured; an interrupted measurement goes on from there.
+        overwrite: measure anew where something else was measured.
         progress: show progress bars.
 
     Returns:
@@ -165,6 +167,11 @@ def measure(
     if labels is not None:
         require(len(labels) == len(source), "labels", f"{len(source)} of them", f"{len(labels)}")
     where = None if folder is None else Path(folder)
+    if where is not None:
+        with writable(where):
+            where.mkdir(parents=True, exist_ok=True)
+        for name in FILES if overwrite else ():
+            (where / name).unlink(missing_ok=True)
     found = impact(
         decomposition,
         source,
@@ -298,13 +305,26 @@ def _quality(
     entries = found.n_rows * decomposition.layout.n_parameters
     if entries <= PCA_ENTRIES:
         parts = [source.batch_gradients(i, size).flat for i in range(found.n_rows // size)]
-        rank = max(1, round(float(found.l0)))
-        baselines.append({
-            "name": f"{rank} principal direction{'s' if rank > 1 else ''} of the same rows",
-            "l0": rank,
-            "fvu": pca_fvu(torch.cat(parts), rank),
-        })
+        gradients, l0 = torch.cat(parts), float(found.l0)
+        # As many as are active in a row; and as many as there are subnetworks, with the best codes.
+        rank, n = max(1, round(l0)), len(decomposition)
+        baselines += [
+            {
+                "name": f"{_directions(rank)}, all active",
+                "l0": rank,
+                "fvu": pca_fvu(gradients, rank),
+            },
+            {
+                "name": f"{_directions(n)}, the best of them for every row",
+                "l0": l0,
+                "fvu": pca_fvu(gradients, n, l0),
+            },
+        ]
     return quality | {"baselines": baselines}
+
+
+def _directions(n: int) -> str:
+    return f"{n} principal direction{'s' if n > 1 else ''} of the same rows"
 
 
 def _add_partners(
@@ -358,7 +378,7 @@ def _resumed(path: Path | None, header: Mapping[str, Any]) -> list[dict[str, Any
                 "folder",
                 "a new folder, or one of the same measurement to go on with",
                 f"{path} of another measurement",
-                "Choose another folder, or remove that file.",
+                "Choose another folder, or measure anew: overwrite=True (--overwrite).",
             )
         )
     return lines[1:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -123,10 +124,20 @@ def derivative(
 
 
 def _forward(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:
+    _load_forward_rules()
+    return torch.func.jvp(function, values, tangents)[1]
+
+
+@cache
+def _load_forward_rules() -> None:
+    """Let torch load its forward rules, without the warning of its own that this raises.
+
+    Once only: every `catch_warnings` makes Python forget which warnings it has shown already, and ours
+    would come once a subnetwork.
+    """
     with warnings.catch_warnings():
-        # torch's own, once, when its forward rules are loaded.
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
-        return torch.func.jvp(function, values, tangents)[1]
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
 
 
 def _twice_reverse(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:

@@ -44,7 +44,10 @@ class Measures:
             f"{r['n_references']} references each",
             f"FVU {r['quality']['fvu']:.3f} at L0 {r['quality']['l0']:.2f}",
         ]
-        lines += [f"{b['name']}: FVU {b['fvu']:.3f}" for b in r["quality"]["baselines"]]
+        lines += [
+            f"{b['name']}: FVU {b['fvu']:.3f} at L0 {b['l0']:.2f}"
+            for b in r["quality"]["baselines"]
+        ]
         if chosen:
             means = [sum(s[key] for s in chosen) / len(chosen) for key in ("auroc", "auroc_random")]
             lines.append(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from subscape._checks import problem
-from subscape._io import write_text
+from subscape._io import writable, write_text
 from subscape.report.page_data import checked
 
 logger = logging.getLogger(__name__)
@@ -92,10 +92,7 @@ def write_page(path: str | Path, data: Mapping[str, Any], *, overwrite: bool = F
     path = Path(path)
     _check_free(path, overwrite)
     page = render_page(data)
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise type(error)(_unwritable(path, error)) from error
+    write_text(path, page)
     size = len(page.encode())
     if size > LARGE:
         logger.warning("%s has %.1f MB: fewer top samples would make it smaller", path, size / 1e6)
@@ -103,10 +100,8 @@ def write_page(path: str | Path, data: Mapping[str, Any], *, overwrite: bool = F
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
-    try:
+    with writable(path):
         is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:
-        raise type(error)(_unwritable(path, error)) from error
     if is_folder:
         raise IsADirectoryError(
             problem("path", "a file to write", f"the folder {path}", "Name a file inside it.")
@@ -117,14 +112,9 @@ def _check_free(path: Path, overwrite: bool) -> None:
                 "path",
                 "a new file",
                 f"{path}, which exists",
-                "Choose another path, or pass overwrite=True to replace it.",
+                "Choose another path, or replace it: overwrite=True (--overwrite).",
             )
         )
-
-
-def _unwritable(path: Path, error: OSError) -> str:
-    got = f"{path} ({error.strerror or error})"
-    return problem("path", "a place to write to", got, "Choose another path.")
 
 
 def _asset(name: str) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from subscape._io import write_json
 from subscape.report.network_figure import draw_network
-from subscape.report.plotting import INK, colour_map, new_figure
+from subscape.report.plotting import INK, colour_map, new_figure, save_figure
 
 SMALL = 8
 """Font size of axes."""
@@ -40,7 +40,7 @@ def write_figure(
     """
     path = Path(folder) / f"{name}.png"
     write_json(path.with_suffix(".json"), dict(record))
-    draw(record).savefig(path, dpi=150)
+    save_figure(draw(record), path)
     return path
 
 

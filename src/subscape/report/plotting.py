@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from subscape._checks import problem
+from subscape._io import replacing
 
 INK = "#333333"
 
@@ -33,6 +35,13 @@ def new_figure(size: tuple[float, float]) -> Any:
             )
         ) from error
     return Figure(figsize=size, layout="constrained")
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure, whole or not at all; the ending says the kind of file."""
+    path = Path(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
 
 
 def colour_map(name: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subscape.report.plotting import INK, new_figure
+from subscape.report.plotting import new_figure, save_figure
 
 CURVES = {
     "relevant": ("top samples", "#2166ac", "-"),
@@ -33,7 +33,7 @@ def draw_sweep(path: str | Path, found: Mapping[str, Any]) -> None:
     axes.legend(frameon=False, fontsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.savefig(Path(path), dpi=150)
+    save_figure(figure, path)
 
 
 def draw_grid(path: str | Path, found: Mapping[str, Any]) -> None:
@@ -43,10 +43,11 @@ def draw_grid(path: str | Path, found: Mapping[str, Any]) -> None:
         path: where to.
         found: `delta`, `change` (null where not finite), `subnetwork`, `beside` and `unit`.
     """
-    figure = new_figure((4.6, 3.8))
+    figure = new_figure((4.8, 3.8))
     axes = figure.add_subplot()
     values = [[math.nan if v is None else v for v in line] for line in found["change"]]
-    image = axes.imshow(values, cmap="viridis", origin="lower")
+    # Automatic, as square cells leave no room for the label of the axis.
+    image = axes.imshow(values, cmap="viridis", origin="lower", aspect="auto")
     ticks = range(len(found["delta"]))
     labels = [f"{d:g}" for d in found["delta"]]
     axes.set_xticks(ticks, labels)
@@ -56,5 +57,4 @@ def draw_grid(path: str | Path, found: Mapping[str, Any]) -> None:
         ylabel=f"δ along subnetwork {found['subnetwork']}",
     )
     figure.colorbar(image, label=f"mean change of outputs ({found['unit']})")
-    axes.title.set_color(INK)
-    figure.savefig(Path(path), dpi=150)
+    save_figure(figure, path)

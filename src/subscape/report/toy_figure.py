@@ -14,7 +14,7 @@ from torch import Tensor
 
 from subscape._shapes import Float
 from subscape.report.network_figure import draw_network
-from subscape.report.plotting import INK, new_figure
+from subscape.report.plotting import INK, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +55,7 @@ def draw_toy_decomposition(
     right.set_title("reconstruction error while training", size=9, color=INK)
     for side in ("top", "right"):
         right.spines[side].set_visible(False)
-    figure.savefig(Path(path), dpi=150)
+    save_figure(figure, path)
 
 
 def _cosines(axes: Axes, cosines: Tensor) -> None:
