@@ -85,6 +85,8 @@ def test_what_the_page_is_told():
         "l0": 1.0,
         "dead": 0.0,
         "heldout_rows": 9,
+        "fvu_measured": 0.5,
+        "l0_measured": 1.5,
         "baselines": [{"name": "b", "fvu": 0.9}],
     }
     assert (data["measured"]["n_rows"], data["measured"]["n_references"]) == (30, 2)

@@ -249,7 +249,7 @@ def test_terms_explain_themselves_on_focus(page):
     page.js("document.querySelector('#card .term').focus()")
     tip = page.one("#tip")
     assert tip.is_displayed()
-    assert "held-out rows" in tip.text
+    assert "measured rows" in tip.text
     assert page.js("return document.activeElement.getAttribute('aria-describedby')") == "tip"
     from selenium.webdriver.common.keys import Keys
 

@@ -229,6 +229,8 @@ def _quality(decomposition: Decomposition, record: Mapping[str, Any]) -> dict[st
     found.setdefault("heldout_rows", quality["n_rows"])
     rates = [entry["active_rate"] for entry in record["subnetworks"]]
     found.setdefault("dead", sum(rate == 0 for rate in rates) / len(rates))
+    if "fvu" in metrics:
+        found |= {"fvu_measured": quality["fvu"], "l0_measured": quality["l0"]}
     found["baselines"] = quality["baselines"]
     return found
 
@@ -239,6 +241,8 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
     notes = [
         f"Sweeps go to the δ at which the outputs of a subnetwork's top rows change by {share}.",
         "Random direction: the same norm and rank in every tensor, on the same rows.",
+        "Principal directions: fitted to the gradients of the measured rows themselves, of full rank, "
+        "with the best coefficients; no encoder had to find them.",
         "Irrelevant rows: drawn at random, without those in which the subnetwork is active.",
     ]
     if s["rows"] == "every-token":

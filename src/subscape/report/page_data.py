@@ -284,6 +284,8 @@ _QUALITY = _record(
     {
         "fvu_row_by_row": _number(0),
         "l0_row_by_row": _number(0),
+        "fvu_measured": _number(0),
+        "l0_measured": _number(0),
         "baselines": _list(_record({"name": _text, "fvu": _number(0)}, {"l0": _number(0)})),
     },
 )

@@ -97,7 +97,7 @@ const figures = (s) => {
   ];
   if (typeof sel.auroc === "number") facts.push(stat("AUROC", "auroc", fixed(sel.auroc), typeof sel.auroc_random === "number" ? `random ${fixed(sel.auroc_random)}` : null));
   if (typeof sel.ratio === "number") facts.push(stat("Selectivity", "ratio", `${number(sel.ratio)}×`, typeof sel.delta === "number" ? `at δ = ${number(sel.delta)}` : null));
-  if (typeof s.validity_radius === "number") facts.push(stat("First order to", "validity_radius", s.validity_radius > 0 ? `|δ| ≤ ${number(s.validity_radius)}` : "no δ tried"));
+  if (typeof s.validity_radius === "number") facts.push(stat("First order to", "validity_radius", s.validity_radius > 0 ? `|δ| ≤ ${number(s.validity_radius)}` : "none of those tried"));
   return h("dl.stats", null, ...facts);
 };
 
