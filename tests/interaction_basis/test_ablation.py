@@ -99,6 +99,13 @@ def test_curves(example):
     assert growing(4) == [0, 1, 2, 3, 4]
 
 
+def test_a_network_without_a_finite_score_is_refused(example):
+    case = example("tanh")
+    on = Scored(case.inputs * torch.nan, torch.zeros(60, dtype=torch.long), CROSS_ENTROPY)
+    with pytest.raises(ValueError, match="inputs: expected a finite cross-entropy .* got nan"):
+        on.base(case.chain)
+
+
 def test_scores_by_hand():
     outputs = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     labels = torch.tensor([0, 1, 1])

@@ -77,7 +77,7 @@ def test_stages_out_of_order_and_wrong_settings_say_so(tmp_path, capsys):
         ("seed = true", "seed: expected a whole number; got True"),
         ("curves = 1", "curves: expected true or false; got 1"),
         ("task = 3", "task: expected a string; got 3"),
-        ('midpoint = "sqrt"', "midpoint: expected 'linear' or 'log'; got 'sqrt'"),
+        ('midpoint = "sqrt"', "midpoint: expected one of ['linear', 'log']; got 'sqrt'"),
         ("basis = 3", "basis: expected a table; got 3"),
         ('[basis]\nrtol = "a"', "c.toml [basis]: rtol: expected a number; got 'a'"),
         ("[basis]\nsign_positions = 0", "sign_positions: expected a whole number of at least 1"),

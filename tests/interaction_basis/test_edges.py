@@ -25,6 +25,21 @@ def test_forward_mode_is_the_loop_of_backward_passes(example, name, quadrature, 
         assert (plain - slow).abs().max() <= 1e-10 * slow.max()
 
 
+def test_edges_are_those_at_the_projection_onto_the_directions_kept(example):
+    case = example("tanh")
+    bases = build_bases(case.chain, case.inputs, BasisConfig(rtol=0.5)).pca
+    assert bases[0].rank < bases[0].width
+    section, values = case.chain.sections[0], case.inputs[:10]
+    slow = interactions_by_vjp(section, *bases[:2], [values])
+    for fast in (section, lambda f: section(f)):
+        edges = interactions(fast, *bases[:2], [values])
+        assert (edges - slow).abs().max() <= 1e-10 * slow.max()
+    # The activations themselves have other slopes.
+    inside = bases[0].decode(bases[0].encode(values))
+    assert torch.allclose(interactions(section, *bases[:2], [inside]), slow)
+    assert not torch.allclose(section.slope(values), section.slope(inside), rtol=1e-2)
+
+
 def test_an_edge_by_hand():
     # One section y = x0 x1 at the two points (1, 2) and (3, 1), bases the coordinates themselves, mean 0:
     # A_0 = x1 x0 = 2 and 3, A_1 the same; E = (4 + 9) / 2 for both.

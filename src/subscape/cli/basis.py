@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -35,7 +35,6 @@ Stage = Literal["build", "edges", "ablate", "modules", "report"]
 PATHS = ("weights", "text", "scored_text")
 LATER = ("out", "tolerance", "midpoint", "curves", "resolution", "library", "last_layer")
 """Fields that bases and edges do not depend on."""
-WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -285,39 +284,7 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> BasisFile:
-    table = toml.read(path)
-    _check_types(BasisFile, table, str(path))
-    return toml.build(BasisFile, table, str(path))
-
-
-def _check_types(kind: type, table: Mapping[str, Any], where: str) -> None:
-    """Refuse values of another type than the field's; names are checked by `toml.build`."""
-    for name, hint in get_type_hints(kind).items():
-        if name not in table:
-            continue
-        value = table[name]
-        if is_dataclass(hint) and isinstance(value, Mapping):
-            _check_types(cast(type, hint), value, f"{where} [{name}]")
-        elif not _takes(hint, value):
-            raise ValueError(problem(f"{where}: {name}", _wanted(hint), repr(value)))
-
-
-def _takes(hint: Any, value: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if args := get_args(hint):
-        return any(_takes(arg, value) for arg in args)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, int | float if hint is float else hint)
-
-
-def _wanted(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    if args := get_args(hint):
-        return " or ".join(_wanted(arg) for arg in args if arg is not type(None))
-    return WORDS.get(hint, "a table")
+    return toml.build(BasisFile, toml.read(path), str(path))
 
 
 def _print(settings: BasisRun, result: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ others still see it as it is, which needs a run of the section for every distinc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,10 +30,18 @@ class Scored:
     batch_size: int = 1024
 
     def base(self, chain: Chain) -> float:
-        """Score of the network as it is."""
-        return evaluate(
+        """Score of the network as it is; an error if it is not finite."""
+        found = evaluate(
             chain.outputs, self.inputs, self.labels, self.score, batch_size=self.batch_size
         )
+        require(
+            math.isfinite(found),
+            "inputs",
+            f"a finite {self.score.name} of the whole network",
+            f"{found}",
+            "Check the inputs and labels that are scored.",
+        )
+        return found
 
 
 def largest_edges(edges: Float[Tensor, "row column"], k: int) -> Bool[Tensor, "row column"]:

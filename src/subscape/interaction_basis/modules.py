@@ -107,7 +107,13 @@ def weighted_graph(
     """
     networkx = _library("networkx")
     n = len(graph.edges) if last_layer else len(graph.edges) - 1
-    require(n >= 1, "graph", "at least two node layers that take part", f"{n + 1}")
+    require(
+        n >= 1,
+        "graph",
+        "at least two node layers that take part",
+        f"{n + 1}",
+        "Set last_layer = true to let the last one take part too.",
+    )
     require(len(thresholds) >= n, "thresholds", f"one for each of {n} sections", len(thresholds))
     result = networkx.Graph()
     for layer, basis in enumerate(graph.bases[: n + 1]):
