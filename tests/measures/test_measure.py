@@ -75,9 +75,10 @@ def test_the_record_is_complete_and_clean(small, kind: str, tmp_path):
     assert record["spread"] > 0
     assert 0 < record["quality"]["l0"] <= 5
     assert record["quality"]["fvu"] > 0
-    fixed, chosen = record["quality"]["baselines"]
-    assert "all active" in fixed["name"]
-    assert chosen["name"].startswith("5 principal directions")
+    fixed, chosen, *others = record["quality"]["baselines"]
+    assert "best codes" not in fixed["name"]
+    assert chosen["name"] == "5 principal directions, best codes"
+    assert not others  # all rows were measured
     assert chosen["l0"] == pytest.approx(record["quality"]["l0"])
     assert 0 <= fixed["fvu"] < 1
     assert 0 <= chosen["fvu"] < 1
@@ -339,3 +340,14 @@ def test_another_model(small):
         made.target.model[0].weight.add_(1)
     with pytest.raises(ValueError, match="same shapes, other values"):
         run(made)
+
+
+def test_a_baseline_of_other_rows_where_there_are_any(small, monkeypatch):
+    monkeypatch.setattr(measure_module, "N_QUALITY_ROWS", 20)
+    quality = run(make(small, "mlp"), config=replace(CONFIG, batch_size=10)).record["quality"]
+    assert quality["n_rows"] == 20
+    assert [b["name"] for b in quality["baselines"]][1:] == [
+        "5 principal directions, best codes",
+        "5 principal directions of 20 other rows, best codes",
+    ]
+    assert quality["baselines"][1]["fvu"] < quality["baselines"][2]["fvu"] < 1

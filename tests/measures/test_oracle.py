@@ -149,3 +149,9 @@ def test_principal_directions_end_with_the_span():
     g = torch.ones(4, 9, dtype=torch.float64)
     assert len(principal_directions(g, 3)) == 1
     assert pca_fvu(g, 3) == pytest.approx(0)
+
+
+def test_principal_directions_of_other_rows():
+    g, other = torch.diag(torch.tensor([4.0, 2.0, 1.0])), torch.tensor([[0.0, 3.0, 0.0]])
+    assert pca_fvu(g, 1, fit=other) == pytest.approx(17 / 21)
+    assert pca_fvu(g, 3, 1.0, fit=other) == pytest.approx(17 / 21)

@@ -301,30 +301,35 @@ def _quality(
         threshold=None if fraction else torch.tensor(decomposition.threshold),
     )
     quality = {"fvu": float(found.fvu), "l0": float(found.l0), "n_rows": found.n_rows}
-    baselines = []
-    entries = found.n_rows * decomposition.layout.n_parameters
-    if entries <= PCA_ENTRIES:
-        parts = [source.batch_gradients(i, size).flat for i in range(found.n_rows // size)]
-        gradients, l0 = torch.cat(parts), float(found.l0)
-        # As many as are active in a row; and as many as there are subnetworks, with the best codes.
-        rank, n = max(1, round(l0)), len(decomposition)
-        baselines += [
-            {
-                "name": f"{_directions(rank)}, all active",
-                "l0": rank,
-                "fvu": pca_fvu(gradients, rank),
-            },
-            {
-                "name": f"{_directions(n)}, the best of them for every row",
-                "l0": l0,
-                "fvu": pca_fvu(gradients, n, l0),
-            },
-        ]
+    few = found.n_rows * decomposition.layout.n_parameters <= PCA_ENTRIES
+    baselines = (
+        _baselines(source, found.n_rows, size, len(decomposition), quality["l0"]) if few else []
+    )
     return quality | {"baselines": baselines}
 
 
-def _directions(n: int) -> str:
-    return f"{n} principal direction{'s' if n > 1 else ''} of the same rows"
+def _baselines(
+    source: GradientSource, n_rows: int, size: int, n: int, l0: float
+) -> list[dict[str, Any]]:
+    """FVU of principal directions: as many as are active in a row; and as many as subnetworks, best codes."""
+    n_batches, there = n_rows // size, source.n_rows // size
+    same, others = (
+        [source.batch_gradients(i, size).flat for i in range(start, stop)]
+        for start, stop in ((0, n_batches), (n_batches, min(2 * n_batches, there)))
+    )
+    gradients, rank = torch.cat(same), max(1, round(l0))
+    kinds = [(rank, None, "", None), (n, l0, ", best codes", None)]
+    if others:  # whole batches of the same epoch, hence other samples
+        fit = torch.cat(others)
+        kinds.append((n, l0, f" of {len(fit):,} other rows, best codes", fit))
+    return [
+        {
+            "name": f"{many} principal direction{'s' if many > 1 else ''}{words}",
+            "l0": many if active is None else active,
+            "fvu": pca_fvu(gradients, many, active, fit=fit),
+        }
+        for many, active, words, fit in kinds
+    ]
 
 
 def _add_partners(

@@ -182,7 +182,11 @@ def spread(explained: Float[Tensor, "row size"], budget: int) -> Int[Tensor, " r
 
 
 def pca_fvu(
-    gradients: Float[Tensor, "row parameter"], n_components: int, l0: float | int | None = None
+    gradients: Float[Tensor, "row parameter"],
+    n_components: int,
+    l0: float | int | None = None,
+    *,
+    fit: Float[Tensor, "other parameter"] | None = None,
 ) -> float:
     """FVU of the top principal directions, uncentred, as a baseline.
 
@@ -190,12 +194,14 @@ def pca_fvu(
         gradients: one per row.
         n_components: number of directions.
         l0: mean number of active directions per row, with the best codes; all are active if None.
+        fit: rows to take the directions from; by default the same ones, which flatters the directions, as
+            fewer other rows than a training has seen does them wrong.
 
     Returns:
         The FVU.
     """
     g = gradients.double()
-    directions = principal_directions(g, n_components)
+    directions = principal_directions(g if fit is None else fit.double(), n_components)
     if l0 is None:
         return float(1 - (g @ directions.mT).square().sum() / g.square().sum())
     return oracle(g, directions, l0).fvu

@@ -241,8 +241,9 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
     notes = [
         f"Sweeps go to the δ at which the outputs of a subnetwork's top rows change by {share}.",
         "Random direction: the same norm and rank in every tensor, on the same rows.",
-        "Principal directions: fitted to the gradients of the measured rows themselves, of full rank, "
-        "with the best coefficients; no encoder had to find them.",
+        "Principal directions: of the gradients of the measured rows themselves, which flatters them, or of "
+        "so many other rows, far fewer than a training sees; of full rank; best codes: as many active "
+        "as subnetworks, with the best coefficients, which no encoder had to find.",
         "Irrelevant rows: drawn at random, without those in which the subnetwork is active.",
     ]
     if s["rows"] == "every-token":

@@ -47,9 +47,9 @@ const stats = () => {
 
 const qualityPanel = () => {
   const q = data.quality;
-  const rows = [{ name: "these subnetworks, held-out rows", fvu: q.fvu, l0: q.l0, ours: true }];
+  const rows = [{ name: "these, on held-out rows", fvu: q.fvu, l0: q.l0, ours: true }];
   if (q.fvu_row_by_row !== undefined) rows.push({ name: "the same, chosen row by row", fvu: q.fvu_row_by_row, l0: q.l0_row_by_row, ours: true });
-  if (q.fvu_measured !== undefined) rows.push({ name: "these subnetworks, measured rows", fvu: q.fvu_measured, l0: q.l0_measured, ours: true });
+  if (q.fvu_measured !== undefined) rows.push({ name: "these, on measured rows", fvu: q.fvu_measured, l0: q.l0_measured, ours: true });
   rows.push(...(q.baselines || []));
   const top = Math.max(1, ...rows.map((r) => r.fvu));
   return panel("Reconstruction", "fvu",
