@@ -30,6 +30,7 @@ from subscape.measures import (
     sweep,
 )
 from subscape.measures.impact import coefficients_over_references
+from subscape.measures.mixing import compare
 from subscape.measures.selectivity import spread
 from subscape.report import paper_figures as draw
 from subscape.report.sweep_figure import draw_grid
@@ -129,11 +130,14 @@ def mixing_coefficients(d: Decomposed) -> dict:
     true = d.toy.mixing[:, read.feature].T
     columns = read.read_out.columns
     factor = (columns * true).sum(1, keepdim=True) / columns.square().sum(1, keepdim=True)
+    against = compare(columns, true)
     return {
         "true": true.flatten().tolist(),
         "found": (factor * columns).flatten().tolist(),
-        "pearson": read.read_out.pearson_scaled,
-        "r_squared": read.read_out.r_squared,
+        "pearson": against.pearson_scaled,
+        "r_squared": against.r_squared,
+        # Against what the target itself has learned, W_out W_in.
+        "r_squared_target": read.read_out.r_squared,
     }
 
 

@@ -62,6 +62,7 @@ def networks(record: Mapping[str, Any]) -> Any:
         axes = figure.add_subplot(lines, columns, k + 1)
         draw_network(axes, [_layer(part) for part in entry["layers"]])
         axes.set_title(entry["name"], size=9, color=INK)
+    figure.suptitle("weights as edges, biases as nodes; blue +, red −", size=9, color=INK)
     return figure
 
 
@@ -93,7 +94,9 @@ def hidden_directions(record: Mapping[str, Any]) -> Any:
             style |= {} if sign > 0 else {"linestyle": ":"}
             axes.plot([0, sign * x / scale], [0, sign * y / scale], **style)
     axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25), aspect="equal")
-    axes.set_title("columns of W_in (grey), encoders' (blue)", size=9, color=INK)
+    axes.set_title(
+        "columns of W_in (grey), encoders' (blue;\ndotted the negative)", size=9, color=INK
+    )
     axes.set_axis_off()
     return figure
 
@@ -102,7 +105,7 @@ def coefficients(record: Mapping[str, Any]) -> Any:
     """Coefficients of A as read from the subnetworks against the true ones.
 
     Args:
-        record: `true` and `found`, lists of the same length, `pearson` and `r_squared`.
+        record: `true` and `found`, lists of the same length, and `pearson` and `r_squared` of these.
 
     Returns:
         The figure.
@@ -123,7 +126,7 @@ def interventions(record: Mapping[str, Any]) -> Any:
     """Outputs over inputs at several δ: a row of panels per subnetwork, a column per input.
 
     Args:
-        record: `inputs` [point], `delta` [δ], `subnetworks` (their names) and
+        record: `inputs` [point], `delta` [δ], `tensors` (patterns), `subnetworks` (their names) and
             `outputs` [subnetwork][feature][δ][point], output i when input i alone is active.
 
     Returns:
@@ -148,7 +151,8 @@ def interventions(record: Mapping[str, Any]) -> Any:
                 axes.set_ylabel(name, size=SMALL)
             axes.tick_params(labelsize=6)
     figure.suptitle(
-        f"output i over input i; δ from {min(deltas):g} (red) to {max(deltas):g} (blue)",
+        f"output i over input i, moved in {' '.join(record['tensors'])}\n"
+        f"δ from {min(deltas):g} (red) to {max(deltas):g} (blue)",
         size=9,
         color=INK,
     )
@@ -174,6 +178,7 @@ def losses(record: Mapping[str, Any]) -> Any:
         )
     axes.set(xlabel=record["setting"], ylabel="FVU on rows not trained on", ylim=(0, None))
     axes.legend(frameon=False, fontsize=SMALL)
+    axes.set_title("mean over seeds; the band holds all of them", size=9, color=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure
