@@ -212,3 +212,10 @@ def test_train_mode_is_refused_for_modules_that_it_changes(module: nn.Module):
 def test_train_mode_does_no_harm_elsewhere():
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Dropout(0.0)).train()
     assert Target(model, "0").n_parameters == 12
+
+
+def test_a_glob_or_module_that_matches_nothing_gets_a_near_miss():
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])})
+    for pattern in ("layer.1*", "layer.1.*", "!layer.1", "Layers.1"):
+        with pytest.raises(ValueError, match=r"matches none\. Did you mean 'layers\.1'\?"):
+            Target(model, pattern)

@@ -192,7 +192,8 @@ def match(names: Iterable[str], patterns: str | Sequence[str]) -> list[str]:
                     "parameters",
                     f"patterns over the {len(every)} names of named_parameters()",
                     f"{pattern!r}, which matches none",
-                    nearest(body, every) or "List them: [n for n, _ in model.named_parameters()].",
+                    nearest(body.rstrip(".*"), _names_and_modules(every))
+                    or "List them: [n for n, _ in model.named_parameters()].",
                 )
             )
         (dropped if pattern.startswith("!") else wanted).update(matched)
@@ -238,6 +239,12 @@ def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
             )
         )
     return _first_names(every, chosen)
+
+
+def _names_and_modules(names: Iterable[str]) -> list[str]:
+    """What a pattern may have meant: every parameter, and every module that holds some."""
+    modules = {name[:i] for name in names for i, c in enumerate(name) if c == "."}
+    return [*names, *sorted(modules)]
 
 
 def _matches(name: str, pattern: str) -> bool:
