@@ -45,6 +45,13 @@ STRONG = 0.25
 """An input of at least this size is active beyond doubt: outputs grow with its square."""
 
 
+SETTINGS = {
+    "rank": "rank",
+    "n_subnetworks": "subnetworks, always the same share of them active",
+}
+"""What the axis of a setting says."""
+
+
 class Decomposed:
     """A toy with its decomposition, and which subnetwork stands for which true one."""
 
@@ -240,7 +247,7 @@ def fvu_over(setting: str, values: list, toys: dict, seeds: int, steps: int) -> 
         ]
         for label, name in toys.items()
     }
-    return {"setting": setting, "values": values, "curves": curves}
+    return {"setting": SETTINGS[setting], "values": values, "curves": curves}
 
 
 def main() -> None:
