@@ -5,6 +5,7 @@ import torch
 
 from subscape.interaction_basis import BasisConfig, build_bases, check_chain, decoder_chain
 from subscape.interaction_basis.edges import interactions, interactions_by_vjp
+from subscape.interaction_basis.huggingface import Norm
 
 transformers = pytest.importorskip("transformers")
 
@@ -86,6 +87,12 @@ def test_other_models_are_refused():
     model.model.norm.register_forward_hook(lambda module, args, output: 2 * output)
     with pytest.raises(ValueError, match="sections give its own logits"):
         decoder_chain(model)
+
+
+def test_a_variance_that_an_ablation_made_negative_counts_as_0():
+    norm = Norm(torch.ones(2).double(), None, 0.25, centred=False)
+    # (variance -3, residual 1 and 2): times 1 / sqrt(0 + 1/4).
+    assert norm.normalise(torch.tensor([[-3.0, 1.0, 2.0]]).double()).tolist() == [[2.0, 4.0]]
 
 
 @pytest.mark.parametrize("window", [3, 16])

@@ -44,6 +44,20 @@ def test_the_weights_are_checked():
         modular_addition_chain({})
 
 
+def test_attention_at_the_last_position_is_torchs(example):
+    case = example("mod-add")
+    values = case.chain.nodes(case.inputs)[0]
+    section = case.chain.sections[0]
+    query, key, value = (
+        torch.einsum("spn,hnd->shpd", values, getattr(section, name))
+        + getattr(section, f"{name}_bias")[:, None]
+        for name in ("query", "key", "value")
+    )
+    mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    out = values + torch.einsum("shpd,hdn->spn", mixed, section.out) + section.out_bias
+    assert torch.allclose(section(values), out[:, -1:], atol=1e-12)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 3])
 def test_the_chain_has_the_published_accuracy(data_dir, seed):
     chain = load_modular_addition(data_dir / f"rib_modadd/seed{seed}.safetensors")

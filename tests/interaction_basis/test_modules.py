@@ -46,6 +46,14 @@ def test_two_blocks_are_two_modules(library):
     assert found.of()[(2, 3)] == 1
 
 
+def test_modularity_is_that_at_resolution_1_whatever_the_communities_are_found_at():
+    graph = two_blocks()
+    one, half = (find_modules(graph, [1.0, 1.0], last_layer=True, resolution=r) for r in (1.0, 0.5))
+    assert one.modules == half.modules
+    assert half.modularity == pytest.approx(one.modularity)
+    assert half.resolution == 0.5
+
+
 def test_the_last_layer_takes_part_only_when_asked():
     graph = two_blocks()
     assert {layer for layer, _ in weighted_graph(graph, [1.0, 1.0])} == {0, 1}

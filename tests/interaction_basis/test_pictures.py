@@ -88,6 +88,14 @@ def test_names_and_labels_are_escaped(modules, graph):
     assert data["layers"][1]["directions"][0]["label"] == NASTY + "\u2028"
 
 
+def test_every_section_has_its_own_threshold(graph, modules):
+    edges = page_data(graph_page(graph, modules, [10.0, 60.0]))["edges"]
+    # All 8 of the first section, of the second the 4 of strength 100.
+    assert [e[0] for e in edges] == [0] * 8 + [1] * 4
+    assert edges[0][3] == 1.0
+    assert edges[-1][3] == 0.2218
+
+
 def test_many_modules_are_not_all_counted_out():
     pairs = tuple(Module(((0, n), (1, n)), 1.0) for n in range(20))
     assert Modules(pairs, 0.9, 1.0, 0.0).described == (

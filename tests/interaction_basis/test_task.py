@@ -5,7 +5,12 @@ import torch
 
 from subscape.interaction_basis import BasisConfig, build_bases, build_graph
 from subscape.interaction_basis.modular_addition import modular_addition_pairs
-from subscape.interaction_basis.task import decoder_task, digits_task, fourier_labels
+from subscape.interaction_basis.task import (
+    decoder_task,
+    digits_task,
+    fourier_labels,
+    pair_tables,
+)
 
 
 def test_fourier_labels_name_every_direction(example):
@@ -15,7 +20,12 @@ def test_fourier_labels_name_every_direction(example):
     labels = fourier_labels(case.chain, graph, modulus=5, most=3)
     assert {layer for layer, _ in labels} == {0, 1, 2}
     assert all("cos(" in text for text in labels.values())
-    assert modular_addition_pairs(5).shape == (25, 3)
+    pairs = modular_addition_pairs(5)
+    assert pairs.shape == (25, 3)
+    # Positions are added up; row a, column b.
+    table = pair_tables(case.chain, graph, modulus=5, most=3)[0, 1]
+    values = graph.bases[0].encode(case.chain.nodes(pairs, 0)[0])[..., 1].sum(1)
+    assert table[2, 3] == values[(pairs[:, 0] == 2) & (pairs[:, 1] == 3)]
 
 
 def test_the_digits_are_learnt_and_drawn_from_the_seed(monkeypatch):
