@@ -11,6 +11,7 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,6 +29,7 @@ from subscape.interaction_basis import (
     edge_curve,
     edges_required,
 )
+from subscape.interaction_basis.pictures import draw_curves, panels
 
 
 def main() -> None:
@@ -96,11 +98,36 @@ def main() -> None:
         print(row["from"], row["lib"], row["pca"], flush=True)
         results["layers"].append(row)
         write_json(arguments.out / "results.json", results)
-    pairs = [(r["lib"], r["pca"]) for r in results["layers"] if r["lib"] and r["pca"]]
-    results["total"] = {"lib": sum(a for a, _ in pairs), "pca": sum(b for _, b in pairs)}
-    results["ratio"] = results["total"]["lib"] / results["total"]["pca"]
+    summarise(results)
     write_json(arguments.out / "results.json", results)
+    draw(results, arguments.out / "curves.png")
+    for kind, counts in results["by_kind"].items():
+        print(f"{kind}: {counts}, LIB / PCA = {counts['lib'] / counts['pca']:.2f}")
     print(f"edges required: {results['total']}, LIB / PCA = {results['ratio']:.3f}")
+
+
+def summarise(results: dict[str, Any]) -> None:
+    """Add up the edges required, in all and by kind of section (the node layer it starts at)."""
+    results["by_kind"] = {}
+    for row in results["layers"]:
+        if row["lib"] and row["pca"]:
+            kind = results["by_kind"].setdefault(row["from"].split(".")[0], {"lib": 0, "pca": 0})
+            for method in kind:
+                kind[method] += row[method]
+    sums = results["by_kind"].values()
+    results["total"] = {method: sum(kind[method] for kind in sums) for method in ("lib", "pca")}
+    results["ratio"] = results["total"]["lib"] / results["total"]["pca"]
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Cross-entropy over edges kept, a panel per section."""
+    figure, grid = panels(len(results["layers"]), columns=6, width=3.2, height=2.6)
+    for axes, row in zip(grid, results["layers"], strict=True):
+        curves = {method: row[f"{method}_curve"] for method in ("lib", "pca")}
+        draw_curves(curves, "cross-entropy", "edges", axes=axes)
+        axes.axhline(results["cross_entropy"] + results["tolerance"], color="0.7", zorder=0)
+        axes.set_title(f"{row['from']} → {row['to']}", fontsize=9)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Evaluation:
     """Rows evaluated."""
     fvu_of_batches: Float[Tensor, "*replica"]
     """Mean of every batch's own FVU, as published: all batches count the same, however large their
-    gradients. For small batches it lies below `fvu`."""
+    gradients."""
 
     @property
     def dead(self) -> Float[Tensor, "*replica"]:
