@@ -47,6 +47,8 @@ class Target:
             model, [parameters] if isinstance(parameters, str) else list(parameters)
         )
         self._outputs = outputs or default_outputs
+        self.outputs_name: str = getattr(self._outputs, "__name__", type(self._outputs).__name__)
+        """Name of the outputs function; `default_outputs` where none was given."""
         every = dict(model.named_parameters(remove_duplicate=False))
         self.parameters: dict[str, Tensor] = {name: every[name] for name in self.names}
         check_deterministic_modules(model)

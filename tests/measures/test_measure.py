@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from subscape import Target
 from subscape._io import read_tensors
 from subscape.measures import MeasureConfig, Measures, measure
 from subscape.measures import measure as measure_function
@@ -55,6 +56,25 @@ def run(made, folder=None, **options):
             progress=False,
             **{"config": CONFIG} | options,
         )
+
+
+def doubled(model, batch):
+    return 2 * model(batch)
+
+
+def test_another_outputs_function_is_refused(small):
+    # Its gradients would be others, and every figure with them.
+    made = make(small, "mlp")
+    target = Target(made.target.model, made.target.names, outputs=doubled)
+
+    def measured(outputs: str) -> Measures:
+        settings = made.decomposition.settings | {"outputs": outputs}
+        decomposition = replace(made.decomposition, settings=settings)
+        return measure(decomposition, target, made.data, config=CONFIG, progress=False)
+
+    with pytest.raises(ValueError, match="made with, 'default_outputs'; got 'doubled'"):
+        measured("default_outputs")
+    assert measured("doubled").record["n_rows"] == 40
 
 
 @pytest.mark.parametrize("kind", list(SETTINGS))

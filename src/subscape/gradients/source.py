@@ -143,6 +143,7 @@ class GradientSource:
         by_name = {"data": self.data} if isinstance(self.data, Tensor) else self.data
         return {
             "target": f"SHA-256 {self.target.fingerprint()['sha256'][:16]}",
+            "outputs": self.target.outputs_name,
             "data": sha256_of(by_name),
             "divergence": name_of(self.divergence),
             "reference": name_of(self.reference),

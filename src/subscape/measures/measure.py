@@ -154,6 +154,14 @@ def measure(
     config = config or MeasureConfig()
     decomposition.verify(target)
     settings = decomposition.settings
+    outputs = settings.get("outputs", target.outputs_name)
+    require(
+        outputs == target.outputs_name,
+        "target",
+        f"the outputs function that the decomposition was made with, {outputs!r}",
+        f"{target.outputs_name!r}",
+        "Give the same one: Target(model, parameters, outputs=...).",
+    )
     kind: Rows = rows or settings.get("rows", "sample")
     source = GradientSource(
         target,

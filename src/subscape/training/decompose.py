@@ -97,7 +97,7 @@ class Prepared:
     config: TrainingConfig
     """Settings of the training."""
     names: Mapping[str, str]
-    """Names of the divergence and the reference rule."""
+    """Names of the outputs function, the divergence and the reference rule."""
 
     def summary(self) -> str:
         """The tensors with their engines, and the memory that the run will take."""
@@ -181,7 +181,11 @@ def prepare(
     options = {"divergence": divergence, "rows": rows, "engine": engine}
     source = GradientSource(target, samples, reference=pairs, seed=config.seed, **options)
     held = GradientSource(target, kept, reference=kept_pairs, seed=config.seed + 1, **options)
-    names = {"divergence": _name_of(divergence), "reference": _name_of(reference)}
+    names = {
+        "outputs": target.outputs_name,
+        "divergence": _name_of(divergence),
+        "reference": _name_of(reference),
+    }
     return Prepared(source, held, config, names)
 
 
