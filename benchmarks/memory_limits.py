@@ -1,7 +1,7 @@
 """Memory where it matters: 4,096 rows a step against 256, and 1,000 subnetworks of a 124M-parameter model.
 
-The two numbers of rows have the same `memory_gib`, so that more rows are made in micro-batches. Two steps each,
-in a process of its own; prints one JSON line per case. README.md says how to read it. Takes several minutes.
+The two numbers of rows have the same `memory_gib`, so that more rows are made in micro-batches. Two steps
+each, in a process of its own; prints one JSON line per case. README.md says how to read it. Takes minutes.
 """
 
 import json
