@@ -177,7 +177,7 @@ def load_task(config: BasisFile) -> Task:
         case "modular-addition":
             return modular_addition_task(_file(config, "weights"), config.seed)
         case "decoder":
-            loading._transformers()  # silences its notes
+            loading.quiet_transformers()  # silences its notes
             return decoder_task(
                 _model_folder(config),
                 _file(config, "text"),
@@ -188,7 +188,7 @@ def load_task(config: BasisFile) -> Task:
                 seed=config.seed,
             )
         case name if ":" in name:
-            made = loading._call(name, "task")
+            made = loading.called(name, "task")
             if not isinstance(made, Task):
                 raise TypeError(
                     problem("task", f"a Task from {name}", type(made).__name__, "Return one.")

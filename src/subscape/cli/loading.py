@@ -43,7 +43,7 @@ def load_model(name: str) -> LoadedModel:
         ValueError: if there is no such model.
     """
     if ":" in name and not Path(name).exists():
-        made = _call(name, "model")
+        made = called(name, "model")
         model, outputs = made if isinstance(made, tuple) else (made, None)
         if not isinstance(model, nn.Module):
             raise ValueError(
@@ -73,7 +73,7 @@ def load_model(name: str) -> LoadedModel:
             )
     elif name.startswith((".", "/", "~")):
         raise ValueError(problem("model", "a folder that exists", repr(name), "Check the path."))
-    auto = _transformers().AutoModelForCausalLM
+    auto = quiet_transformers().AutoModelForCausalLM
     try:
         return LoadedModel(auto.from_pretrained(name).eval(), None)
     except OSError as error:
@@ -103,7 +103,7 @@ def load_data(name: str, model: str, window: int) -> Samples:
         ValueError: if there is no such file, or its kind is unknown.
     """
     if ":" in name and not Path(name).exists():
-        return as_samples(_call(name, "data"))
+        return as_samples(called(name, "data"))
     path = Path(name)
     if not path.is_file():
         raise ValueError(problem("data", "a file that exists", repr(name), "Check the path."))
@@ -163,7 +163,7 @@ def load_tokenizer(model: str) -> Any:
         ValueError: if the model has none.
     """
     try:
-        return _transformers().AutoTokenizer.from_pretrained(model)
+        return quiet_transformers().AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ValueError(
             problem(
@@ -192,7 +192,19 @@ def _only(path: Path, tensors: dict[str, torch.Tensor]) -> Samples:
     )
 
 
-def _call(name: str, argument: str) -> Any:
+def called(name: str, argument: str) -> Any:
+    """What a user's own function gives.
+
+    Args:
+        name: `package.module:function`, which takes no arguments; modules in the current folder are found.
+        argument: what it was given for, for messages.
+
+    Returns:
+        Its result.
+
+    Raises:
+        ValueError: if it cannot be imported, or raises.
+    """
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:  # like `python -m`: modules beside the user
         sys.path.insert(0, str(Path.cwd()))
@@ -221,7 +233,15 @@ def _call(name: str, argument: str) -> Any:
         ) from error
 
 
-def _transformers() -> Any:
+def quiet_transformers() -> Any:
+    """The package `transformers` without its own notes and progress bars.
+
+    Returns:
+        The module.
+
+    Raises:
+        ValueError: if it is not installed.
+    """
     try:
         package = importlib.import_module("transformers")
         # On the command line its notes on loading and on long texts only hide ours.

@@ -166,8 +166,8 @@ def measure(
     source = GradientSource(
         target,
         data,
-        divergence=divergence or _by_name(settings, "divergence", "mse"),
-        reference=reference or _by_name(settings, "reference", "another-row"),
+        divergence=divergence or settings.get("divergence", "mse"),
+        reference=reference or settings.get("reference", "another-row"),
         rows="every-token" if kind == "token" else kind,
         engine=engine,
         seed=config.seed,
@@ -239,10 +239,6 @@ def measure(
     if where is not None:
         result.save(where)
     return result
-
-
-def _by_name(settings: Mapping[str, Any], key: str, default: str) -> str:
-    return settings.get(key, default)
 
 
 def _scene(
