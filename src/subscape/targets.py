@@ -51,6 +51,7 @@ class Target:
         """Name of the outputs function; `default_outputs` where none was given."""
         every = dict(model.named_parameters(remove_duplicate=False))
         self.parameters: dict[str, Tensor] = {name: every[name] for name in self.names}
+        self._places = places(model, self.names)
         check_deterministic_modules(model)
 
     @property
@@ -86,7 +87,7 @@ class Target:
             TypeError: if the model's output is not a tensor and no `outputs` function was given.
         """
         values = {name: p.detach() for name, p in self.parameters.items()} | dict(parameters or {})
-        return self._outputs(_Functional(self.model, values), batch)
+        return self._outputs(_Functional(self.model, at_places(values, self._places)), batch)
 
     def called(self, batch: Samples) -> Float[Tensor, "sample ..."]:
         """f(x, W0) by calling the model itself, as it is: what `outputs` gives, but with its hooks' view.
@@ -141,10 +142,30 @@ class _Functional:
         self._model, self._values = model, values
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return functional_call(self._model, self._values, args, kwargs, tie_weights=True)
+        return functional_call(self._model, self._values, args, kwargs, tie_weights=False)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+
+def places(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
+    """Where each parameter is registered, once per module that holds it, whatever names that one goes by."""
+    # functional_call puts back what it swapped name by name: a module with two names would be left with the
+    # swapped values.
+    every = dict(module.named_parameters(remove_duplicate=False))
+    by_parameter: dict[int, dict[tuple[int, str], str]] = {}
+    for name, parameter in every.items():
+        owner, _, local = name.rpartition(".")
+        place = (id(module.get_submodule(owner)), local)
+        by_parameter.setdefault(id(parameter), {}).setdefault(place, name)
+    return {name: list(by_parameter[id(every[name])].values()) for name in names}
+
+
+def at_places(
+    values: Mapping[str, Tensor], where: Mapping[str, Sequence[str]]
+) -> dict[str, Tensor]:
+    """Every value under all the names of `places`, for functional_call(…, tie_weights=False)."""
+    return {place: value for name, value in values.items() for place in where[name]}
 
 
 def default_outputs(model: Callable[..., Any], batch: Any) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subscape import decompose
+from subscape import MeasureConfig, Target, decompose, measure
 
 OPTIONS = {
     "n_subnetworks": 3,
@@ -99,7 +99,13 @@ def assert_unchanged(before: dict[str, Any], model: nn.Module) -> None:
         assert same(value, after[aspect]), aspect
 
 
-MODELS = [sharing, llama]
+def one_module_under_two_names() -> tuple[nn.Module, Any, dict]:
+    linear, block = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    model = nn.Sequential(linear, nn.Tanh(), linear, nn.ModuleList([block] * 2)[0], block)
+    return model, torch.randn(40, 4), {}
+
+
+MODELS = [sharing, llama, one_module_under_two_names]
 ENGINES = ["auto", "vmap", "loop"]
 
 
@@ -110,6 +116,18 @@ def test_a_decomposition_leaves_no_trace(make: Callable, engine: str):
     before = record(model)
     decompose(model, data, engine=engine, **OPTIONS, **options)
     assert_unchanged(before, model)
+
+
+@pytest.mark.parametrize("engine", ["jacobian", "rule", "replay", "vmap", "loop"])
+def test_a_module_under_two_names_keeps_its_parameters(engine: str):
+    model, data, _ = one_module_under_two_names()
+    before = record(model)
+    found = decompose(model, data, engine=engine, **OPTIONS)
+    assert_unchanged(before, model)
+    config = MeasureConfig(n_rows=16, n_references=2)
+    measure(found, Target(model), data, config=config, progress=False)
+    assert_unchanged(before, model)
+    found.verify(Target(model))
 
 
 @pytest.mark.parametrize("make", MODELS)

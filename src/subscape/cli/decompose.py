@@ -152,7 +152,10 @@ def _print(result: Decomposition, settings: DecomposeRun) -> None:
         print(json.dumps({"out": str(settings.out), "metrics": result.metrics}))
         return
     print(f"\n{result}\n")
-    print(f"  FVU on {figures['heldout_rows']:,} held-out rows  {figures['fvu']:.3f}")
+    print(
+        f"  FVU on {figures['heldout_rows']:,} rows of {figures['heldout_samples']:,} "
+        f"distinct held-out samples  {figures['fvu']:.3f}"
+    )
     print(f"  L0 (active subnetworks per row)  {figures['l0']:.2f}")
     print(
         f"  row by row with the threshold    FVU {figures['fvu_row_by_row']:.3f}, "

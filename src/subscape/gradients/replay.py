@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from subscape.gradients.capture import Call
+from subscape.targets import at_places, places
 
 CHUNK_BUDGET = 128 * 2**20
 """Bytes of dense row gradients that one vmap chunk may make."""
@@ -42,6 +43,7 @@ def replayed(
     Returns:
         By local name, [row, *shape].
     """
+    where = places(module, parameters)
     leaves, form = tree_flatten((call.args, call.kwargs))
     leaves = [None if _is_cache(x) else x for x in leaves]
     moving = [
@@ -52,12 +54,13 @@ def replayed(
 
     def scalar(values: dict[str, Tensor], xs: list[Tensor], es: list[Tensor]) -> Tensor:
         rest = iter(xs)
-        given = [
+        leaves_now = [
             next(rest)[None] if b else (x.detach() if isinstance(x, Tensor) else x)
             for x, b in zip(leaves, batched, strict=True)
         ]
-        args, kwargs = tree_unflatten(given, form)
-        outputs = tree_flatten(functional_call(module, values, args, kwargs))[0]
+        args, kwargs = tree_unflatten(leaves_now, form)
+        given = at_places(values, where)
+        outputs = tree_flatten(functional_call(module, given, args, kwargs, tie_weights=False))[0]
         kept = [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
         return sum(((y[0] * e).sum() for y, e in zip(kept, es, strict=True)), torch.zeros(()))
 

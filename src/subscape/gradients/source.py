@@ -301,11 +301,13 @@ class GradientSource:
             found = loop_gradients(
                 self.target, inputs, batch.position, batch.reference, self.divergence
             )
+            found = DenseRowGradients(found.flat.to(self.target.like), self.shapes)
             check_finite(found.dense())
             return found
         e = output_gradient(self.divergence, batch.outputs, batch.reference)
         if self._jacobian is not None:
-            flat = torch.bmm(e.flatten(1)[:, None], self._jacobian[batch.samples])[:, 0]
+            jacobian = self._jacobian[batch.samples]
+            flat = torch.bmm(e.flatten(1)[:, None].to(jacobian), jacobian)[:, 0]
             found = DenseRowGradients(flat, self.shapes)
         else:
             found = self._pass_of(batch).gradients(e)
@@ -351,7 +353,8 @@ class GradientSource:
         small = entries * self.target.like.element_size() <= JACOBIAN_BUDGET
         if engine == "jacobian" or (engine == "auto" and small and self.rows == "sample"):
             try:
-                self._jacobian = jacobian(self.target, self._inputs(slice(None)))
+                whole = jacobian(self.target, self._inputs(slice(None)))
+                self._jacobian = whole.to(self.target.like)
                 self._outputs = row_outputs(self.target, self._inputs(slice(None)), None)
                 return "jacobian"
             except ValueError:

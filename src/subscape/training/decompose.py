@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import nearest, problem, require
-from subscape.data import Samples, as_samples, n_samples, take
+from subscape.data import Samples, as_samples, hashes, n_samples, take
 from subscape.divergences import Divergence
 from subscape.gradients import GradientSource, generator_of
 from subscape.gradients.source import Engine, Rows
@@ -24,7 +25,9 @@ from subscape.training.estimate import estimate
 from subscape.training.run import train
 
 HELDOUT_SHARE = 0.1
-"""Share of the samples set aside where no held-out data are given."""
+"""Share of the distinct samples set aside where no held-out data are given."""
+REPEATED_SHARE = 0.1
+"""Share of samples that may be copies, or trained on too, before a warning says so."""
 
 
 def decompose(
@@ -219,6 +222,7 @@ Part = tuple[Samples, str | Reference]
 def _split(
     samples: Samples, heldout: Any, reference: str | Reference, seed: int
 ) -> tuple[Part, Part]:
+    """Rows to train on and rows held out, no sample of which is trained on."""
     n = n_samples(samples)
     if isinstance(reference, Pairs):
         require(
@@ -229,21 +233,54 @@ def _split(
             "Give a pair for every sample, and held-out samples as a part of data.",
         )
     if heldout is not None:
-        kept = as_samples(heldout)
-        require(n_samples(kept) >= 2, "heldout", "at least 2 samples", f"{n_samples(kept)}")
-        return (samples, reference), (kept, reference)
-    n_held = max(2, round(HELDOUT_SHARE * n))
-    if n - n_held < 2:
+        return (samples, reference), (_unseen(as_samples(heldout), samples), reference)
+    copies: dict[bytes, list[int]] = {}
+    for index, digest in enumerate(hashes(samples)):
+        copies.setdefault(digest, []).append(index)
+    n_held = max(2, round(HELDOUT_SHARE * len(copies)))
+    if len(copies) - n_held < 2:
         raise ValueError(
             problem(
                 "data",
                 "at least 4 samples, so that some can be held out",
-                f"{n}",
+                f"{len(copies)}" + (f" (the others of {n} are copies)" if len(copies) < n else ""),
                 "Give more data, or held-out data of their own by heldout=.",
             )
         )
-    order = torch.randperm(n, generator=generator_of(seed, 3))
-    return _part(samples, reference, order[n_held:]), _part(samples, reference, order[:n_held])
+    if n - len(copies) > REPEATED_SHARE * n:
+        warnings.warn(
+            f"data: {len(copies):,} of {n:,} samples are distinct. Copies of a sample are held out "
+            "together, so that none of what is held out is trained on.",
+            stacklevel=4,
+        )
+    order = torch.randperm(len(copies), generator=generator_of(seed, 3)).tolist()
+    groups = list(copies.values())
+    held, trained = (
+        torch.tensor([index for place in places for index in groups[place]])
+        for places in (order[:n_held], order[n_held:])
+    )
+    return _part(samples, reference, trained), _part(samples, reference, held)
+
+
+def _unseen(heldout: Samples, samples: Samples) -> Samples:
+    """Held-out samples without those that are trained on."""
+    seen, n = set(hashes(samples)), n_samples(heldout)
+    unseen = [index for index, digest in enumerate(hashes(heldout)) if digest not in seen]
+    if len(unseen) < 2:
+        raise ValueError(
+            problem(
+                "heldout",
+                "at least 2 samples that are not in data",
+                f"{len(unseen)} of {n}",
+                "Give others, or leave heldout out: then a tenth of data is set aside.",
+            )
+        )
+    if n - len(unseen) > REPEATED_SHARE * n:
+        warnings.warn(
+            f"heldout: {n - len(unseen):,} of {n:,} samples are in data too and are left out.",
+            stacklevel=5,
+        )
+    return take(heldout, torch.tensor(unseen))
 
 
 def _part(samples: Samples, reference: str | Reference, index: Tensor) -> Part:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from subscape._checks import require
 from subscape._io import append_jsonl
+from subscape.data import hashes
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
 from subscape.subnetworks.decomposition import Decomposition
@@ -176,7 +177,9 @@ def _best(
         decoder=decoder,
         threshold=float(threshold),
         target=source.target.fingerprint(),
-        metrics=metrics | _figures(result, alone, best),
+        metrics=metrics
+        | _figures(result, alone, best)
+        | {"heldout_samples": len(set(hashes(heldout.data)))},
     )
 
 
