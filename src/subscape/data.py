@@ -92,7 +92,7 @@ def _check_axis(values: Tensor) -> None:
         )
 
 
-def _form(samples: Samples) -> dict[str, tuple[int, ...]]:
+def form_of(samples: Samples) -> dict[str, tuple[int, ...]]:
     """Shape of one sample, by name."""
     by_name = {"": samples} if isinstance(samples, Tensor) else samples
     return {k: tuple(v.shape[1:]) for k, v in by_name.items()}
@@ -101,12 +101,12 @@ def _form(samples: Samples) -> dict[str, tuple[int, ...]]:
 def _concatenate(batches: list[Samples]) -> Samples:
     first = batches[0]
     for number, batch in enumerate(batches):
-        if _form(batch) != _form(first):
+        if form_of(batch) != form_of(first):
             raise ValueError(
                 problem(
                     "data",
                     "batches of the same tensors, equal but for their number of samples",
-                    f"samples of shape {_form(first)} in batch 0, {_form(batch)} in batch {number}",
+                    f"samples of shape {form_of(first)} in batch 0, {form_of(batch)} in batch {number}",
                     "Pad or cut them to one shape.",
                 )
             )

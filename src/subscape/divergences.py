@@ -1,13 +1,13 @@
 """Divergences D(f(x), y): one value per row between an output and its reference.
 
-A divergence is any callable `(outputs, reference) -> values` with outputs and reference of shape
-[row, *output] and values of shape [row]. The ones here are those of arXiv 2504.00194 and of its
-authors' code; `resolve` also takes a user's callable.
+The ones here are those of arXiv 2504.00194 and of its authors' code. What depends on a divergence (the unit of
+its values, which output is the mean of others, what in an output matters) is said by the divergence itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,70 +15,99 @@ from torch import Tensor
 from subscape._checks import nearest, problem
 from subscape._shapes import Float
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
+Values = Callable[[Tensor, Tensor], Tensor]
+"""`(outputs, reference) -> values`: both [row, *output], values [row]."""
 
 
-def mse(
-    outputs: Float[Tensor, "row *output"], reference: Float[Tensor, "row *output"]
-) -> Float[Tensor, " row"]:
-    """Mean squared error to the reference, the paper's divergence for toy models (sec. 4.1)."""
+@dataclass(frozen=True)
+class Divergence:
+    """A divergence between outputs, with what else there is to know of it."""
+
+    name: str
+    """Its name in settings and files."""
+    values: Values
+    """One value per row."""
+    unit: str = "an unknown unit"
+    """What the values are counted in, in words."""
+    logits: bool = False
+    """Whether outputs are logits, of which only differences matter."""
+    is_distance: bool = True
+    """Whether an output is nearest to itself, so that it can tell how far one has moved."""
+
+    def __call__(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        """D of every row, as the function gives it."""
+        return self.values(outputs, reference)
+
+    def to_average(self, outputs: Float[Tensor, "row *output"]) -> Float[Tensor, "row *output"]:
+        """Outputs as they can be averaged: of logits the distributions."""
+        return outputs.softmax(-1) if self.logits else outputs
+
+    def from_average(self, mean: Float[Tensor, "*output"]) -> Float[Tensor, "*output"]:
+        """An average as an output again: of distributions the logarithm."""
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log() if self.logits else mean
+
+    @property
+    def of_changes(self) -> Divergence:
+        """The divergence to say how far an output has moved: this one if it is a distance, otherwise `mse`."""
+        return self if self.is_distance else MSE
+
+
+def _mse(outputs: Tensor, reference: Tensor) -> Tensor:
     return (outputs - reference).square().flatten(1).mean(1)
 
 
-def half_reference_mse(
-    outputs: Float[Tensor, "row *output"], reference: Float[Tensor, "row *output"]
-) -> Float[Tensor, " row"]:
-    """Mean of f·(f − r), what the authors' code computes for its toys.
-
-    Its gradient is proportional to 2f − r, that of a squared error to *half* the reference, so a row
-    paired with itself is not null. For reproduction of the published toy figures.
-
-    Args:
-        outputs: f(x_i).
-        reference: y_r.
-
-    Returns:
-        One value per row.
-    """
+def _half_reference_mse(outputs: Tensor, reference: Tensor) -> Tensor:
     return (outputs * (outputs - reference)).flatten(1).mean(1)
 
 
-def kl(
-    outputs: Float[Tensor, "row *output"], reference: Float[Tensor, "row *output"]
-) -> Float[Tensor, " row"]:
-    """KL(reference ‖ prediction) in nats, both given as logits over the last axis (sec. 4.2)."""
+def _kl(outputs: Tensor, reference: Tensor) -> Tensor:
     target = torch.log_softmax(reference, -1)
     difference = target - torch.log_softmax(outputs, -1)
     return (target.exp() * difference).flatten(1).sum(1)
 
 
-NAMED: dict[str, Divergence] = {"mse": mse, "half-reference-mse": half_reference_mse, "kl": kl}
+MSE = Divergence("mse", _mse, "squared output")
+"""Mean squared error to the reference, the paper's divergence for toy models (sec. 4.1)."""
+HALF_REFERENCE_MSE = Divergence(
+    "half-reference-mse", _half_reference_mse, "squared output", is_distance=False
+)
+"""Mean of f·(f − r), what the authors' code computes for its toys. Its gradient is proportional to 2f − r, that
+of a squared error to *half* the reference, so a row paired with itself is not null."""
+KL = Divergence("kl", _kl, "nats", logits=True)
+"""KL(reference ‖ prediction), both given as logits over the last axis (sec. 4.2)."""
+
+DIVERGENCES = {d.name: d for d in (MSE, HALF_REFERENCE_MSE, KL)}
+"""By name."""
 
 
-def resolve(divergence: str | Divergence) -> Divergence:
-    """The divergence of that name, or the callable itself.
+def as_divergence(divergence: str | Divergence | Values) -> Divergence:
+    """The divergence of that name, the divergence itself, or a function as one of unknown unit.
 
     Args:
-        divergence: a key of `NAMED`, or a callable `(outputs, reference) -> [row]`.
+        divergence: a key of `DIVERGENCES`, a `Divergence`, or a function `(outputs, reference) -> [row]`.
 
     Returns:
-        The callable.
+        The divergence.
 
     Raises:
         ValueError: if the name is unknown.
     """
-    if callable(divergence):
+    if isinstance(divergence, Divergence):
         return divergence
-    if divergence not in NAMED:
-        raise ValueError(
-            problem(
-                "divergence",
-                f"one of {list(NAMED)} or a callable (outputs, reference) -> [row]",
-                repr(divergence),
-                nearest(divergence, NAMED),
-            )
+    if isinstance(divergence, str):
+        if divergence in DIVERGENCES:
+            return DIVERGENCES[divergence]
+    elif callable(divergence):
+        name = getattr(divergence, "__qualname__", type(divergence).__qualname__)
+        return Divergence(name, divergence)
+    raise ValueError(
+        problem(
+            "divergence",
+            f"one of {list(DIVERGENCES)}, a Divergence, or a function (outputs, reference) -> [row]",
+            repr(divergence),
+            nearest(str(divergence), DIVERGENCES),
         )
-    return NAMED[divergence]
+    )
 
 
 def output_gradient(
@@ -86,19 +115,7 @@ def output_gradient(
     outputs: Float[Tensor, "row *output"],
     reference: Float[Tensor, "row *output"],
 ) -> Float[Tensor, "row *output"]:
-    """∂D/∂f of every row. With the output Jacobian J this gives the row gradient, ∇_W D = Jᵀ ∂D/∂f.
-
-    Args:
-        divergence: one value per row.
-        outputs: f(x_i).
-        reference: y_r.
-
-    Returns:
-        The derivative of every row's divergence with respect to its own output.
-
-    Raises:
-        ValueError: if the divergence does not return one value per row.
-    """
+    """∂D/∂f of every row. With the output Jacobian J this gives the row gradient, ∇_W D = Jᵀ ∂D/∂f."""
     with torch.enable_grad():
         leaf = outputs.detach().requires_grad_(True)
         values = row_values(divergence, leaf, reference.detach())
@@ -110,19 +127,7 @@ def row_values(
     outputs: Float[Tensor, "row *output"],
     reference: Float[Tensor, "row *output"],
 ) -> Float[Tensor, " row"]:
-    """D of every row, checked.
-
-    Args:
-        divergence: one value per row.
-        outputs: f(x_i).
-        reference: y_r.
-
-    Returns:
-        The values.
-
-    Raises:
-        ValueError: if they are not one per row, or lose the gradient of outputs that have one.
-    """
+    """D of every row; refuses what is not one value per row, or has lost the gradient of the outputs."""
     values = divergence(outputs, reference)
     if not isinstance(values, Tensor) or values.shape != outputs.shape[:1]:
         raise ValueError(

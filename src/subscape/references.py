@@ -1,72 +1,62 @@
 """References y_r: the output that a row's divergence is measured against.
 
-A reference rule is any callable `(outputs, rows, generator) -> reference` where outputs [row, *output]
-are the batch's own outputs, `rows` [row] are the indices of its samples (where every position is a row:
-sample · positions + position), and reference has the shape of outputs. It must draw from `generator`
-only, so that a run can be replayed.
+A reference rule is any callable `(outputs, rows) -> reference` with outputs [row, *output] the rows' own and
+reference of the same shape. It sees whole groups of rows, but not always the same ones together: what it gives
+for a row may depend on that row and its group only (`rows.partner` is another row of the group).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 
 import torch
 from torch import Tensor
 
 from subscape._checks import nearest, problem
+from subscape._hash import sha256_of
 from subscape._shapes import Float, Int
+from subscape.rows import Rows
 
-Reference = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+Reference = Callable[[Tensor, Rows], Tensor]
+MEAN = "mean"
+"""The mean output of the data set: estimated from the training data, then a `FixedOutput`."""
 
 
-def another_row(
-    outputs: Float[Tensor, "row *output"], rows: Int[Tensor, " row"], generator: torch.Generator
-) -> Float[Tensor, "row *output"]:
-    """The output of another row, uniform over all rows drawn together but the row itself.
+def another_row(outputs: Float[Tensor, "row *output"], rows: Rows) -> Float[Tensor, "row *output"]:
+    """The output of another row of the group, uniform over them.
 
-    A row of the same sample is passed over too, where batches drawn together hold a sample twice. (The
-    paper draws a random sample of X; the authors' code allows a row to meet itself.)
+    (The paper draws a random sample of X; the authors' code allows a row to meet itself.)
 
     Args:
-        outputs: f(x_i) of the rows drawn together.
-        rows: index of every row's sample.
-        generator: draws the partners.
+        outputs: f(x) of the rows.
+        rows: the rows, with their partners.
 
     Returns:
         A reference per row.
 
     Raises:
-        ValueError: if there is one row only.
+        ValueError: if a row is alone.
     """
-    n = outputs.shape[0]
-    if n < 2:
+    if min(rows.groups) < 2:
         raise ValueError(
             problem(
                 "reference",
                 "at least 2 rows in a batch for 'another-row'",
-                f"{n}",
+                "1",
                 "Use larger batches, or reference='uniform'.",
             )
         )
-    offset = torch.randint(1, n, (n,), generator=generator)
-    other = (torch.arange(n) + offset) % n
-    if rows.unique().numel() > 1:
-        while (twin := rows[other] == rows).any():
-            other = torch.where(twin, (other + 1) % n, other)
-    return outputs[other.to(outputs.device)]
+    return outputs[rows.partner.to(outputs.device)]
 
 
-def batch_mean(
-    outputs: Float[Tensor, "row *output"], rows: Int[Tensor, " row"], generator: torch.Generator
-) -> Float[Tensor, "row *output"]:
-    """The mean output of the batch (for logits: the mean of the logits)."""
-    return outputs.mean(0, keepdim=True).expand_as(outputs)
+def group_mean(outputs: Float[Tensor, "row *output"], rows: Rows) -> Float[Tensor, "row *output"]:
+    """The mean output of the row's group (for logits: the mean of the logits)."""
+    parts = outputs.split(list(rows.groups))
+    return torch.cat([part.mean(0, keepdim=True).expand_as(part) for part in parts])
 
 
-def uniform(
-    outputs: Float[Tensor, "row *output"], rows: Int[Tensor, " row"], generator: torch.Generator
-) -> Float[Tensor, "row *output"]:
+def uniform(outputs: Float[Tensor, "row *output"], rows: Rows) -> Float[Tensor, "row *output"]:
     """All-zero outputs: as logits, the uniform distribution."""
     return torch.zeros_like(outputs)
 
@@ -78,7 +68,7 @@ class FixedOutput:
     output: Tensor
     """Shape [*output]."""
 
-    def __call__(self, outputs: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The output, once per row."""
         if self.output.shape != outputs.shape[1:]:
             raise ValueError(
@@ -103,9 +93,10 @@ class Pairs:
         """The pairs of some of the samples, in the order of `index`."""
         return Pairs(self.outputs[index.to(self.outputs.device)])
 
-    def __call__(self, outputs: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The outputs of the rows' samples."""
-        if self.outputs.shape[1:] != outputs.shape[1:] or rows.max() >= self.outputs.shape[0]:
+    def __call__(self, outputs: Tensor, rows: Rows) -> Tensor:
+        """The outputs of the rows' samples, or of their positions where every position is a row."""
+        index = rows.samples if rows.per_sample == 1 else rows.index
+        if self.outputs.shape[1:] != outputs.shape[1:] or index.max() >= self.outputs.shape[0]:
             raise ValueError(
                 problem(
                     "reference",
@@ -114,37 +105,43 @@ class Pairs:
                     "Give references [sample, *output] in the order of the data.",
                 )
             )
-        return self.outputs.to(outputs)[rows.to(self.outputs.device)]
+        return self.outputs.to(outputs)[index.to(self.outputs.device)]
 
 
-NAMED: dict[str, Reference] = {
+REFERENCES: dict[str, Reference] = {
     "another-row": another_row,
-    "batch-mean": batch_mean,
+    "batch-mean": group_mean,
     "uniform": uniform,
 }
+"""By name; `mean` besides, which needs data."""
 
 
-def resolve(reference: str | Reference) -> Reference:
-    """The reference rule of that name, or the callable itself.
-
-    Args:
-        reference: a key of `NAMED`, or a callable `(outputs, rows, generator) -> reference`.
-
-    Returns:
-        The callable.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
+def as_reference(reference: str | Reference) -> Reference:
+    """The reference rule of that name, or the callable itself; `mean` is made by the gradient source."""
     if callable(reference):
         return reference
-    if reference not in NAMED:
+    if reference not in REFERENCES:
         raise ValueError(
             problem(
                 "reference",
-                f"one of {list(NAMED)}, FixedOutput, Pairs or a callable",
+                f"one of {[*REFERENCES, MEAN]}, FixedOutput, Pairs or a callable (outputs, rows)",
                 repr(reference),
-                nearest(reference, NAMED),
+                nearest(reference, [*REFERENCES, MEAN]),
             )
         )
-    return NAMED[reference]
+    return REFERENCES[reference]
+
+
+def name_of(reference: Reference) -> str:
+    """Name of a rule, the same in every process: its key, or that of its function or type with its fields."""
+    for name, rule in REFERENCES.items():
+        if rule is reference:
+            return name
+    if is_dataclass(reference) and not isinstance(reference, type):
+        values = {f.name: getattr(reference, f.name) for f in fields(reference)}
+        shown = [
+            f"{k}={sha256_of({k: v}) if isinstance(v, Tensor) else repr(v)}"
+            for k, v in values.items()
+        ]
+        return f"{type(reference).__qualname__}({', '.join(shown)})"
+    return getattr(reference, "__qualname__", type(reference).__qualname__)

@@ -18,14 +18,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from subscape._checks import nearest, require
-from subscape.gradients import GradientSource, generator_of
+from subscape.gradients import GradientSource
 from subscape.measures.mixing import MixingRecovery, mixing_recovery
 from subscape.measures.oracle import oracle
 from subscape.measures.purity import purity
 from subscape.measures.recovery import MATCHED, recovery
+from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
-from subscape.subnetworks.objective import reconstruct
 from subscape.targets import Target
 from subscape.toys import TOYS, Toy, Truth, true_subnetworks
 from subscape.training import TrainingConfig, train_side_by_side
@@ -50,7 +50,7 @@ class Reproduction:
 
 
 DEFAULT = TrainingConfig(
-    rank=1, steps=5_000, batch_size=128, learning_rate=0.01, schedule="cosine", revive_every=200
+    rank=1, steps=5_000, batch_size=128, learning_rate=0.01, schedule="cosine", resample_every=200
 )
 PUBLISHED = {
     "steps": 32_000,
@@ -61,7 +61,7 @@ PUBLISHED = {
 }
 """1,000 samples, batches of 32, 1,000 epochs, ×0.8 every 100 epochs (arXiv 2504.00194, sec. 4.1).
 
-The warm start is in the authors' code only; revival is ours (`--revive-every 0` leaves it out)."""
+The dense warm-up is in the authors' code only; resampling is ours (`--resample-every 0` leaves it out)."""
 PUBLISHED_SAMPLES = 1_000
 
 REPRODUCTIONS = {
@@ -167,7 +167,7 @@ def _figures(
     alive = torch.tensor(dec.metrics["active_rate"]) > DEAD_RATE
     directions = dec.decoder.flat()
     compared = recovery(directions, truth.directions, alive=alive, represented=represented)
-    batch = heldout.batch(0, len(heldout))
+    batch = heldout.rows(0, len(heldout))
     gradients = heldout.gradients(batch)
     best = oracle(gradients.flat, truth.directions, dec.metrics["l0"])
     figures = {
@@ -199,11 +199,11 @@ def _figures(
         by_sign = (compared.cosine >= MATCHED).unflatten(0, (2, toy.n_groups))
         figures |= {"paths": int(by_sign.any(0).sum()), "all_paths": bool(by_sign.any(0).all())}
     if what.toy == "high-rank":
-        found = reconstruct(gradients, dec.encoder, dec.decoder, what.training.active_fraction)
+        found = dec.dictionary.reconstruct(gradients)
         inputs = heldout.data
         assert isinstance(inputs, Tensor)
         groups = toy.inputs.active_groups(inputs[batch.samples])
-        pure = purity(found.coefficients * found.active, groups, alive=alive)
+        pure = purity(found.codes, groups, alive=alive)
         figures |= {"purity": pure.mean, "groups_fired_for": pure.n_groups}
     return figures
 

@@ -6,6 +6,7 @@ the parameters. The module is only ever called functionally, so it stays exactly
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from subscape._checks import nearest, problem, require
+from subscape._hash import raw_bytes
 from subscape._shapes import Float
 from subscape.data import Samples
 
@@ -52,6 +54,7 @@ class Target:
         every = dict(model.named_parameters(remove_duplicate=False))
         self.parameters: dict[str, Tensor] = {name: every[name] for name in self.names}
         self._places = places(model, self.names)
+        self._hashed: tuple[Any, dict[str, Any]] | None = None
         check_deterministic_modules(model)
 
     @property
@@ -124,12 +127,24 @@ class Target:
         return "\n".join([head, *rows])
 
     def fingerprint(self) -> dict[str, Any]:
-        """Names, shapes, dtypes and a SHA-256 of the values: what a decomposition belongs to."""
+        """Names, shapes, dtypes and a SHA-256 of the values: what a decomposition belongs to.
+
+        Hashed once while nobody changes the parameters; a change through `.data`, which torch does not count,
+        shows in their norms.
+        """
+        state = tuple(
+            (p.data_ptr(), p._version, float(torch.linalg.vector_norm(p.detach())))
+            for p in self.parameters.values()
+        )
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = state, self._hash()
+        return copy.deepcopy(self._hashed[1])
+
+    def _hash(self) -> dict[str, Any]:
         digest = hashlib.sha256()
         tensors = []
         for name, p in self.parameters.items():
-            raw = p.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(raw.numpy().tobytes())
+            digest.update(raw_bytes(p))
             tensors.append({"name": name, "shape": list(p.shape), "dtype": str(p.dtype)[6:]})
         model = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
         return {"model": model, "tensors": tensors, "sha256": digest.hexdigest()}

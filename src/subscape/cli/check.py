@@ -12,7 +12,7 @@ from subscape._checks import problem
 from subscape.cli.loading import load_data, load_model
 from subscape.data import take, to_device
 from subscape.gradients.check import check
-from subscape.gradients.source import Rows
+from subscape.rows import RowKind
 from subscape.targets import Target
 
 
@@ -23,7 +23,7 @@ class CheckRun:
     Also compared: rows alone with rows in a batch, and for tokens sequences padded left and right. Exit
     status 1 if anything is off by more than rounding.
 
-    Example: subscape check MODEL --parameters 'model.layers.2' --data train.txt --rows token
+    Example: subscape check MODEL --parameters 'model.layers.2' --data train.txt --rows sampled-token
     """
 
     model: Annotated[str, tyro.conf.Positional] = ""
@@ -34,7 +34,7 @@ class CheckRun:
     """A .txt, .npy, .npz or .safetensors file, or package.module:function."""
     window: int = 16
     """Tokens in a window of text."""
-    rows: Rows = "sample"
+    rows: RowKind = "sample"
     """What one divergence is computed for: a sample, or a token position of a sequence."""
     divergence: Literal["mse", "half-reference-mse", "kl"] = "mse"
     """Between a row's output and its reference; kl takes logits."""

@@ -14,7 +14,8 @@ from subscape._checks import problem
 from subscape._io import writable, write_text
 from subscape.cli import toml
 from subscape.cli.loading import load_data, load_model
-from subscape.gradients.source import EngineName, Rows
+from subscape.gradients.source import EngineName
+from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
 from subscape.training import TrainingConfig, prepare
@@ -27,7 +28,7 @@ class DecomposeRun:
     """Decompose a model into sparsely active, low-rank directions in parameter space.
 
     Example: subscape decompose MODEL --parameters 'model.layers.2.self_attn.*' --data train.txt
-    --heldout heldout.txt --rows token --divergence kl --out runs/attention
+    --heldout heldout.txt --rows sampled-token --divergence kl --out runs/attention
 
     With --config FILE the flags' defaults come from a TOML file, such as the run.toml of an earlier run.
     An interrupted run goes on from its last checkpoint when the same command is given again.
@@ -43,11 +44,11 @@ class DecomposeRun:
     """Data not trained on, to report FVU by; without it a tenth of the data is set aside."""
     window: int = 16
     """Tokens in a window of text."""
-    rows: Rows = "sample"
-    """What one divergence is computed for: a sample, or a token position of a sequence."""
+    rows: RowKind = "sample"
+    """What one divergence is computed for: a sample, every token of a sequence, or one drawn each time."""
     divergence: Literal["mse", "half-reference-mse", "kl"] = "mse"
     """Between a row's output and its reference; kl takes logits."""
-    reference: Literal["another-row", "batch-mean", "uniform"] = "another-row"
+    reference: Literal["another-row", "mean", "batch-mean", "uniform"] = "another-row"
     """Which output a row is compared with."""
     engine: EngineName = "auto"
     """How row gradients are made."""

@@ -64,10 +64,10 @@ class ReproduceRun:
     """Another batch size."""
     n_samples: int | None = None
     """Another number of inputs to train on."""
-    warm_start: float | None = None
+    dense_warmup: float | None = None
     """Another share of steps in which all coefficients are active."""
-    revive_every: int | None = None
-    """Another number of steps between revivals; 0 for none, as published."""
+    resample_every: int | None = None
+    """Another number of steps between resamplings; 0 for none, as published."""
     side_by_side: int = 20
     """Seeds that share one vectorised run."""
     data: Path | None = None
@@ -85,8 +85,8 @@ TRAINING_FLAGS = (
     "active_fraction",
     "steps",
     "batch_size",
-    "warm_start",
-    "revive_every",
+    "dense_warmup",
+    "resample_every",
 )
 
 

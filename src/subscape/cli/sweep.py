@@ -16,12 +16,11 @@ from subscape._io import write_json
 from subscape.cli.loading import load_data
 from subscape.cli.run_folder import Run, check_index, open_run
 from subscape.data import Samples, n_samples
-from subscape.divergences import Divergence
-from subscape.divergences import resolve as resolve_divergence
-from subscape.gradients import generator_of
+from subscape.divergences import DIVERGENCES, Divergence
 from subscape.measures import Measures, RowSet, grid, outputs_at, random_like, sweep
 from subscape.measures.card import mean_of
 from subscape.report.sweep_figure import draw_grid, draw_sweep
+from subscape.rows import generator_of
 from subscape.subnetworks.editing import displacement
 
 N_OTHERS = 64
@@ -114,17 +113,16 @@ def run(settings: SweepRun) -> dict[str, Any]:
 def _divergence(measures: Measures) -> Divergence:
     """What the measures count changes in; the authors' variant is no distance, so theirs is mse."""
     name = measures.record["settings"]["divergence"]
-    known = {"kl": "kl", "mse": "mse", "half_reference_mse": "mse"}
-    if name not in known:
+    if name not in DIVERGENCES:
         raise ValueError(
             problem(
                 "run",
-                f"measures in one of the divergences {list(known)}",
+                f"measures in one of the divergences {list(DIVERGENCES)}",
                 f"a function of your own, {name}",
                 "Use subscape.measures.sweep in Python.",
             )
         )
-    return resolve_divergence(known[name])
+    return DIVERGENCES[name].of_changes
 
 
 def _restricted(opened: Any, index: int, tensors: tuple[str, ...]) -> dict[str, torch.Tensor]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from subscape._checks import problem
 from subscape.demo.folder import clear
-from subscape.gradients import generator_of
 from subscape.measures import MeasureConfig, Measures, measure
 from subscape.report import write_report
+from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
 from subscape.training import TrainingConfig, decompose

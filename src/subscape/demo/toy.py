@@ -11,12 +11,13 @@ import torch
 
 from subscape._io import read_json, write_json
 from subscape.demo.folder import clear
-from subscape.gradients import GradientSource, generator_of
+from subscape.gradients import GradientSource
 from subscape.measures import MeasureConfig, measure
 from subscape.measures.oracle import oracle, pca_fvu
 from subscape.measures.recovery import Recovery, absolute_cosines, recovery
 from subscape.report import draw_toy_decomposition, write_report
 from subscape.reproduction import reproduction
+from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
@@ -103,7 +104,7 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
         represented=toy.represented,
     )
     heldout = GradientSource(target, fresh, seed=seed + 1)
-    gradients = heldout.gradients(heldout.batch(0, len(heldout))).flat
+    gradients = heldout.gradients(heldout.rows(0, len(heldout))).flat
     figures = {
         "fvu": found.metrics["fvu"],
         "l0": found.metrics["l0"],

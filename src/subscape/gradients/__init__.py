@@ -1,6 +1,5 @@
-"""Where row gradients come from: engines, their choice, one value type, and a source of batches."""
+"""Where row gradients come from: engines, their choice, one value type, and a source of them."""
 
-from subscape.gradients.draws import generator_of
 from subscape.gradients.engines import (
     jacobian,
     loop_gradients,
@@ -11,7 +10,7 @@ from subscape.gradients.engines import (
 from subscape.gradients.plan import Plan, choose
 from subscape.gradients.row_gradients import DenseRowGradients, FactoredRowGradients, RowGradients
 from subscape.gradients.rules import register_rule
-from subscape.gradients.source import Batch, GradientSource
+from subscape.gradients.source import GradientSource
 from subscape.gradients.tensor_gradients import (
     DenseGradient,
     IndexedGradient,
@@ -20,7 +19,6 @@ from subscape.gradients.tensor_gradients import (
 )
 
 __all__ = [
-    "Batch",
     "DenseGradient",
     "DenseRowGradients",
     "FactoredRowGradients",
@@ -31,7 +29,6 @@ __all__ = [
     "RowGradients",
     "TensorGradient",
     "choose",
-    "generator_of",
     "jacobian",
     "loop_gradients",
     "loop_products",

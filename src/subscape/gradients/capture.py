@@ -33,7 +33,9 @@ class Call:
     outputs: list[Tensor]
     """The floating-point tensors it gave, as places of the graph to differentiate at."""
     handed_on: list[Tensor]
-    """Their copies, with which the model went on."""
+    """What the model went on with: copies of them, or where nothing is differentiated themselves."""
+    given_versions: list[int]
+    """Version counters of what was handed on."""
     versions: list[int]
     """Version counters of its tensor inputs."""
 
@@ -47,17 +49,13 @@ class Call:
 
     def gave(self, outputs: Tensor) -> bool:
         """Whether the model's outputs are this call's, handed on untouched."""
-        return any(y is outputs and y._version == 0 for y in self.handed_on)
+        return any(
+            y is outputs and y._version == version
+            for y, version in zip(self.handed_on, self.given_versions, strict=True)
+        )
 
     def check_untouched(self, name: str) -> None:
-        """Refuse inputs that were changed in place after the call.
-
-        Args:
-            name: the module's name.
-
-        Raises:
-            UnsafeModuleError: if one was.
-        """
+        """Refuse inputs that were changed in place after the call."""
         if self.versions != [x._version for x in self.inputs() if isinstance(x, Tensor)]:
             raise UnsafeModuleError(
                 problem(
@@ -77,15 +75,8 @@ Calls = dict[str, list[Call]]
 
 
 @contextmanager
-def captured(modules: Mapping[str, nn.Module]) -> Generator[Calls]:
-    """Keep every call of some modules while the block runs.
-
-    Args:
-        modules: by name.
-
-    Yields:
-        Calls by module name, filled while the model runs.
-    """
+def captured(modules: Mapping[str, nn.Module], *, watch: bool = False) -> Generator[Calls]:
+    """Keep every call of some modules while the block runs; where they are only watched, as they are."""
     calls: Calls = {name: [] for name in modules}
 
     def hook_of(name: str) -> Any:
@@ -96,15 +87,16 @@ def captured(modules: Mapping[str, nn.Module]) -> Generator[Calls]:
             for place, leaf in enumerate(leaves):
                 if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
                     continue
-                if not leaf.requires_grad:
-                    leaf = leaf.detach().requires_grad_(True)
+                if not watch:
+                    if not leaf.requires_grad:
+                        leaf = leaf.detach().requires_grad_(True)
+                    leaves[place] = leaf.clone()
                 kept.append(leaf)
-                leaves[place] = leaf.clone()
                 handed_on.append(leaves[place])
             tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-            versions = [x._version for x in tensors]
-            calls[name].append(Call(args, kwargs, kept, handed_on, versions))
-            return tree_unflatten(leaves, form)
+            versions = [[x._version for x in group] for group in (handed_on, tensors)]
+            calls[name].append(Call(args, kwargs, kept, handed_on, *versions))
+            return None if watch else tree_unflatten(leaves, form)
 
         return hook
 
@@ -119,15 +111,7 @@ def captured(modules: Mapping[str, nn.Module]) -> Generator[Calls]:
 def positions_picked(
     head: nn.Module | None, position: Int[Tensor, " row"] | None
 ) -> Generator[None]:
-    """Let a model's last module see the asked position of every sequence only.
-
-    Args:
-        head: a module that maps every position by itself; None leaves the model alone.
-        position: one per sequence.
-
-    Yields:
-        Nothing; outputs are [row, 1, ...] meanwhile.
-    """
+    """Let a model's last module see the asked position of every sequence only: outputs are [row, 1, ...]."""
     if head is None or position is None:
         yield
         return

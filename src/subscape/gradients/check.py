@@ -14,12 +14,11 @@ from torch import Tensor
 
 from subscape._checks import require
 from subscape.data import Samples, n_samples, take
-from subscape.divergences import Divergence, output_gradient
-from subscape.divergences import resolve as resolve_divergence
+from subscape.divergences import Divergence, Values, as_divergence, output_gradient
 from subscape.gradients.engines import loop_products, row_outputs
 from subscape.gradients.one_pass import EngineError
-from subscape.gradients.plan import TOLERANCE, Plan, choose, relative_error
-from subscape.gradients.probe import probed_shape
+from subscape.gradients.plan import TOLERANCE, Plan, choose, relative_error, samples_to_try
+from subscape.rows import RowKind
 from subscape.targets import Target
 
 
@@ -77,7 +76,7 @@ def check(
     data: Samples,
     *,
     token_rows: bool = False,
-    divergence: str | Divergence = "mse",
+    divergence: str | Divergence | Values = "mse",
     engine: str | Mapping[str, str] = "auto",
     n_rows: int = 8,
 ) -> CheckResult:
@@ -104,16 +103,15 @@ def check(
         "at least 2 rows, as the reference of each is the next one's output",
         f"n_rows={n_rows} of {n_samples(data)} samples",
     )
-    probed_shape(target, take(inputs, slice(0, 2)), "token" if token_rows else "sample")
-    plan = choose(target, inputs, rows="token" if token_rows else "sample", engine=engine)
+    kind: RowKind = "sampled-token" if token_rows else "sample"
+    plan = choose(target, samples_to_try(inputs), kind=kind, engine=engine)
     n = n_samples(inputs)
     position = None
     if token_rows:
-        with torch.no_grad():
-            length = target.outputs(take(inputs, slice(0, 1))).shape[1]
+        length = plan.found.output_shape[0]
         position = (torch.arange(n) * 7 + length - 1) % length
     outputs = row_outputs(target, inputs, position)
-    e = output_gradient(resolve_divergence(divergence), outputs, outputs.roll(1, 0))
+    e = output_gradient(as_divergence(divergence), outputs, outputs.roll(1, 0))
     oracle = _working(loop_products(target, inputs, position, e), target)
     batched = plan.run(inputs, position).gradients(e).dense()
     found = {"loop": batched, "alone": _alone(plan, inputs, position, e)}

@@ -13,7 +13,7 @@ The engines that look into the model, rules and replays, are in `one_pass`; `pla
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -32,16 +32,7 @@ from subscape.targets import Target
 def row_outputs(
     target: Target, inputs: Samples, position: Int[Tensor, " row"] | None
 ) -> Float[Tensor, "row *output"]:
-    """f(x) at every row, without gradient.
-
-    Args:
-        target: the model and its parameters.
-        inputs: one sample per row.
-        position: which position of a sequence each row is; None where a sample is a row.
-
-    Returns:
-        Outputs [row, *output].
-    """
+    """f(x) at every row, without gradient."""
     with torch.no_grad():
         outputs = target.outputs(inputs)
         if position is None:
@@ -60,19 +51,7 @@ def vmap_gradients(
     names: Sequence[str] | None = None,
     chunk: int | None = None,
 ) -> dict[str, Float[Tensor, "row ..."]]:
-    """Row gradients by vmap(grad) over the whole model.
-
-    Args:
-        target: the model and its parameters.
-        inputs: one sample per row.
-        position: see `row_outputs`.
-        output_gradient: ∂D/∂f at every row.
-        names: parameters to differentiate; None takes all of the target's.
-        chunk: rows at a time; None takes all at once.
-
-    Returns:
-        Gradients by parameter name, [row, *shape].
-    """
+    """Row gradients by vmap(grad) over the whole model."""
     chosen = target.names if names is None else names
     parameters = {name: target.parameters[name].detach() for name in chosen}
     inputs, shared = _without_shared(inputs)
@@ -96,16 +75,7 @@ def vmap_gradients(
 def jacobian(
     target: Target, inputs: Samples, *, chunk: int = 64
 ) -> Float[Tensor, "row output parameter"]:
-    """∂f/∂W of every sample at W0, for targets whose outputs × parameters are few.
-
-    Args:
-        target: the model and its parameters.
-        inputs: one sample per row.
-        chunk: samples at a time.
-
-    Returns:
-        The Jacobian, output axes flattened, parameters flattened in model order.
-    """
+    """∂f/∂W of every sample at W0, for targets whose outputs × parameters are few."""
     parameters = {name: p.detach() for name, p in target.parameters.items()}
     inputs, shared = _without_shared(inputs)
 
@@ -160,18 +130,7 @@ def loop_products(
     *,
     names: Sequence[str] | None = None,
 ) -> dict[str, Float[Tensor, "row ..."]]:
-    """Jᵀ ∂D/∂f row by row with plain autograd: the last resort, and what other engines are tried against.
-
-    Args:
-        target: the model and its parameters.
-        inputs: one sample per row.
-        position: see `row_outputs`.
-        output_gradient: ∂D/∂f at every row.
-        names: parameters to differentiate; None takes all of the target's.
-
-    Returns:
-        Gradients by parameter name, [row, *shape].
-    """
+    """Jᵀ ∂D/∂f row by row with plain autograd: the last resort, and what other engines are tried against."""
     chosen = target.names if names is None else list(names)
     rows = []
     for i in range(n_samples(inputs)):
@@ -187,11 +146,24 @@ def loop_products(
     return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(chosen)}
 
 
-def _gradients(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+def gradients_at(
+    outputs: Float[Tensor, "row *output"],
+    output_gradient: Float[Tensor, "row *output"],
+    leaves: Mapping[str, Tensor],
+) -> dict[str, Float[Tensor, "row ..."]]:
+    """Jᵀ ∂D/∂f row by row through the graph of one forward pass: what engines are tried against."""
+    rows = [
+        _gradients((one * e).sum(), list(leaves.values()), again=True)
+        for one, e in zip(outputs, output_gradient, strict=True)
+    ]
+    return {name: torch.stack([row[k] for row in rows]) for k, name in enumerate(leaves)}
+
+
+def _gradients(value: Tensor, leaves: list[Tensor], *, again: bool = False) -> tuple[Tensor, ...]:
     """∂value/∂leaves, zero where it does not depend on them."""
     if not value.requires_grad:
         return tuple(torch.zeros_like(leaf) for leaf in leaves)
-    found = torch.autograd.grad(value, leaves, materialize_grads=True)
+    found = torch.autograd.grad(value, leaves, retain_graph=again, materialize_grads=True)
     return tuple(g.to_dense() if g.is_sparse else g for g in found)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from subscape.data import Samples, n_samples, take
-from subscape.gradients.plan import Plan
+from subscape.gradients.one_pass import OnePass
+from subscape.gradients.row_gradients import FactoredRowGradients
 from subscape.gradients.tensor_gradients import OuterGradient
 
 
@@ -30,49 +30,35 @@ class MemoryUse:
         """Graph and outputs together."""
         return self.graph + self.outputs
 
-
-def measure(plan: Plan, inputs: Samples, output_shape: tuple[int, ...], rows: str) -> MemoryUse:
-    """Measure what a row takes by running the model on two and on three samples.
-
-    Args:
-        plan: engines.
-        inputs: three samples.
-        output_shape: shape of one sample's outputs.
-        rows: `sample`, `token` or `every-token`.
-
-    Returns:
-        Bytes per row.
-    """
-    every = rows == "every-token"
-    one_output = torch.Size(output_shape if rows == "sample" else output_shape[1:]).numel()
-    found = []
-    terms: dict[str, int] = {}
-    for n in (2, 3):
-        samples = take(inputs, slice(0, n))
-        position = torch.full((n,), output_shape[0] - 1) if rows == "token" else None
-        storages: dict[int, int] = {}
-        with torch.autograd.graph.saved_tensors_hooks(_recorder(storages), lambda x: x):
-            one = plan.run(samples, position, every=every)
+    @classmethod
+    def of(
+        cls, storages: dict[int, int], one: OnePass, made: FactoredRowGradients, n_samples: int
+    ) -> MemoryUse:
+        """What a row took in a pass over `n_samples` samples whose tensors were `watched`."""
         for values in one.kept():
             _record(storages, values)
-        found.append(sum(storages.values()))
-        if n_samples(samples) == 3:
-            made = one.gradients(torch.zeros_like(one.outputs)).tensors
-            terms = {
-                name: g.left.shape[1] if isinstance(g, OuterGradient) else 0
-                for name, g in made.items()
-            }
-    per_sample = max(0, found[1] - found[0])
-    n_rows = output_shape[0] if every else 1
-    return MemoryUse(per_sample // n_rows, 5 * 4 * one_output, terms)
+        n_rows = len(one.outputs)
+        terms = {
+            name: g.left.shape[1] if isinstance(g, OuterGradient) else 0
+            for name, g in made.tensors.items()
+        }
+        one_output = one.outputs[0].numel() * max(4, one.outputs.element_size())
+        return cls(sum(storages.values()) // n_rows, 5 * one_output, terms)
 
 
-def _recorder(storages: dict[int, int]) -> Any:
+@contextmanager
+def watched(model: nn.Module) -> Generator[dict[int, int]]:
+    """Bytes of every storage that a graph keeps meanwhile, without those of the model itself."""
+    storages: dict[int, int] = {}
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+
     def pack(values: Tensor) -> Tensor:
-        _record(storages, values)
+        if values.untyped_storage().data_ptr() not in own:
+            _record(storages, values)
         return values
 
-    return pack
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
+        yield storages
 
 
 def _record(storages: dict[int, int], values: Tensor) -> None:

@@ -1,8 +1,8 @@
 """A batch too large for the memory budget, as micro-batches that are made when they are asked for.
 
-Inner products with a stack are all that training asks of row gradients. Forward they are taken micro-batch
-by micro-batch without a graph; backward, when ∂loss/∂⟨g_i, v_k⟩ is known, every micro-batch is made once
-more. So memory does not grow with rows, at the price of a second pass over the model.
+Forward, inner products with a stack are taken micro-batch by micro-batch without a graph; backward, when
+∂loss/∂⟨g_i, v_k⟩ is known, every micro-batch is made once more. So memory does not grow with rows, at the price
+of a second pass over the model.
 """
 
 from __future__ import annotations
@@ -48,6 +48,30 @@ class MicroBatches:
                 self.part(number)
         return torch.cat([self._norms[i] for i in range(len(self.makers))])
 
+    def gram(self, other: MicroBatches | None = None) -> Float[Tensor, "row other"]:
+        """⟨g_i, h_j⟩; of two micro-batches at a time."""
+        theirs = other or self
+        lines = []
+        for i in range(len(self.makers)):
+            one = self.part(i)
+            blocks = [one.gram(theirs.part(j)) for j in range(len(theirs.makers))]
+            lines.append(torch.cat(blocks, dim=1))
+        return torch.cat(lines)
+
+    def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix parameter"]:
+        """Σ_i w_i g_i in full; micro-batches without weight are not made."""
+        by_part = weights.split(list(self.sizes), dim=1)
+        parts = [
+            self.part(number).combined(part)
+            for number, part in enumerate(by_part)
+            if bool((part != 0).any())
+        ]
+        return torch.stack(parts).sum(0)
+
+    def sum(self) -> Float[Tensor, ""]:
+        """See `RowGradients`."""
+        return torch.stack([self.part(i).sum() for i in range(len(self.makers))]).sum()
+
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
         """g_i by parameter name: as large as a batch in one piece."""
         parts = [make().dense() for make in self.makers]
@@ -63,14 +87,7 @@ class MicroBatches:
         return {}
 
     def part(self, number: int) -> RowGradients:
-        """One micro-batch, made anew; its norms are kept.
-
-        Args:
-            number: which.
-
-        Returns:
-            Its row gradients.
-        """
+        """One micro-batch, made anew; its norms are kept."""
         made = self.makers[number]()
         if number not in self._norms:
             self._norms[number] = made.squared_norm()

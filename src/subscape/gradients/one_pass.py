@@ -88,8 +88,6 @@ class OnePass:
         if every and len(of_head) == 1 and of_head[0].gave(outputs):
             self._head = found.head
         check_calls(calls, n_samples(inputs))
-        self.used = False
-        """Whether the graph has been used up by `gradients`."""
 
     def _at_rows(self, outputs: Tensor, *, picked: bool) -> Tensor:
         """What the model gave, one entry per row."""
@@ -114,11 +112,14 @@ class OnePass:
         inputs = [x for call in calls for x in call.inputs() if isinstance(x, Tensor)]
         return inputs + [y for call in calls for y in call.outputs]
 
-    def gradients(self, output_gradient: Float[Tensor, "row *output"]) -> FactoredRowGradients:
+    def gradients(
+        self, output_gradient: Float[Tensor, "row *output"], *, again: bool = False
+    ) -> FactoredRowGradients:
         """Row gradients for given ∂D/∂f.
 
         Args:
             output_gradient: ∂D/∂f at every row.
+            again: whether others will be asked for, for which the model's graph is then kept.
 
         Returns:
             The gradients, in the target's working dtype.
@@ -127,7 +128,7 @@ class OnePass:
             EngineError: if an engine fails; names the tensors.
         """
         e = output_gradient.to(self._outputs.dtype)
-        self.used = True
+        self._again = again
         parts: dict[str, list[TensorGradient]] = {name: [] for name in self._target.names}
         flowing = self._backward(e)
         for module, of_module in flowing.items():
@@ -156,7 +157,12 @@ class OnePass:
             found = self._backward_of_every_position(e, leaves)
         elif self._outputs.requires_grad:
             found = torch.autograd.grad(
-                self._outputs, leaves, e, allow_unused=True, materialize_grads=True
+                self._outputs,
+                leaves,
+                e,
+                retain_graph=self._again,
+                allow_unused=True,
+                materialize_grads=True,
             )
         else:
             found = [torch.zeros_like(leaf) for leaf in leaves]

@@ -18,15 +18,19 @@ from subscape._checks import problem
 from subscape._shapes import Int
 from subscape.data import Samples, n_samples, take
 from subscape.gradients.capture import UnsafeModuleError
-from subscape.gradients.engines import loop_products
+from subscape.gradients.engines import gradients_at
+from subscape.gradients.memory import MemoryUse, watched
 from subscape.gradients.one_pass import EngineError, OnePass
 from subscape.gradients.row_gradients import check_finite
 from subscape.gradients.survey import Choice, Survey, candidates, forced, survey
+from subscape.rows import RowKind
 from subscape.targets import Target
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 """Largest relative error of a tensor's row gradients against the loop; rounding is far below it, and what
 it is there to find (a missed use, mixed rows) far above."""
+NEGLIGIBLE = 1e-3
+"""A tensor's gradient below this share of the whole row gradient need not be right in its own measure."""
 N_TRIED = 3
 """Rows on which engines are tried."""
 
@@ -41,6 +45,8 @@ class Plan:
     """How its modules are called."""
     choices: Mapping[str, Choice]
     """By parameter name, in model order."""
+    memory: MemoryUse
+    """What a row takes."""
 
     def run(
         self, inputs: Samples, position: Int[Tensor, " row"] | None, *, every: bool = False
@@ -58,16 +64,27 @@ class Plan:
         }
 
 
+def samples_to_try(data: Samples) -> Samples:
+    """The first three samples; again from the start where there are fewer."""
+    return take(data, torch.arange(N_TRIED) % n_samples(data))
+
+
 def choose(
-    target: Target, data: Samples, *, rows: str, engine: str | Mapping[str, str] = "auto"
+    target: Target,
+    inputs: Samples,
+    *,
+    kind: RowKind,
+    engine: str | Mapping[str, str] = "auto",
+    found: Survey | None = None,
 ) -> Plan:
     """Try engines out and take the first that is right, tensor by tensor.
 
     Args:
         target: the model and its parameters.
-        data: samples; the first three are used.
-        rows: `sample`, `token` or `every-token`.
+        inputs: three samples.
+        kind: what a row is.
         engine: what is asked for; see `survey.forced`.
+        found: the survey of these samples, if it was made already.
 
     Returns:
         The plan.
@@ -76,10 +93,9 @@ def choose(
         ValueError: if the engine asked for cannot make the gradients of a tensor; says why.
     """
     asked = forced(target.names, engine)
-    inputs = take(data, torch.arange(N_TRIED) % n_samples(data))
-    found = survey(target, inputs)
+    found = found or survey(target, inputs, kind)
     ways = {name: list(candidates(found, name, target.model)) for name in target.names}
-    trial = _Trial(target, found, inputs, asked, rows)
+    trial = _Trial(target, found, inputs, asked, kind)
     choices = {name: _next(ways[name], asked[name], None, name) for name in target.names}
     while refused := trial.refused(choices):
         for name, reason in refused.items():
@@ -90,7 +106,8 @@ def choose(
         message = f"Row gradients of {slow} are made one by one, which is slow: {reasons}"
         warnings.warn(message, stacklevel=2)
     errors = trial.errors
-    return Plan(target, found, {n: replace(c, error=errors[n]) for n, c in choices.items()})
+    choices = {n: replace(c, error=errors[n]) for n, c in choices.items()}
+    return Plan(target, found.without_graph(), choices, trial.memory)
 
 
 Way = tuple[Choice, str]
@@ -143,23 +160,23 @@ class _Trial:
         found: Survey,
         inputs: Samples,
         asked: Mapping[str, str | None],
-        rows: str,
+        kind: RowKind,
     ) -> None:
         self._target, self._found, self._inputs, self._asked = target, found, inputs, asked
-        with torch.no_grad():
-            outputs = target.outputs(inputs)
-        generator = torch.Generator().manual_seed(0)
+        outputs = found.outputs
         self._position: Tensor | None = None
-        self._length = outputs.shape[1] if rows == "every-token" else None
-        if rows != "sample":
+        self._length = outputs.shape[1] if kind == "token" else None
+        if kind != "sample":
             n = outputs.shape[1]
             self._position = torch.tensor([n - 1, n // 2, n // 3])
             outputs = outputs[torch.arange(N_TRIED), self._position]
+        generator = torch.Generator().manual_seed(0)
         self._e = torch.randn(outputs.shape, generator=generator).to(outputs)
-        self._oracle = loop_products(target, inputs, self._position, self._e)
+        self._oracle = gradients_at(outputs, self._e, found.leaves)
         check_finite(self._oracle)
         self._tolerance = max(TOLERANCE.get(p.dtype, 1e-3) for p in target.parameters.values())
         self.errors: dict[str, float] = {}
+        self.memory = MemoryUse(0, 0, {})
 
     def refused(self, choices: Mapping[str, Choice]) -> dict[str, str]:
         """Tensors whose engine fails or is wrong, with the reason."""
@@ -174,9 +191,11 @@ class _Trial:
             captured = [n for n, c in choices.items() if c.engine in ("rule", "replay")]
             return dict.fromkeys(captured, str(error))
         reasons = {}
+        # A tensor whose own gradient is nothing but rounding is measured by the whole row gradient.
+        whole = max(float(g.flatten(1).norm(dim=1).max()) for g in self._oracle.values())
         for name, gradient in made.items():
             oracle = self._oracle[name].to(self._target.like)
-            self.errors[name] = relative_error(gradient, oracle)
+            self.errors[name] = relative_error(gradient, oracle, at_least=NEGLIGIBLE * whole)
             if not self.errors[name] <= self._tolerance:
                 reasons[name] = (
                     f"off by {self.errors[name]:.0%} from plain autograd (a use it does not see, "
@@ -185,21 +204,25 @@ class _Trial:
         return reasons
 
     def _made(self, choices: Mapping[str, Choice]) -> dict[str, Tensor]:
-        position = self._position if self._length is None else None
-        every = self._length is not None
+        position, length = self._position, self._length
+        every = length is not None
         parts = self._target, self._found, choices, self._inputs
-        one = OnePass(*parts, position, every=every)
-        if self._length is None or self._position is None:
-            return one.gradients(self._e).dense()
-        # Every position is a row; only three of them are looked at.
-        at = torch.arange(N_TRIED) * self._length + self._position
-        e = torch.zeros_like(one.outputs)
-        e[at] = self._e
-        return {name: dense[at] for name, dense in one.gradients(e).dense().items()}
+        with watched(self._target.model) as storages:
+            one = OnePass(*parts, None if every else position, every=every)
+        at: Tensor | slice = slice(None)
+        e = self._e
+        if length is not None and position is not None:
+            # Every position is a row; only three of them are looked at.
+            at = torch.arange(N_TRIED) * length + position
+            e = torch.zeros_like(one.outputs)
+            e[at] = self._e
+        made = one.gradients(e)
+        self.memory = MemoryUse.of(storages, one, made, N_TRIED)
+        return {name: dense[at] for name, dense in made.dense().items()}
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
+def relative_error(found: Tensor, expected: Tensor, *, at_least: float = 0.0) -> float:
     """The largest ‖found_i − expected_i‖ over rows, relative to the largest row of expected."""
     difference = (found - expected).reshape(len(found), -1).norm(dim=1).max()
-    scale = expected.reshape(len(expected), -1).norm(dim=1).max()
-    return float(difference / scale) if scale > 0 else float(difference)
+    scale = max(float(expected.reshape(len(expected), -1).norm(dim=1).max()), at_least)
+    return float(difference) / scale if scale > 0 else float(difference)

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
-from subscape._checks import problem
-from subscape.data import Samples, n_samples
-from subscape.gradients.engines import row_outputs
+from subscape._checks import problem, require
+from subscape.data import Samples, n_samples, take
+from subscape.rows import RowKind
 from subscape.targets import Target
 
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest difference between a sample's outputs in batches of two and of three, relative to the largest."""
 
-def probed_shape(target: Target, first: Samples, rows: str) -> tuple[int, ...]:
-    """Shape of one sample's output, checked against the kind of rows.
 
-    Args:
-        target: the model and its parameters.
-        first: two samples, or the only one.
-        rows: `sample`, `token` or `every-token`.
-
-    Returns:
-        The shape without the sample axis.
-
-    Raises:
-        ValueError: if the model does not take the data, its outputs do not fit the rows, are not finite, or
-            differ from call to call.
-    """
-    if rows not in ("sample", "token", "every-token"):
-        raise ValueError(problem("rows", "'sample', 'token' or 'every-token'", repr(rows), ""))
+def probed_outputs(target: Target, first: Samples, kind: RowKind) -> Tensor:
+    """The outputs of a few samples, without gradient, refused where they do not fit the kind of rows."""
+    kinds = get_args(RowKind)
+    require(kind in kinds, "rows", f"one of {list(kinds)}", repr(kind))
     try:
-        outputs = row_outputs(target, first, None)
+        with torch.no_grad():
+            outputs = target.outputs(take(first, slice(None)))
     except (RuntimeError, IndexError) as error:
         by_name = {"": first} if isinstance(first, Tensor) else first
         shapes = ", ".join(f"{k} {list(v.shape)}".strip() for k, v in by_name.items())
@@ -41,7 +34,7 @@ def probed_shape(target: Target, first: Samples, rows: str) -> tuple[int, ...]:
                 "Try model(data[:2]), or pass outputs= to call it in another way.",
             )
         ) from error
-    if rows != "sample" and outputs.dim() < 3:
+    if kind != "sample" and outputs.dim() < 3:
         raise ValueError(
             problem(
                 "rows",
@@ -73,7 +66,17 @@ def probed_shape(target: Target, first: Samples, rows: str) -> tuple[int, ...]:
         raise ValueError(
             problem("outputs", "finite values", "NaN or infinite ones", "Check inputs and model.")
         )
-    if not torch.equal(outputs, row_outputs(target, first, None)):
+    return outputs
+
+
+def check_rows_alone(target: Target, inputs: Samples, few: Tensor, many: Tensor) -> None:
+    """Refuse a model whose outputs for two samples change with a third one beside them, or by chance."""
+    scale = float(few.abs().max()) or 1.0
+    if float((many[:2].detach() - few).abs().max()) <= ROUNDING.get(few.dtype, 1e-4) * scale:
+        return
+    with torch.no_grad():
+        again = target.outputs(take(inputs, slice(0, 2)))
+    if not torch.equal(few, again):
         raise ValueError(
             problem(
                 "model",
@@ -82,4 +85,11 @@ def probed_shape(target: Target, first: Samples, rows: str) -> tuple[int, ...]:
                 "Call model.eval(), and switch off what draws at random in its forward.",
             )
         )
-    return tuple(outputs.shape[1:])
+    raise ValueError(
+        problem(
+            "model",
+            "outputs of a sample that do not depend on the other samples of its batch",
+            "other outputs of two samples when a third is beside them",
+            "Leave out what is computed over samples: means, norms or sorting along the first axis.",
+        )
+    )

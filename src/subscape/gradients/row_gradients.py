@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,18 @@ class RowGradients(Protocol):
 
     def squared_norm(self) -> Float[Tensor, "*target row"]:
         """‖g_i‖² over all target tensors together."""
+        ...
+
+    def gram(self, other: Any = None) -> Float[Tensor, "*target row other"]:
+        """⟨g_i, h_j⟩ over all tensors together, with rows h of the same form; by default its own."""
+        ...
+
+    def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "*target mix parameter"]:
+        """Σ_i w_i g_i in full, for every line of weights."""
+        ...
+
+    def sum(self) -> Float[Tensor, ""]:
+        """The sum of the numbers that all gradients are made of: not finite if one of them is not."""
         ...
 
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
@@ -81,9 +93,9 @@ class DenseRowGradients:
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def gram(self) -> Float[Tensor, "*target row row"]:
-        """⟨g_i, g_j⟩ over all tensors together."""
-        return self.flat @ self.flat.mT
+    def gram(self, other: DenseRowGradients | None = None) -> Float[Tensor, "*target row other"]:
+        """⟨g_i, h_j⟩; see `RowGradients`."""
+        return self.flat @ (other or self).flat.mT
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "*target mix parameter"]:
         """Σ_i w_i g_i in full, for every line of weights."""
@@ -135,9 +147,10 @@ class FactoredRowGradients:
         """The sum of the numbers that all gradients are made of: not finite if one of them is not."""
         return torch.stack([g.sum() for g in self.tensors.values()]).sum()
 
-    def gram(self) -> Float[Tensor, "row row"]:
-        """⟨g_i, g_j⟩ over all tensors together."""
-        first, *others = [g.gram() for g in self.tensors.values()]
+    def gram(self, other: FactoredRowGradients | None = None) -> Float[Tensor, "row other"]:
+        """⟨g_i, h_j⟩; see `RowGradients`."""
+        theirs = (other or self).tensors
+        first, *others = [g.gram(theirs[name]) for name, g in self.tensors.items()]
         return sum(others, first)
 
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
@@ -164,14 +177,7 @@ def times_directions(
 
 
 def check_finite(gradients: Mapping[str, Tensor]) -> None:
-    """Refuse gradients that are not finite, naming the tensors.
-
-    Args:
-        gradients: row gradients by parameter name.
-
-    Raises:
-        ValueError: if any entry is NaN or infinite.
-    """
+    """Refuse gradients that are not finite, naming the tensors."""
     bad = [name for name, g in gradients.items() if not torch.isfinite(g).all()]
     if bad:
         raise ValueError(

@@ -1,64 +1,43 @@
-"""A source of row gradients: a target, data, a divergence and a reference rule, batch after batch.
+"""A source of row gradients: a target, data, a divergence and a reference rule.
 
-Which samples, positions and references a batch holds depends on the seed and the number of the batch
-only, so a run can be resumed anywhere and replayed without touching any global random state.
+Engines are planned once for a target and a kind of row; `over` takes them along to other data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from subscape._checks import problem
+from subscape._hash import sha256_of
 from subscape._shapes import Float, Int
-from subscape.data import Samples, as_samples, n_samples, take, to_device
-from subscape.divergences import Divergence, output_gradient
-from subscape.divergences import resolve as resolve_divergence
-from subscape.gradients.draws import generator_of, name_of, permutation, sha256_of
-from subscape.gradients.engines import jacobian, loop_gradients, row_outputs
-from subscape.gradients.memory import MemoryUse, measure
+from subscape.data import Samples, as_samples, form_of, n_samples, take, to_device
+from subscape.divergences import Divergence, Values, as_divergence, output_gradient
+from subscape.gradients.engines import jacobian, row_outputs
+from subscape.gradients.memory import MemoryUse
 from subscape.gradients.micro_batches import MicroBatches
-from subscape.gradients.one_pass import OnePass
-from subscape.gradients.plan import Plan, choose
-from subscape.gradients.probe import probed_shape
-from subscape.gradients.row_gradients import (
-    DenseRowGradients,
-    FactoredRowGradients,
-    RowGradients,
-    check_finite,
-)
-from subscape.references import Reference
-from subscape.references import resolve as resolve_reference
+from subscape.gradients.passes import JacobianPass, LoopPass, Pass
+from subscape.gradients.plan import Plan, choose, samples_to_try
+from subscape.gradients.row_gradients import RowGradients, check_finite
+from subscape.gradients.survey import survey
+from subscape.references import MEAN, FixedOutput, Reference, as_reference, name_of
+from subscape.rows import RowDraws, RowKind, Rows, permutation
 from subscape.targets import Target, check_deterministic_modules
 
-Rows = Literal["sample", "token", "every-token"]
 EngineName = Literal["auto", "jacobian", "rule", "replay", "vmap", "loop"]
 Engine = EngineName | Mapping[str, str]
 
 JACOBIAN_BUDGET = 4 * 2**20
 """Bytes of cached output Jacobian up to which `auto` takes it: a Jacobian row is read for every output, so
 beyond the smallest toys the other engines are faster on a large block of rows (benchmarks/engines.py)."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Which rows a batch holds, and their references."""
-
-    samples: Int[Tensor, " row"]
-    """Index of every row's sample in the data."""
-    position: Int[Tensor, " row"] | None
-    """Position in the sequence of every token row."""
-    reference: Float[Tensor, "row *output"]
-    """y_r of every row."""
-    outputs: Float[Tensor, "row *output"]
-    """f(x) at every row."""
-    one_pass: OnePass | None = field(default=None, repr=False, compare=False)
-    """The model's pass that gave the outputs, while its graph can still be used."""
+MEAN_SAMPLES = 2048
+"""Samples over which a `mean` reference is estimated at most."""
+MEAN_BATCH = 32
+"""Samples of a forward pass for it."""
 
 
 class GradientSource:
@@ -67,13 +46,14 @@ class GradientSource:
     Args:
         target: the model and its parameters.
         data: anything `subscape.data.as_samples` takes.
-        divergence: a name of `subscape.divergences.NAMED` or a callable.
-        reference: a name of `subscape.references.NAMED` or a callable.
-        rows: `sample` (one row per sample), `token` (one row per sequence, at a position drawn anew every
-            time) or `every-token` (every position of a sequence is a row).
+        divergence: a name of `subscape.divergences.DIVERGENCES`, a `Divergence` or a function.
+        reference: `mean`, a name of `subscape.references.REFERENCES`, or a callable.
+        rows: `sample` (one row per sample), `sampled-token` (one row per sequence, at a position drawn anew
+            every time) or `token` (every position of a sequence is a row).
         engine: `auto`; `jacobian` (outputs differentiated once, for the smallest targets); one of `rule`,
             `replay`, `vmap`, `loop` for all tensors, or a mapping from globs over parameters to these.
-        seed: draws the order of samples, positions and references.
+        seed: draws the order of samples, positions and partners.
+        like: a source whose engines, divergence, reference and rows to take over; see `over`.
 
     Raises:
         ValueError: if the data do not fit the rows asked for.
@@ -84,36 +64,55 @@ class GradientSource:
         target: Target,
         data: Any,
         *,
-        divergence: str | Divergence = "mse",
+        divergence: str | Divergence | Values = "mse",
         reference: str | Reference = "another-row",
-        rows: Rows = "sample",
+        rows: RowKind = "sample",
         engine: Engine = "auto",
         seed: int = 0,
+        like: GradientSource | None = None,
     ) -> None:
         check_deterministic_modules(target.model)  # once more: it may have been trained meanwhile
         self.target = target
         self.data: Samples = as_samples(data)
-        self.divergence = resolve_divergence(divergence)
-        self.reference = resolve_reference(reference)
-        self.rows: Rows = rows
+        self.divergence = as_divergence(divergence)
+        self.kind: RowKind = rows
         self.seed = seed
-        self._output_shape = probed_shape(target, self._inputs(slice(0, 2)), rows)
+        self._asked: Engine = engine
         self._outputs: Tensor | None = None
         self._jacobian: Tensor | None = None
-        self._plan: Plan | None = None
-        self.engine: str = self._choose(engine)
+        self.plan: Plan | None = None
+        """The choice of engines with the reasons for it; None for `jacobian` and for the loop."""
+        if like is not None and form_of(like.data) == form_of(self.data):
+            self._output_shape, self.plan = like._output_shape, like.plan
+            self.engine: str = like.engine if self.plan or like.engine == "loop" else self._choose()
+        else:
+            self.engine = self._choose()
+        positions = self._output_shape[0] if rows != "sample" else 1
+        self.draws = RowDraws(len(self), rows, positions, seed)
+        """Which rows a step has."""
+        self.reference = self._mean_reference() if reference == MEAN else as_reference(reference)
+
+    def over(
+        self, data: Any, *, seed: int, reference: str | Reference | None = None
+    ) -> GradientSource:
+        """Row gradients of the same kind over other data, with the engines that were planned here."""
+        return GradientSource(
+            self.target,
+            data,
+            divergence=self.divergence,
+            reference=self.reference if reference is None or reference == MEAN else reference,
+            rows=self.kind,
+            engine=self._asked,
+            seed=seed,
+            like=self,
+        )
 
     @property
     def engines(self) -> dict[str, str]:
         """What makes the row gradients of every tensor, by parameter name."""
-        if self._plan is not None:
-            return self._plan.shown()
+        if self.plan is not None:
+            return self.plan.shown()
         return dict.fromkeys(self.target.names, self.engine)
-
-    @property
-    def plan(self) -> Plan | None:
-        """The choice of engines with the reasons for it; None for `jacobian` and for the loop."""
-        return self._plan
 
     def summary(self) -> str:
         """The target's tensors with the engine of each."""
@@ -123,154 +122,106 @@ class GradientSource:
         return n_samples(self.data)
 
     @property
-    def rows_per_sample(self) -> int:
-        """Rows that a sample gives: its positions for `every-token`, otherwise one."""
-        return self._output_shape[0] if self.rows == "every-token" else 1
-
-    @property
     def n_rows(self) -> int:
         """Rows in one pass over the data."""
-        return len(self) * self.rows_per_sample
+        return len(self) * self.draws.per_sample
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every target tensor."""
         return self.target.shapes
 
+    @property
+    def memory(self) -> MemoryUse | None:
+        """What a row takes in memory; None where rows are not cut."""
+        return None if self.plan is None else self.plan.memory
+
     @cached_property
+    def _data_hash(self) -> str:
+        return sha256_of({"data": self.data} if isinstance(self.data, Tensor) else self.data)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """All that its rows and gradients depend on: settings, and SHA-256 of target and data."""
-        by_name = {"data": self.data} if isinstance(self.data, Tensor) else self.data
         return {
             "target": f"SHA-256 {self.target.fingerprint()['sha256'][:16]}",
             "outputs": self.target.outputs_name,
-            "data": sha256_of(by_name),
-            "divergence": name_of(self.divergence),
+            "data": self._data_hash,
+            "divergence": self.divergence.name,
             "reference": name_of(self.reference),
-            "rows": self.rows,
+            "rows": self.kind,
             "engine": self.engines,
             "source_seed": self.seed,
         }
 
-    def batch(self, number: int, size: int) -> Batch:
-        """The rows and references of batch `number` when batches have `size` rows; see `block`."""
-        return self.block(number, 1, size)
+    def rows(self, step: int, size: int, *, rank: int = 0, n_ranks: int = 1) -> Rows:
+        """The rows of a step; see `RowDraws.at_step`."""
+        return self.draws.at_step(step, size, rank=rank, n_ranks=n_ranks)
 
-    def block(self, first: int, count: int, size: int) -> Batch:
-        """The rows and references of `count` batches in a row, drawn together.
+    def rows_of(self, samples: Int[Tensor, " sample"], *, draw: int = 0) -> Rows:
+        """Rows of given samples; see `RowDraws.of_samples`."""
+        return self.draws.of_samples(samples, draw=draw)
 
-        Args:
-            first: number of the first batch, from 0; every len(self) // size batches the samples are
-                shuffled anew.
-            count: how many batches. Engines are faster on many rows at once.
-            size: rows in a batch; each comes from another sample, or `every-token` row from another
-                sequence or position.
-
-        Returns:
-            The rows, batch after batch; the same for the same seed, first, count and size.
-
-        Raises:
-            ValueError: if there are fewer samples than that, or `size` is no whole number of sequences.
-        """
-        return self.rows_at(torch.cat(self._drawn(first, count, size)), draw=first)
-
-    def batch_gradients(
-        self, number: int, size: int, *, at_once: int | None = None
-    ) -> RowGradients:
-        """Row gradients of batch `number`, in micro-batches where it is too large to be made at once.
+    def gradients(self, rows: Rows, *, micro_batch_size: int | None = None) -> RowGradients:
+        """∇_W D of rows.
 
         Args:
-            number: which batch; see `block`.
-            size: rows in it.
-            at_once: rows that may be made at once; None for all. References are drawn within them.
+            rows: which.
+            micro_batch_size: rows made at once, rounded to whole groups; None for all. Makes no difference
+                to the gradients.
 
         Returns:
-            The gradients.
+            Row gradients.
 
         Raises:
-            ValueError: if there are not that many samples.
+            ValueError: if a gradient is not finite, or the divergence is not one value per row.
         """
-        (samples,) = self._drawn(number, 1, size)
-        per_sample, n = self.rows_per_sample, len(samples)
-        n_parts = -(-n // max(1, at_once // per_sample)) if at_once else 1
-        # A row alone has no other one for a reference.
-        n_parts = max(1, min(n_parts, n * per_sample // 2))
-        if n_parts == 1:
-            return self.gradients(self.rows_at(samples, draw=number))
-        parts = samples.tensor_split(n_parts)
-        makers = [partial(self._part, part, number, place) for place, part in enumerate(parts)]
-        return MicroBatches(makers, [len(part) * per_sample for part in parts])
+        parts = rows.micro_batches(micro_batch_size)
+        if len(parts) == 1:
+            return next(self.gradients_over([rows]))
+        makers = [lambda part=part: next(self.gradients_over([part])) for part in parts]
+        return MicroBatches(makers, [len(part) for part in parts])
 
-    def _part(self, samples: Tensor, draw: int, part: int) -> RowGradients:
-        return self.gradients(self.rows_at(samples, draw=draw, part=part))
-
-    def _drawn(self, first: int, count: int, size: int) -> list[Tensor]:
-        """The samples of `count` batches of `size` rows."""
-        n = len(self)
-        if self.rows == "every-token":
-            n_positions = self._output_shape[0]
-            if size % n_positions:
-                raise ValueError(
-                    problem(
-                        "batch_size",
-                        f"a multiple of the {n_positions} positions of a sequence for 'every-token' rows",
-                        f"{size}",
-                        f"{-(-size // n_positions) * n_positions} would do.",
-                    )
-                )
-            size //= n_positions
-        if size > n:
-            raise ValueError(
-                problem(
-                    "batch_size",
-                    f"at most the {n} samples there are (without those held out)",
-                    f"{size}",
-                    "Lower it, or give more data.",
-                )
-            )
-        picked = []
-        for number in range(first, first + count):
-            epoch, place = divmod(number, n // size)
-            order = permutation(n, self.seed, epoch)
-            picked.append(order[place * size : (place + 1) * size])
-        return picked
-
-    def rows_at(self, samples: Int[Tensor, " sample"], *, draw: int, part: int = 0) -> Batch:
-        """Rows of given samples, with positions and references drawn for draw number `draw`.
+    def gradients_over(self, draws: Sequence[Rows]) -> Iterator[RowGradients]:
+        """Row gradients of the same rows with other partners, all from one forward pass of the model.
 
         Args:
-            samples: indices of samples.
-            draw: number of the draw.
-            part: which micro-batch of the draw.
+            draws: rows that differ in their partners only.
 
-        Returns:
-            The rows: one per sample, or with `every-token` one per position of each.
-
-        Raises:
-            ValueError: if the reference rule does not give one output per row.
+        Yields:
+            Row gradients, draw after draw.
         """
-        generator = generator_of(self.seed, 1, draw, *([part] if part else []))
-        position, one_pass, every = None, None, self.rows == "every-token"
-        if self.rows == "token":
-            position = torch.randint(0, self._output_shape[0], (len(samples),), generator=generator)
+        one = self._run(draws[0])
+        outputs = one.outputs.to(self.target.like.dtype)
+        for number, rows in enumerate(draws):
+            e = output_gradient(self.divergence, outputs, self._reference_of(outputs, rows))
+            gradients = one.gradients(e, again=number + 1 < len(draws))
+            # One sum is enough to see a NaN or an infinity; only then look for where it is.
+            if not torch.isfinite(gradients.sum()):
+                check_finite(gradients.dense())
+            yield gradients
+
+    def outputs_at(self, rows: Rows) -> Float[Tensor, "row *output"]:
+        """f(x) at rows, without gradient."""
         if self._outputs is not None:
-            outputs = self._outputs[samples]
-        elif self._plan is not None:
-            one_pass = self._plan.run(self._inputs(samples), position, every=every)
-            outputs = one_pass.outputs
-        elif every:
-            with torch.no_grad():
-                outputs = self.target.outputs(self._inputs(samples)).flatten(0, 1)
-        else:
-            outputs = row_outputs(self.target, self._inputs(samples), position)
-        if every:
-            n_positions = self._output_shape[0]
-            position = torch.arange(n_positions).repeat(len(samples))
-            samples = samples.repeat_interleave(n_positions)
-            rows = samples * n_positions + position
-        else:
-            rows = samples
-        reference = self.reference(outputs, rows, generator)
+            return self._outputs[rows.samples]
+        inputs = self._inputs(rows.sample_of_each)
+        if rows.per_sample == 1:
+            return row_outputs(self.target, inputs, rows.position)
+        return row_outputs(self.target, inputs, None).flatten(0, 1)
+
+    def _run(self, rows: Rows) -> Pass:
+        if self._jacobian is not None:
+            return JacobianPass(self.target, self.outputs_at(rows), self._jacobian[rows.samples])
+        if self.plan is None:
+            return LoopPass(
+                self.target, self._inputs(rows.samples), rows.position, self.outputs_at(rows)
+            )
+        inputs = self._inputs(rows.sample_of_each)
+        return self.plan.run(inputs, rows.picked_position, every=rows.per_sample > 1)
+
+    def _reference_of(self, outputs: Tensor, rows: Rows) -> Tensor:
+        reference = self.reference(outputs, rows)
         if not isinstance(reference, Tensor) or reference.shape != outputs.shape:
             raise ValueError(
                 problem(
@@ -279,67 +230,30 @@ class GradientSource:
                     f"shape {list(reference.shape)}"
                     if isinstance(reference, Tensor)
                     else type(reference).__name__,
-                    "A rule (outputs, rows, generator) returns what has the shape of outputs.",
+                    "A rule (outputs, rows) returns what has the shape of outputs.",
                 )
             )
-        return Batch(samples, position, reference, outputs, one_pass)
+        return reference
 
-    def gradients(self, batch: Batch) -> DenseRowGradients | FactoredRowGradients:
-        """∇_W D of every row of a batch.
-
-        Args:
-            batch: rows and references.
-
-        Returns:
-            Row gradients.
-
-        Raises:
-            ValueError: if a gradient is not finite, or the divergence is not one value per row.
-        """
-        if self.engine == "loop":
-            inputs = self._inputs(batch.samples)
-            found = loop_gradients(
-                self.target, inputs, batch.position, batch.reference, self.divergence
-            )
-            found = DenseRowGradients(found.flat.to(self.target.like), self.shapes)
-            check_finite(found.dense())
-            return found
-        e = output_gradient(self.divergence, batch.outputs, batch.reference)
-        if self._jacobian is not None:
-            jacobian = self._jacobian[batch.samples]
-            flat = torch.bmm(e.flatten(1)[:, None].to(jacobian), jacobian)[:, 0]
-            found = DenseRowGradients(flat, self.shapes)
-        else:
-            found = self._pass_of(batch).gradients(e)
-        # One sum is enough to see a NaN or an infinity; only then look for where it is.
-        if not torch.isfinite(found.sum()):
-            check_finite(found.dense())
-        return found
-
-    def _pass_of(self, batch: Batch) -> OnePass:
-        """The batch's own pass if its graph is still there, otherwise a new one."""
-        if batch.one_pass is not None and not batch.one_pass.used:
-            return batch.one_pass
-        assert self._plan is not None
-        if self.rows == "every-token":
-            samples = batch.samples[:: self._output_shape[0]]
-            return self._plan.run(self._inputs(samples), None, every=True)
-        return self._plan.run(self._inputs(batch.samples), batch.position)
-
-    def memory(self) -> MemoryUse | None:
-        """What a row takes in memory, measured on two and three samples; None where rows are not cut."""
-        if self._plan is None:
-            return None
-        inputs = self._inputs(torch.arange(3) % len(self))
-        return measure(self._plan, inputs, self._output_shape, self.rows)
+    def _mean_reference(self) -> FixedOutput:
+        """The mean output over rows of the data."""
+        order = permutation(len(self), self.seed, 0)[:MEAN_SAMPLES]
+        every: RowKind = "sample" if self.kind == "sample" else "token"
+        draws = RowDraws(len(self), every, self.draws.n_positions, self.seed)
+        total, n = torch.zeros((), dtype=torch.float64), len(order) * draws.per_sample
+        for part in order.split(MEAN_BATCH):
+            outputs = self.outputs_at(draws.of_samples(part, draw=0)).double()
+            total = total.to(outputs.device) + self.divergence.to_average(outputs).sum(0)
+        return FixedOutput(self.divergence.from_average(total / n).to(self.target.like))
 
     def _inputs(self, index: Tensor | slice) -> Samples:
         """Samples as the model takes them: where its parameters are, whatever device the data are on."""
         return to_device(take(self.data, index), self.target.like.device)
 
-    def _choose(self, engine: Engine) -> str:
+    def _choose(self) -> str:
         """Prepare the engine asked for, and name it."""
-        if engine == "jacobian" and self.rows != "sample":
+        engine = self._asked
+        if engine == "jacobian" and self.kind != "sample":
             raise ValueError(
                 problem(
                     "engine",
@@ -348,10 +262,13 @@ class GradientSource:
                     "Use engine='auto'.",
                 )
             )
+        inputs = to_device(samples_to_try(self.data), self.target.like.device)
+        seen = survey(self.target, inputs, self.kind)
+        self._output_shape = seen.output_shape
         n_outputs = torch.Size(self._output_shape).numel()
         entries = n_outputs * self.target.n_parameters * len(self)
         small = entries * self.target.like.element_size() <= JACOBIAN_BUDGET
-        if engine == "jacobian" or (engine == "auto" and small and self.rows == "sample"):
+        if engine == "jacobian" or (engine == "auto" and small and self.kind == "sample"):
             try:
                 whole = jacobian(self.target, self._inputs(slice(None)))
                 self._jacobian = whole.to(self.target.like)
@@ -362,11 +279,6 @@ class GradientSource:
                     raise
         if engine == "loop":
             return "loop"
-        self._plan = choose(
-            self.target,
-            self._inputs(slice(0, 3)),
-            rows=self.rows,
-            engine=engine,
-        )
-        kinds = {choice.engine for choice in self._plan.choices.values()}
+        self.plan = choose(self.target, inputs, kind=self.kind, engine=engine, found=seen)
+        kinds = {choice.engine for choice in self.plan.choices.values()}
         return kinds.pop() if len(kinds) == 1 else "mixed"

@@ -8,7 +8,7 @@ the loop. `plan` tries them out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -25,7 +25,9 @@ from subscape.gradients.capture import (
     captured,
     frozen,
 )
+from subscape.gradients.probe import check_rows_alone, probed_outputs
 from subscape.gradients.rules import rule_of
+from subscape.rows import RowKind
 from subscape.targets import Target
 
 TensorEngine = Literal["rule", "replay", "vmap", "loop"]
@@ -61,17 +63,35 @@ class Survey:
     """Module → whether its outputs and its first input have a sample axis first."""
     head: str | None
     """The linear module whose output is the model's output, position by position."""
+    outputs: Tensor
+    """f(x) of three samples, with their graph."""
+    leaves: Mapping[str, Tensor]
+    """The parameters that this graph starts at."""
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's output."""
+        return tuple(self.outputs.shape[1:])
+
+    def without_graph(self) -> Survey:
+        """The same, holding no activations."""
+        return replace(self, outputs=self.outputs.detach(), leaves={})
 
 
-def survey(target: Target, inputs: Samples) -> Survey:
+def survey(target: Target, inputs: Samples, kind: RowKind) -> Survey:
     """Run the model on two and on three samples and see which modules are called with what.
 
     Args:
         target: the model and its parameters.
-        inputs: at least 3 samples.
+        inputs: 3 samples.
+        kind: what a row is.
 
     Returns:
         What was seen.
+
+    Raises:
+        ValueError: if the model does not take the data, or its outputs do not fit the rows, are not finite,
+            differ from call to call, or depend on the other samples of a batch.
     """
     owners = _owners(target)
     modules = dict(target.model.named_modules())  # each under its first name only
@@ -81,17 +101,15 @@ def survey(target: Target, inputs: Samples) -> Survey:
         for owner, _ in of_tensor
         for name in (owner, *_ancestors(owner))
     }
-    seen: list[dict[str, list[Call]]] = []
-    for n in (2, 3):
-        with frozen(target.model), torch.enable_grad(), captured(around) as calls:
-            target.called(take(inputs, slice(0, n)))
-        seen.append(calls)
-    # Alone: a captured module around the head would hand on its outputs as a copy.
     linear = {name: m for name, m in modules.items() if isinstance(m, nn.Linear) and name}
-    with frozen(target.model), torch.enable_grad(), captured(linear) as calls:
-        outputs = target.called(take(inputs, slice(0, 3)))
-    head = _head(linear, calls, outputs)
-    few, many = seen
+    leaves = {
+        name: p.detach().clone().requires_grad_(True) for name, p in target.parameters.items()
+    }
+    with frozen(target.model), captured(around | linear, watch=True) as few:
+        first = probed_outputs(target, take(inputs, slice(0, 2)), kind)
+    with frozen(target.model), captured(around | linear, watch=True) as many, torch.enable_grad():
+        outputs = target.outputs(take(inputs, slice(0, 3)), leaves)
+    check_rows_alone(target, inputs, first, outputs)
     n_calls = {name: len(many[name]) for name in around}
     batched = {
         name: [_batched(a, b) for a, b in zip(few[name], many[name], strict=False)]
@@ -104,20 +122,12 @@ def survey(target: Target, inputs: Samples) -> Survey:
         and all(True in leaves for leaves in batched[name])
         for name in around
     }
-    return Survey(owners, n_calls, batched, rowwise, head)
+    head = _head(linear, many, outputs)
+    return Survey(owners, n_calls, batched, rowwise, head, outputs, leaves)
 
 
 def candidates(found: Survey, name: str, model: nn.Module) -> Iterator[tuple[Choice, str]]:
-    """The engines for a tensor in the order of preference, each with a reason if it cannot be.
-
-    Args:
-        found: what `survey` saw.
-        name: the parameter.
-        model: the model.
-
-    Yields:
-        The choice, and why it is out of the question (empty where it is worth trying).
-    """
+    """The engines for a tensor in the order of preference, each with a reason if it cannot be (or none)."""
     owners = found.owners[name]
     first, reason = owners[0][0], ""
     for owner, _ in owners:
@@ -246,15 +256,7 @@ def _head(
 
 
 def check_calls(calls: Calls, n: int) -> None:
-    """Refuse modules that were not called, or not on whole samples, or whose inputs changed later.
-
-    Args:
-        calls: by module name.
-        n: number of samples.
-
-    Raises:
-        UnsafeModuleError: if there is one.
-    """
+    """Refuse modules that were not called, or not on whole samples, or whose inputs changed later."""
     for name, of_module in calls.items():
         if not of_module:
             raise UnsafeModuleError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -47,8 +47,8 @@ class TensorGradient(Protocol):
         """‖g_i‖² in this tensor."""
         ...
 
-    def gram(self) -> Float[Tensor, "row row"]:
-        """⟨g_i, g_j⟩ in this tensor."""
+    def gram(self, other: Any = None) -> Float[Tensor, "row other"]:
+        """⟨g_i, h_j⟩ in this tensor, with rows h of the same form; by default its own."""
         ...
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix *shape"]:
@@ -84,9 +84,9 @@ class DenseGradient:
         """‖g_i‖²."""
         return torch.linalg.vector_norm(self._flat, dim=1).square()
 
-    def gram(self) -> Float[Tensor, "row row"]:
-        """⟨g_i, g_j⟩."""
-        return self._flat @ self._flat.mT
+    def gram(self, other: DenseGradient | None = None) -> Float[Tensor, "row other"]:
+        """⟨g_i, h_j⟩."""
+        return self._flat @ (other or self)._flat.mT
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix *shape"]:
         """Σ_i w_i g_i."""
@@ -142,17 +142,20 @@ class OuterGradient:
         products = (self.left @ self.left.mT) * (self.right @ self.right.mT)
         return products.sum((1, 2)).clamp_min(0)
 
-    def gram(self) -> Float[Tensor, "row row"]:
-        """⟨g_i, g_j⟩."""
-        terms = self._terms
-        through_terms = len(terms) ** 2 * (self.left.shape[2] + self.right.shape[2])
-        fits = self.n_rows * math.prod(self.shape) * self.left.element_size() <= DENSE_BUDGET
-        if fits and through_terms > self.n_rows**2 * math.prod(self.shape):
-            return self._dense_gradient.gram()
+    def gram(self, other: OuterGradient | None = None) -> Float[Tensor, "row other"]:
+        """⟨g_i, h_j⟩."""
+        other = other or self
+        mine, theirs = self._terms, other._terms
+        through_terms = len(mine) * len(theirs) * (self.left.shape[2] + self.right.shape[2])
+        size = math.prod(self.shape)
+        rows = max(self.n_rows, other.n_rows)
+        fits = rows * size * self.left.element_size() <= DENSE_BUDGET
+        if fits and through_terms > self.n_rows * other.n_rows * size:
+            return self._dense_gradient.gram(other._dense_gradient)
         return terms_gram(
-            terms,
-            terms,
-            lambda at: (terms.left @ terms.left[at].mT) * (terms.right @ terms.right[at].mT),
+            mine,
+            theirs,
+            lambda at: (mine.left @ theirs.left[at].mT) * (mine.right @ theirs.right[at].mT),
         )
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix *shape"]:
@@ -210,13 +213,13 @@ class IndexedGradient:
         same = self.index[:, :, None] == self.index[:, None]
         return ((self.right @ self.right.mT) * same).sum((1, 2)).clamp_min(0)
 
-    def gram(self) -> Float[Tensor, "row row"]:
-        """⟨g_i, g_j⟩."""
-        terms = self._terms
+    def gram(self, other: IndexedGradient | None = None) -> Float[Tensor, "row other"]:
+        """⟨g_i, h_j⟩."""
+        mine, theirs = self._terms, (other or self)._terms
         return terms_gram(
-            terms,
-            terms,
-            lambda at: (terms.right @ terms.right[at].mT) * (terms.left[:, None] == terms.left[at]),
+            mine,
+            theirs,
+            lambda at: (mine.right @ theirs.right[at].mT) * (mine.left[:, None] == theirs.left[at]),
         )
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix *shape"]:
@@ -265,15 +268,11 @@ class TiedGradient:
         own = self.outer.squared_norm() + self.indexed.squared_norm()
         return (own + 2 * met.sum((1, 2))).clamp_min(0)
 
-    def gram(self) -> Float[Tensor, "row row"]:
-        """⟨g_i, g_j⟩ with the cross terms."""
-        product, lookup = self.outer._terms, self.indexed._terms
-        cross = terms_gram(
-            product,
-            lookup,
-            lambda at: product.left[:, lookup.left[at]] * (product.right @ lookup.right[at].mT),
-        )
-        return self.outer.gram() + self.indexed.gram() + cross + cross.mT
+    def gram(self, other: TiedGradient | None = None) -> Float[Tensor, "row other"]:
+        """⟨g_i, h_j⟩ with the cross terms."""
+        other = other or self
+        own = self.outer.gram(other.outer) + self.indexed.gram(other.indexed)
+        return own + _met(self.outer, other.indexed) + _met(other.outer, self.indexed).mT
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix *shape"]:
         """Σ_i w_i g_i."""
@@ -288,15 +287,18 @@ class TiedGradient:
         return self.outer.sum() + self.indexed.sum()
 
 
+def _met(outer: OuterGradient, indexed: IndexedGradient) -> Float[Tensor, "row other"]:
+    """⟨g_i, h_j⟩ of products with look-ups."""
+    product, lookup = outer._terms, indexed._terms
+    return terms_gram(
+        product,
+        lookup,
+        lambda at: product.left[:, lookup.left[at]] * (product.right @ lookup.right[at].mT),
+    )
+
+
 def merged(parts: list[TensorGradient]) -> TensorGradient:
-    """The sum of what several calls of a module, or several modules, give for one parameter.
-
-    Args:
-        parts: at least one.
-
-    Returns:
-        One gradient.
-    """
+    """The sum of what several calls of a module, or several modules, give for one parameter."""
     if len(parts) == 1:
         return parts[0]
     outer = [p for p in parts if isinstance(p, OuterGradient)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from subscape.gradients import generator_of
 from subscape.lowrank import Stack, initial_stack
+from subscape.rows import generator_of
 
 
 def random_like(stack: Stack, seed: int = 0) -> Stack:

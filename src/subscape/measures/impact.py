@@ -16,12 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from subscape._checks import problem, require
+from subscape._hash import sha256_of
 from subscape._io import read_metadata, read_tensors, write_tensors
-from subscape._shapes import Float, Int
-from subscape.gradients import GradientSource, RowGradients
-from subscape.gradients.draws import permutation, sha256_of
+from subscape._shapes import Bool, Float, Int
+from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
 from subscape.measures.rows import RowSet
+from subscape.rows import Rows, permutation
 from subscape.subnetworks.decomposition import Decomposition
 
 N_REFERENCES = 10
@@ -98,25 +99,22 @@ class TopRows:
     """The mean coefficient over references, with its sign."""
 
 
+def draws_of(
+    source: GradientSource, samples: Int[Tensor, " sample"], n: int, batch_size: int, *, first: int
+) -> list[list[Rows]]:
+    """Batches of rows of given samples, each under `n` draws of partners, from number `first` on."""
+    draws = [source.rows_of(samples, draw=draw) for draw in range(first, first + n)]
+    by_draw = [rows.micro_batches(batch_size) for rows in draws]
+    return [list(of_batch) for of_batch in zip(*by_draw, strict=True)]
+
+
 def coefficients_over_references(
-    source: GradientSource, samples: Int[Tensor, " sample"], stack: Stack, n: int, first_draw: int
+    source: GradientSource, draws: list[Rows], stack: Stack
 ) -> tuple[Float[Tensor, "reference row subnetwork"], Float[Tensor, "reference row"]]:
-    """⟨V_k, g_i⟩ and ‖g_i‖ of the rows of given samples under `n` draws of references.
-
-    Args:
-        source: rows and references; not of `token` rows, whose positions are drawn anew every time.
-        samples: which samples.
-        stack: directions [subnetwork].
-        n: draws.
-        first_draw: number of the first draw.
-
-    Returns:
-        Coefficients, and lengths of the row gradients.
-    """
+    """⟨V_k, g_i⟩ and ‖g_i‖ of rows under several draws of partners, from one forward pass."""
     coefficients, norms = [], []
     with torch.no_grad():
-        for draw in range(first_draw, first_draw + n):
-            gradients: RowGradients = source.gradients(source.rows_at(samples, draw=draw))
+        for gradients in source.gradients_over(draws):
             coefficients.append(gradients.inner(stack))
             norms.append(gradients.squared_norm().sqrt())
     return torch.stack(coefficients), torch.stack(norms)
@@ -138,7 +136,7 @@ def impact(
 
     Args:
         decomposition: the subnetworks.
-        source: the data to measure on, with `sample` or `every-token` rows.
+        source: the data to measure on, with `sample` or `token` rows.
         n_references: references drawn for every row.
         n_top: rows of largest impact to keep per subnetwork.
         n_rows: rows to look at, rounded up to whole samples; by default all.
@@ -156,49 +154,45 @@ def impact(
     require(n_references >= 1, "n_references", "at least 1", repr(n_references))
     require(n_top >= 1, "n_top", "at least 1", repr(n_top))
     require(
-        source.rows != "token",
+        source.kind != "sampled-token",
         "source",
-        "rows='sample' or 'every-token', whose rows are the same in every draw",
-        "rows='token'",
-        "Use rows='every-token': every position of the windows is measured.",
+        "rows='sample' or 'token', which are the same in every draw",
+        "rows='sampled-token'",
+        "Use rows='token': every position of the windows is measured.",
     )
     decomposition.verify(source.target)
-    per_sample = source.rows_per_sample
+    per_sample = source.draws.per_sample
     n_samples = len(source)
     if n_rows is not None:
         n_samples = min(n_samples, -(-n_rows // per_sample))
-    per_batch = max(1, batch_size // per_sample)
     if n_samples * per_sample < 2:
         raise ValueError(problem("data", "at least 2 rows", f"{n_samples * per_sample}"))
     order = permutation(len(source), source.seed, 0)[:n_samples]
-    parts = batches_of(order, per_batch, per_sample)
+    batches = draws_of(source, order, n_references, batch_size, first=0)
     sums = _nothing(decomposition, n_top)
     identity = {
         "decomposition": sha256_of({
             "encoder": decomposition.encoder.weights,
-            "threshold": torch.tensor(decomposition.threshold),
+            "threshold": decomposition.threshold,
         }),
         **{key: str(value) for key, value in source.identity.items()},
         "n_references": str(n_references),
         "n_top": str(n_top),
         "samples": str(n_samples),
-        "samples at once": str(per_batch),
+        "batch_size": str(batch_size),
         "repeat_samples": str(repeat_samples),
     }
     if state is not None:
         sums = _resumed(Path(state), sums, identity)
     done = int(sums.n_batches)
-    bar = tqdm(total=len(parts), initial=done, desc="impact", disable=not progress)
+    bar = tqdm(total=len(batches), initial=done, desc="impact", disable=not progress)
     saved = done
     try:
-        for number in range(done, len(parts)):
-            samples = parts[number]
-            found, norms = coefficients_over_references(
-                source, samples, decomposition.encoder, n_references, number * n_references
-            )
-            sums = _added(
-                sums, found, norms, samples, per_sample, decomposition.threshold, repeat_samples
-            )
+        for number in range(done, len(batches)):
+            draws = batches[number]
+            found, norms = coefficients_over_references(source, draws, decomposition.encoder)
+            active = decomposition.dictionary.selection.alone(found)
+            sums = _added(sums, found, active, norms, draws[0], repeat_samples)
             bar.update()
             if state is not None and (number + 1) % SAVE_EVERY == 0:
                 write_tensors(state, vars(sums), identity)
@@ -208,15 +202,7 @@ def impact(
         # Also when interrupted: what was measured is kept.
         if state is not None and int(sums.n_batches) > saved:
             write_tensors(state, vars(sums), identity)
-    return _finished(sums, n_references, source.rows != "sample")
-
-
-def batches_of(order: Tensor, per_batch: int, per_sample: int) -> list[Tensor]:
-    """Samples in batches; the last one is not left with a row alone, which has no other reference."""
-    parts = list(order.split(per_batch))
-    if len(parts) > 1 and len(parts[-1]) * per_sample < 2:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
+    return _finished(sums, n_references, source.kind != "sample")
 
 
 def _nothing(decomposition: Decomposition, n_top: int) -> Sums:
@@ -242,23 +228,21 @@ def _nothing(decomposition: Decomposition, n_top: int) -> Sums:
 def _added(
     sums: Sums,
     coefficients: Float[Tensor, "reference row subnetwork"],
+    active: Bool[Tensor, "reference row subnetwork"],
     norms: Float[Tensor, "reference row"],
-    samples: Int[Tensor, " sample"],
-    per_sample: int,
-    threshold: float,
+    rows: Rows,
     repeat_samples: bool,
 ) -> Sums:
     """The sums with one more batch, whose rows are the positions of one sample after the other."""
-    coefficients = coefficients.cpu()
-    active = (coefficients.abs() >= threshold).float()
+    coefficients, per_sample = coefficients.cpu(), rows.per_sample
     size = coefficients.abs().mean(0).double()
     signed = coefficients.mean(0).double()
-    flat = active.flatten(0, 1)
+    flat = active.cpu().float().flatten(0, 1)
     value, place = _largest(size, per_sample, sums.top_value.shape[1], repeat_samples)
     merged = {
         "top_value": (sums.top_value, value),
         "top_signed": (sums.top_signed, signed.T.gather(1, place)),
-        "top_sample": (sums.top_sample, samples.cpu()[place // per_sample]),
+        "top_sample": (sums.top_sample, rows.sample_of_each[place // per_sample]),
         "top_position": (sums.top_position, place % per_sample),
     }
     both = {name: torch.cat(pair, 1) for name, pair in merged.items()}

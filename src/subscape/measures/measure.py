@@ -21,17 +21,15 @@ import subscape._version as version
 from subscape._checks import problem, require
 from subscape._io import append_jsonl, writable, write_text
 from subscape._shapes import Bool
-from subscape.divergences import Divergence
-from subscape.divergences import resolve as resolve_divergence
-from subscape.gradients import GradientSource, generator_of
-from subscape.gradients.draws import name_of
-from subscape.gradients.source import Engine, Rows
+from subscape.divergences import Divergence, Values
+from subscape.gradients import GradientSource
+from subscape.gradients.source import Engine
 from subscape.measures.card import Scene, card
 from subscape.measures.control import random_like
 from subscape.measures.impact import (
     Impact,
-    batches_of,
     coefficients_over_references,
+    draws_of,
     impact,
 )
 from subscape.measures.oracle import pca_fvu
@@ -48,7 +46,8 @@ from subscape.measures.record import (
 )
 from subscape.measures.rows import RowSet, outputs_at
 from subscape.measures.selectivity import interaction, spread
-from subscape.references import Reference
+from subscape.references import Reference, name_of
+from subscape.rows import RowKind, generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import evaluate
 from subscape.targets import Target
@@ -115,9 +114,9 @@ def measure(
     data: Any,
     *,
     config: MeasureConfig | None = None,
-    divergence: str | Divergence | None = None,
+    divergence: str | Divergence | Values | None = None,
     reference: str | Reference | None = None,
-    rows: Rows | None = None,
+    rows: RowKind | None = None,
     engine: Engine = "auto",
     labels: Tensor | None = None,
     token_names: Callable[[int], str] | None = None,
@@ -152,23 +151,12 @@ def measure(
             measurement.
     """
     config = config or MeasureConfig()
-    decomposition.verify(target)
-    settings = decomposition.settings
-    outputs = settings.get("outputs", target.outputs_name)
-    require(
-        outputs == target.outputs_name,
-        "target",
-        f"the outputs function that the decomposition was made with, {outputs!r}",
-        f"{target.outputs_name!r}",
-        "Give the same one: Target(model, parameters, outputs=...).",
-    )
-    kind: Rows = rows or settings.get("rows", "sample")
-    source = GradientSource(
+    source = decomposition.source(
         target,
         data,
-        divergence=divergence or settings.get("divergence", "mse"),
-        reference=reference or settings.get("reference", "another-row"),
-        rows="every-token" if kind == "token" else kind,
+        divergence=divergence,
+        reference=reference,
+        rows=rows,
         engine=engine,
         seed=config.seed,
     )
@@ -222,11 +210,11 @@ def measure(
         "decomposition": identity_of(decomposition),
         "settings": {
             **asdict(config),
-            "divergence": name_of(source.divergence),
+            "divergence": source.divergence.name,
             "reference": name_of(source.reference),
-            "rows": source.rows,
+            "rows": source.kind,
         },
-        "unit": "nats" if scene.centred else "divergence",
+        "unit": source.divergence.unit,
         "n_rows": found.n_rows,
         "n_references": found.n_references,
         "spread": scene.size / config.change,
@@ -245,31 +233,21 @@ def _scene(
     decomposition: Decomposition, source: GradientSource, config: MeasureConfig
 ) -> tuple[Scene, Bool[Tensor, "other subnetwork"]]:
     """What all are measured against, and for which of the other rows each is idle."""
-    n, per_sample = len(source), source.rows_per_sample
+    n, per_sample = len(source), source.draws.per_sample
     generator = generator_of(config.seed, 12)
     samples = torch.randperm(n, generator=generator)[: max(2, min(config.n_others, n))]
+    n_draws = config.n_references
     size = torch.cat([
-        coefficients_over_references(
-            source, part, decomposition.encoder, config.n_references, -(1 + i) * config.n_references
-        )[0]
-        .abs()
-        .mean(0)
-        .cpu()
-        for i, part in enumerate(
-            batches_of(samples, max(1, config.batch_size // per_sample), per_sample)
-        )
+        coefficients_over_references(source, draws, decomposition.encoder)[0].abs().mean(0).cpu()
+        for draws in draws_of(source, samples, n_draws, config.batch_size, first=-n_draws)
     ]).unflatten(0, (len(samples), per_sample))
     position = None
     place = torch.zeros(len(samples), dtype=torch.long)
-    if source.rows != "sample":
+    if source.kind != "sample":
         position = place = torch.randint(0, per_sample, (len(samples),), generator=generator)
     others = RowSet(samples, position)
-    idle = size[torch.arange(len(samples)), place] < decomposition.threshold
-    # The authors' divergence is no distance: it is not smallest at the reference.
-    named = (
-        resolve_divergence("mse") if name_of(source.divergence) == "half_reference_mse" else None
-    )
-    divergence = named or source.divergence
+    idle = size[torch.arange(len(samples)), place] < decomposition.threshold.cpu()
+    divergence = source.divergence.of_changes
     size_of_change = config.change * spread(
         outputs_at(source.target, source.data, others), divergence
     )
@@ -281,7 +259,7 @@ def _scene(
         size=size_of_change,
         n_deltas=config.n_deltas,
         n_outputs=config.n_outputs,
-        centred=name_of(source.divergence) == "kl",
+        centred=source.divergence.logits,
     )
     return scene, idle
 
@@ -291,19 +269,11 @@ def _quality(
 ) -> dict[str, Any]:
     """FVU and L0 on the rows measured, beside principal directions at the same L0."""
     n = min(N_QUALITY_ROWS, source.n_rows)
-    n = max(n - n % source.rows_per_sample, source.rows_per_sample)
-    size = max(2, min(config.batch_size, n) // source.rows_per_sample) * source.rows_per_sample
+    per_sample = source.draws.per_sample
+    n = max(n - n % per_sample, per_sample)
+    size = max(2, min(config.batch_size, n) // per_sample) * per_sample
     size = min(size, source.n_rows)
-    fraction = decomposition.settings.get("active_fraction")
-    found = evaluate(
-        source,
-        decomposition.encoder,
-        decomposition.decoder,
-        fraction or 1.0,
-        n_rows=n,
-        batch_size=size,
-        threshold=None if fraction else torch.tensor(decomposition.threshold),
-    )
+    found = evaluate(source, decomposition.dictionary, n_rows=n, batch_size=size)
     quality = {"fvu": float(found.fvu), "l0": float(found.l0), "n_rows": found.n_rows}
     few = found.n_rows * decomposition.layout.n_parameters <= PCA_ENTRIES
     baselines = (
@@ -318,7 +288,7 @@ def _baselines(
     """FVU of principal directions: as many as are active in a row; and as many as subnetworks, best codes."""
     n_batches, there = n_rows // size, source.n_rows // size
     same, others = (
-        [source.batch_gradients(i, size).flat for i in range(start, stop)]
+        [source.gradients(source.rows(i, size)).flat for i in range(start, stop)]
         for start, stop in ((0, n_batches), (n_batches, min(2 * n_batches, there)))
     )
     gradients, rank = torch.cat(same), max(1, round(l0))

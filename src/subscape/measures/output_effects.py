@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from subscape._checks import problem, require
 from subscape._shapes import Float, Int
 from subscape.data import Samples
-from subscape.gradients import generator_of
 from subscape.measures.rows import RowSet, outputs_at
+from subscape.rows import generator_of
 from subscape.targets import Target
 
 Direction = Mapping[str, Float[Tensor, "..."]]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from subscape._checks import problem
+from subscape._hash import sha256_of
 from subscape._io import read_json, read_tensors, write_json, write_tensors
 from subscape._shapes import Float
 from subscape.data import Samples, take
-from subscape.gradients.draws import sha256_of
 from subscape.measures.card import Card, mean_of
 from subscape.measures.impact import Impact
 from subscape.measures.output_effects import TopOutputs

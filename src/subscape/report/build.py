@@ -246,7 +246,7 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
         "as subnetworks, with the best coefficients, which no encoder had to find.",
         "Irrelevant rows: drawn at random, without those in which the subnetwork is active.",
     ]
-    if s["rows"] == "every-token":
+    if s["rows"] == "token":
         notes.append(
             "Every position of a window is a row; a window appears once among top samples."
         )

@@ -1,19 +1,16 @@
-"""Subnetworks: selecting the active ones, the reconstruction loss, and the saved decomposition."""
+"""Subnetworks: the dictionary of them, its selection and loss, and the saved decomposition."""
 
-from subscape.subnetworks.objective import (
-    Reconstruction,
-    dense_error,
-    projected_error,
-    reconstruct,
-)
-from subscape.subnetworks.selection import batch_top_k, check_active_fraction, n_active
+from subscape.subnetworks.dictionary import Dictionary, Reconstruction
+from subscape.subnetworks.objective import dense_error, projected_error
+from subscape.subnetworks.selection import SELECTIONS, BatchTopK, JumpReLU, Selection
 
 __all__ = [
+    "SELECTIONS",
+    "BatchTopK",
+    "Dictionary",
+    "JumpReLU",
     "Reconstruction",
-    "batch_top_k",
-    "check_active_fraction",
+    "Selection",
     "dense_error",
-    "n_active",
     "projected_error",
-    "reconstruct",
 ]

@@ -7,8 +7,9 @@ and `subnetworks.safetensors` with the pieces of every tensor, `decoder.<paramet
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,18 @@ import subscape._version as version
 from subscape._checks import problem, require
 from subscape._io import new_folder, read_json, read_tensors, write_json, write_tensors
 from subscape._shapes import Float
+from subscape.divergences import Divergence, Values
 from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
+from subscape.gradients.source import Engine, GradientSource
 from subscape.lowrank import Layout, Stack, TensorLayout
+from subscape.references import FixedOutput, Reference
+from subscape.rows import RowKind
+from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
+from subscape.subnetworks.formats import FORMAT_VERSION, checked_config
 from subscape.subnetworks.lora import save_lora
+from subscape.subnetworks.selection import selection_of
 from subscape.targets import Outputs, Target
-
-FORMAT_VERSION = "1.0"
 
 
 @dataclass(frozen=True)
@@ -57,20 +63,38 @@ class Subnetwork:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The subnetworks of a target: encoder V_in, decoder V_out, and how single rows are encoded."""
+    """The subnetworks of a target: encoder V_in, decoder V_out, and how rows are encoded."""
 
-    encoder: Stack
-    """V_in, [subnetwork]."""
-    decoder: Stack
-    """V_out, [subnetwork]; every direction has unit L2 norm over all tensors together."""
-    threshold: float
-    """A coefficient of at least this size is active when rows are encoded one by one."""
+    dictionary: Dictionary
+    """Encoder, decoder and selection, without replicas."""
     target: Mapping[str, Any]
     """Fingerprint of the target it belongs to."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How it was made."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """What it reached on rows not trained on."""
+    reference: FixedOutput | None = None
+    """The output that all rows were compared with, where it was one."""
+
+    @property
+    def encoder(self) -> Stack:
+        """V_in, [subnetwork]."""
+        return self.dictionary.encoder
+
+    @property
+    def decoder(self) -> Stack:
+        """V_out, [subnetwork]; every direction has unit L2 norm over all tensors together."""
+        return self.dictionary.decoder
+
+    @property
+    def threshold(self) -> Float[Tensor, "*subnetwork"]:
+        """From which size on a coefficient is active when rows are encoded one by one: one for all, or each."""
+        return self.dictionary.selection.threshold
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Decomposition:
+        """The same on another device, or in another floating-point type."""
+        moved = copy.deepcopy(self.dictionary).to(device=device, dtype=dtype)
+        return replace(self, dictionary=moved)
 
     def __len__(self) -> int:
         return self.decoder.weights.shape[0]
@@ -102,8 +126,94 @@ class Decomposition:
         """Names, shapes and ranks of the tensors."""
         return self.decoder.layout
 
+    def source(
+        self,
+        model: nn.Module | Target,
+        data: Any,
+        *,
+        divergence: str | Divergence | Values | None = None,
+        reference: str | Reference | None = None,
+        rows: RowKind | None = None,
+        outputs: Outputs | None = None,
+        engine: Engine = "auto",
+        seed: int = 0,
+    ) -> GradientSource:
+        """Row gradients of data, made as this decomposition was made; of sequences at every position.
+
+        Args:
+            model: the model, or the target, that this decomposition was made for.
+            data: inputs; see `subscape.data.as_samples`.
+            divergence: another one than the decomposition's.
+            reference: another one.
+            rows: another kind.
+            outputs: as for `Target`; to be given again where the decomposition was made with a function.
+            engine: how row gradients are made.
+            seed: draws partners.
+
+        Returns:
+            The source.
+
+        Raises:
+            ValueError: if model, outputs or a function given at training do not go with the decomposition.
+        """
+        if isinstance(model, Target):
+            target = model
+            self.verify(target)
+        else:
+            target = self.target_in(model, outputs=outputs)
+        expected = self.settings.get("outputs", target.outputs_name)
+        require(
+            expected == target.outputs_name,
+            "outputs",
+            f"the outputs function that the decomposition was made with, {expected!r}",
+            f"{target.outputs_name!r}",
+            "Give the same one: Target(model, parameters, outputs=...).",
+        )
+        kind: RowKind = rows or self.settings.get("rows", "sample")
+        return GradientSource(
+            target,
+            data,
+            divergence=divergence or self.settings.get("divergence", "mse"),
+            reference=reference or self.reference or self.settings.get("reference", "another-row"),
+            rows="token" if kind == "sampled-token" else kind,
+            engine=engine,
+            seed=seed,
+        )
+
+    def encode(
+        self,
+        model: nn.Module | Target,
+        inputs: Any,
+        *,
+        batch_size: int = 256,
+        **options: Any,
+    ) -> Float[Tensor, "row subnetwork"]:
+        """Codes of inputs: the coefficients of every row, zero where they do not reach the threshold.
+
+        Rows do not influence each other here, unlike in training, where batch top-k selects.
+
+        Args:
+            model: the model, or the target, that this decomposition was made for.
+            inputs: a row each, or of sequences a row per position, one sequence after the other.
+            batch_size: rows made at once.
+            **options: as for `source`.
+
+        Returns:
+            Sparse codes as a dense matrix, in divergence per unit length of V_out.
+        """
+        source = self.source(model, inputs, **options)
+        rows = source.rows_of(torch.arange(len(source)))
+        parts = rows.micro_batches(batch_size)
+        with torch.no_grad():
+            return torch.cat([self.encode_gradients(source.gradients(part)) for part in parts])
+
+    def encode_gradients(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
+        """Codes of row gradients of the target; see `encode`."""
+        coefficients = self.coefficients(gradients)
+        return coefficients * self.dictionary.selection.alone(coefficients)
+
     def coefficients(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
-        """⟨g_i, V_in⟩ of every row, all of them, in divergence per unit length of V_out."""
+        """⟨g_i, V_in⟩ of every row, active or not, in divergence per unit length of V_out."""
         if isinstance(gradients, DenseRowGradients):
             require(
                 gradients.flat.shape[-1] == self.layout.n_parameters,
@@ -113,20 +223,6 @@ class Decomposition:
                 "Make them for the target this decomposition was made for; see verify.",
             )
         return gradients.inner(self.encoder)
-
-    def encode(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
-        """Coefficients of every row, zero where they do not reach the threshold.
-
-        Rows do not influence each other here, unlike in training, where batch top-k selects.
-
-        Args:
-            gradients: row gradients of the target.
-
-        Returns:
-            Sparse coefficients as a dense matrix.
-        """
-        coefficients = self.coefficients(gradients)
-        return coefficients * (coefficients.abs() >= self.threshold)
 
     def decode(
         self, coefficients: Float[Tensor, "row subnetwork"]
@@ -138,7 +234,7 @@ class Decomposition:
                     "coefficients",
                     f"one column for each of the {len(self)} subnetworks",
                     f"shape {list(coefficients.shape)}",
-                    "Use what encode or coefficients returned.",
+                    "Use what encode returned.",
                 )
             )
         return {
@@ -152,8 +248,7 @@ class Decomposition:
 
     def similarity(self) -> Float[Tensor, "subnetwork subnetwork"]:
         """Cosines between the subnetworks."""
-        flat = self.decoder.flat()
-        return flat @ flat.mT
+        return self.decoder.gram()
 
     def edit(
         self,
@@ -314,13 +409,18 @@ class Decomposition:
             for t, pieces in zip(self.layout.tensors, stack.pieces().values(), strict=True):
                 for key, piece in zip(piece_keys(t), pieces, strict=True):
                     tensors[f"{side}.{t.name}.{key}"] = piece.detach().cpu()
+        selection = self.dictionary.selection
+        for name, values in selection.state_dict().items():
+            tensors[f"selection.{name}"] = values.cpu()
+        if self.reference is not None:
+            tensors["reference.output"] = self.reference.output.cpu()
         config = {
             "format_version": FORMAT_VERSION,
             "subscape_version": version.__version__,
             "torch_version": torch.__version__,
             "method": "l3d",
             "n_subnetworks": len(self),
-            "threshold": self.threshold,
+            "selection": {"kind": selection.kind, "l0": selection.l0},
             "target": dict(self.target),
             "layout": [
                 {"name": t.name, "shape": list(t.shape), "form": t.form, "ranks": list(t.ranks)}
@@ -335,11 +435,12 @@ class Decomposition:
         return Path(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Decomposition:
+    def from_pretrained(cls, folder: str | Path, *, device: Any = None) -> Decomposition:
         """Load what `save_pretrained` wrote.
 
         Args:
             folder: the folder.
+            device: where to; by default the CPU.
 
         Returns:
             The decomposition.
@@ -348,24 +449,34 @@ class Decomposition:
             ValueError: if the folder holds something else, is incomplete, or is of a newer format.
         """
         folder = Path(folder)
-        config = read_json(folder / "config.json")
-        _check_format(config, folder)
+        config = checked_config(read_json(folder / "config.json"), folder)
+        tensors = read_tensors(folder / "subnetworks.safetensors")
+        if "threshold" in config:  # format 1
+            tensors["selection.threshold"] = torch.tensor(config["threshold"], dtype=torch.float64)
         layout = Layout(
             tuple(
                 TensorLayout(t["name"], tuple(t["shape"]), t["form"], tuple(t["ranks"]))
                 for t in config["layout"]
             )
         )
-        tensors = read_tensors(folder / "subnetworks.safetensors")
         n = config["n_subnetworks"]
-        return cls(
-            encoder=_stack(layout, tensors, "encoder", n, folder),
-            decoder=_stack(layout, tensors, "decoder", n, folder),
-            threshold=config["threshold"],
+        encoder, decoder = (
+            _stack(layout, tensors, side, n, folder) for side in ("encoder", "decoder")
+        )
+        selection = selection_of(config["selection"]["kind"])(
+            config["selection"]["l0"], torch.Size([n]), decoder.weights
+        )
+        for name, values in selection.state_dict().items():
+            values.copy_(_tensor(tensors, f"selection.{name}", tuple(values.shape), folder))
+        output = tensors.get("reference.output")
+        loaded = cls(
+            Dictionary(encoder, decoder, selection).requires_grad_(False),
             target=config["target"],
             settings=config.get("settings", {}),
             metrics=config.get("metrics", {}),
+            reference=None if output is None else FixedOutput(output),
         )
+        return loaded if device is None else loaded.to(device)
 
 
 def piece_keys(tensor: TensorLayout) -> list[str]:
@@ -375,53 +486,24 @@ def piece_keys(tensor: TensorLayout) -> list[str]:
 
 
 def _stack(layout: Layout, tensors: Mapping[str, Tensor], side: str, n: int, folder: Path) -> Stack:
-    parts = []
-    for t in layout.tensors:
-        for key, shape in zip(piece_keys(t), t.piece_shapes, strict=True):
-            name = f"{side}.{t.name}.{key}"
-            if name not in tensors or tuple(tensors[name].shape) != (n, *shape):
-                got = list(tensors[name].shape) if name in tensors else "no such tensor"
-                raise ValueError(
-                    problem(
-                        str(folder / "subnetworks.safetensors"),
-                        f"{name} of shape {[n, *shape]}",
-                        f"{got}",
-                        "The file does not go with config.json: save the decomposition again.",
-                    )
-                )
-            parts.append(tensors[name].reshape(n, -1))
+    parts = [
+        _tensor(tensors, f"{side}.{t.name}.{key}", (n, *shape), folder).reshape(n, -1)
+        for t in layout.tensors
+        for key, shape in zip(piece_keys(t), t.piece_shapes, strict=True)
+    ]
     return Stack(layout, torch.cat(parts, dim=1))
 
 
-def _check_format(config: Any, folder: Path) -> None:
-    if not isinstance(config, dict) or config.get("method") != "l3d":
+def _tensor(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], folder: Path
+) -> Tensor:
+    if name not in tensors or tuple(tensors[name].shape) != shape:
         raise ValueError(
             problem(
-                str(folder / "config.json"),
-                "the config of a saved decomposition",
-                "something else",
-                "Give the folder that save_pretrained wrote.",
+                str(folder / "subnetworks.safetensors"),
+                f"{name} of shape {list(shape)}",
+                f"{list(tensors[name].shape) if name in tensors else 'no such tensor'}",
+                "The file does not go with config.json: save the decomposition again.",
             )
         )
-    major = str(config.get("format_version", "")).split(".")[0]
-    if major != FORMAT_VERSION.split(".")[0]:
-        raise ValueError(
-            problem(
-                str(folder / "config.json"),
-                f"format_version {FORMAT_VERSION}",
-                repr(config.get("format_version")),
-                "Update subscape to read a newer format.",
-            )
-        )
-    needed = {"n_subnetworks", "threshold", "target", "layout"}
-    parts = {"name", "shape", "form", "ranks"}
-    missing = needed - config.keys() or set().union(*(parts - t.keys() for t in config["layout"]))
-    if missing:
-        raise ValueError(
-            problem(
-                str(folder / "config.json"),
-                "the config of a saved decomposition",
-                f"one without {sorted(missing)}",
-                "Give the folder that save_pretrained wrote.",
-            )
-        )
+    return tensors[name]

@@ -1,4 +1,4 @@
-"""FVU, L0 and active rates of stacks over rows that were not trained on."""
+"""FVU, L0 and active rates of dictionaries over rows that were not trained on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from torch import Tensor
 from subscape._checks import problem
 from subscape._shapes import Float
 from subscape.gradients.source import GradientSource
-from subscape.lowrank import Stack
-from subscape.subnetworks.objective import reconstruction_error
-from subscape.subnetworks.selection import batch_top_k, n_active
+from subscape.subnetworks.dictionary import Dictionary
 
 DEAD_RATE = 1e-4
 """A subnetwork that is active in at most this share of the evaluation rows is called dead."""
@@ -20,10 +18,10 @@ DEAD_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a decomposition reaches on given rows; every field keeps the replica axis of its stacks."""
+    """What a dictionary reaches on given rows; every field keeps its replica axis."""
 
     fvu: Float[Tensor, "*replica"]
-    """Fraction of variance unexplained with batch top-k, pooled over all rows, uncentred."""
+    """Fraction of variance unexplained, pooled over all rows, uncentred."""
     l0: Float[Tensor, "*replica"]
     """Mean number of active subnetworks per row."""
     active_rate: Float[Tensor, "*replica subnetwork"]
@@ -42,27 +40,22 @@ class Evaluation:
 
 def evaluate(
     source: GradientSource,
-    encoder: Stack,
-    decoder: Stack,
-    active_fraction: float,
+    dictionary: Dictionary,
     *,
     n_rows: int,
     batch_size: int,
-    threshold: Float[Tensor, "*replica"] | None = None,
-    at_once: int | None = None,
+    alone: bool = False,
+    micro_batch_size: int | None = None,
 ) -> Evaluation:
     """Pool reconstruction over batches of a source.
 
     Args:
         source: rows to evaluate on, not those of the training.
-        encoder: V_in.
-        decoder: V_out.
-        active_fraction: k of batch top-k.
+        dictionary: the subnetworks.
         n_rows: rows to look at, rounded up to whole batches.
-        batch_size: rows per batch top-k; cut to the samples there are.
-        threshold: if given, a coefficient is active when its size reaches it, row by row, instead of by
-            batch top-k.
-        at_once: rows whose gradients may be made at once; None for all of a batch.
+        batch_size: rows of a batch, over which a batch-wise selection selects; cut to the rows there are.
+        alone: select row by row instead.
+        micro_batch_size: rows whose gradients are made at once; None for all of a batch.
 
     Returns:
         The figures.
@@ -74,19 +67,13 @@ def evaluate(
     error = total = active = torch.zeros(())
     by_batch: list[Tensor] = []
     n_batches = -(-n_rows // batch_size)
-    with torch.no_grad():
-        for number in range(n_batches):
-            gradients = source.batch_gradients(number, batch_size, at_once=at_once)
-            coefficients = gradients.inner(encoder)
-            if threshold is None:
-                mask = batch_top_k(coefficients, active_fraction)
-            else:
-                mask = coefficients.abs() >= threshold[..., None, None]
-            of_batch = reconstruction_error(gradients, coefficients * mask, decoder).double()
-            norm = gradients.squared_norm().sum(-1).double()
-            error, total = error + of_batch, total + norm
-            by_batch.append(of_batch / norm)
-            active = active + mask.sum(-2).double()
+    for number in range(n_batches):
+        rows = source.rows(number, batch_size)
+        gradients = source.gradients(rows, micro_batch_size=micro_batch_size)
+        batch = dictionary.reconstruct(gradients, alone=alone)
+        error, total = error + batch.error, total + batch.total
+        by_batch.append(batch.fvu)
+        active = active + (batch.codes != 0).sum(-2).double()
     check_not_zero(total)
     seen = n_batches * batch_size
     # A batch without any gradient has no FVU.
@@ -94,15 +81,35 @@ def evaluate(
     return Evaluation(error / total, active.sum(-1) / seen, active / seen, seen, of_batches)
 
 
-def check_not_zero(total: Tensor) -> None:
-    """Refuse gradients of which all are zero.
+@torch.no_grad()
+def calibrate(
+    dictionary: Dictionary,
+    source: GradientSource,
+    *,
+    n_rows: int,
+    batch_size: int,
+    micro_batch_size: int | None = None,
+) -> None:
+    """Set the threshold from which a coefficient counts as active when rows are encoded one by one.
 
     Args:
-        total: Σ‖g‖².
-
-    Raises:
-        ValueError: if it is zero.
+        dictionary: its selection's threshold is set.
+        source: rows of the training data.
+        n_rows: rows to pool.
+        batch_size: rows per batch.
+        micro_batch_size: rows whose gradients are made at once; None for all of a batch.
     """
+    batch_size = _batch_size(batch_size, source)
+    sizes = []
+    for number in range(-(-n_rows // batch_size)):
+        rows = source.rows(number, batch_size)
+        gradients = source.gradients(rows, micro_batch_size=micro_batch_size)
+        sizes.append(gradients.inner(dictionary.encoder).abs())
+    dictionary.selection.calibrate(torch.cat(sizes, dim=-2))
+
+
+def check_not_zero(total: Tensor) -> None:
+    """Refuse gradients of which all are zero: Σ‖g‖² = 0."""
     if not (total > 0).all():
         raise ValueError(
             problem(
@@ -114,42 +121,8 @@ def check_not_zero(total: Tensor) -> None:
         )
 
 
-def inference_threshold(
-    source: GradientSource,
-    encoder: Stack,
-    active_fraction: float,
-    *,
-    n_rows: int,
-    batch_size: int,
-    at_once: int | None = None,
-) -> Float[Tensor, "*replica"]:
-    """The size from which on a coefficient counts as active when rows are encoded one by one.
-
-    The cut that keeps the share `active_fraction` of all (row, subnetwork) pairs over many batches
-    together, so that it does not depend on the luck of one batch.
-
-    Args:
-        source: rows of the training data.
-        encoder: V_in.
-        active_fraction: k.
-        n_rows: rows to pool.
-        batch_size: rows per batch.
-        at_once: rows whose gradients may be made at once; None for all of a batch.
-
-    Returns:
-        One threshold per replica.
-    """
-    batch_size = _batch_size(batch_size, source)
-    sizes = []
-    with torch.no_grad():
-        for number in range(-(-n_rows // batch_size)):
-            gradients = source.batch_gradients(number, batch_size, at_once=at_once)
-            sizes.append(gradients.inner(encoder).abs())
-    pooled = torch.cat(sizes, dim=-2).flatten(-2)
-    keep = n_active(active_fraction, pooled.shape[-1])
-    return pooled.topk(keep, dim=-1).values.amin(-1)
-
-
 def _batch_size(wanted: int, source: GradientSource) -> int:
-    """At most the rows there are; at least 2, as a row alone has no other row for a reference."""
-    return min(max(2, wanted), source.n_rows)
+    """At most the rows there are, in whole samples; at least 2, as a row alone has no partner."""
+    per_sample = source.draws.per_sample
+    fitting = min(max(2, wanted), source.n_rows)
+    return max(per_sample, fitting - fitting % per_sample)

@@ -1,58 +1,205 @@
-"""Batch top-k: which (row, subnetwork) pairs of a batch are active."""
+"""Selections: which coefficients of rows are active.
+
+A selection owns its parameters, its penalty, its state and its rule for rows encoded one by one. Another one is
+a class here (or anywhere) and its entry in `SELECTIONS`.
+"""
 
 from __future__ import annotations
 
+import math
+
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from subscape._checks import problem
+from subscape._checks import nearest, problem, require
 from subscape._shapes import Bool, Float
 
 
-def check_active_fraction(k: float) -> None:
-    """Refuse a fraction outside (0, 1].
+class Selection(nn.Module):
+    """Which coefficients [*replica, row, subnetwork] are active; what all selections share.
 
     Args:
-        k: share of the (row, subnetwork) pairs of a batch that stay active.
-
-    Raises:
-        ValueError: if it is out of range.
+        l0: active subnetworks per row to aim at.
+        lead: replicas and subnetworks, [*replica, subnetwork].
+        like: device and dtype to follow.
     """
-    if not 0 < k <= 1:
+
+    kind: str
+    """Name in settings and files."""
+    threshold: Tensor
+    """From which size on a coefficient is active where rows are encoded one by one, [*replica] or
+    [*replica, subnetwork]."""
+
+    def __init__(self, l0: float, lead: torch.Size, like: Tensor) -> None:
+        super().__init__()
+        check_l0(l0, lead[-1])
+        self.l0 = l0
+        self.lead = lead
+
+    def forward(self, coefficients: Tensor) -> Float[Tensor, "*replica row subnetwork"]:
+        """The coefficients of a batch of rows, zero where they are not active; differentiable."""
+        raise NotImplementedError
+
+    def penalty(self, coefficients: Tensor) -> Float[Tensor, "*replica"] | float:
+        """What is added to the loss, an FVU."""
+        return 0.0
+
+    @torch.no_grad()
+    def calibrate(self, sizes: Float[Tensor, "*replica row subnetwork"]) -> None:
+        """Set `threshold` after training, from the sizes of the coefficients of many rows."""
+
+    @torch.no_grad()
+    def restart(self, at: tuple[int | Tensor, ...]) -> None:
+        """Forget what was learned of subnetworks that begin anew."""
+
+    def alone(self, coefficients: Tensor) -> Bool[Tensor, "*replica row subnetwork"]:
+        """Which coefficients are active where rows do not influence each other."""
+        threshold = self.threshold
+        if threshold.dim() == coefficients.dim() - 2:  # one for all subnetworks
+            threshold = threshold[..., None]
+        return coefficients.abs() >= threshold[..., None, :]
+
+    def select(self, index: int) -> Selection:
+        """The selection of one replica of the first leading axis."""
+        state = {name: values[index] for name, values in self.state_dict().items()}
+        one = type(self)(self.l0, self.lead[1:], next(iter(state.values())))
+        one.load_state_dict(state)
+        return one
+
+
+class BatchTopK(Selection):
+    """The largest coefficients of a batch, l0 per row on average (arXiv 2504.00194, sec. 3.2)."""
+
+    kind = "batch-top-k"
+
+    def __init__(self, l0: float, lead: torch.Size, like: Tensor) -> None:
+        super().__init__(l0, lead, like)
+        self.register_buffer("threshold", like.new_full(lead[:-1], math.inf))
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """See `Selection`."""
+        n_rows = coefficients.shape[-2]
+        return coefficients * largest(coefficients.detach(), max(1, round(self.l0 * n_rows)))
+
+    def calibrate(self, sizes: Tensor) -> None:
+        """The cut that keeps l0 per row over all rows together, whatever the luck of one batch."""
+        keep = max(1, round(self.l0 * sizes.shape[-2]))
+        self.threshold.copy_(sizes.flatten(-2).topk(keep, dim=-1).values.amin(-1))
+
+
+class JumpReLU(Selection):
+    """A learned threshold per subnetwork, with straight-through gradients (arXiv 2407.14435).
+
+    Both signs count: a coefficient is active from the threshold's size on. The mean number of active subnetworks
+    is pulled to l0. Thresholds and kernel are logarithmic, since the scale of gradients is the model's own.
+    """
+
+    kind = "jumprelu"
+    WIDTH = 0.5
+    """Of the kernel through which thresholds learn, in units of ln|coefficient|."""
+    STRENGTH = 1.0
+    """Of the pull to l0: what an L0 twice as large as asked for costs, in FVU."""
+
+    def __init__(self, l0: float, lead: torch.Size, like: Tensor) -> None:
+        super().__init__(l0, lead, like)
+        self._begun = False
+        self.log_threshold = nn.Parameter(like.new_full(lead, -math.inf))
+
+    @property
+    def threshold(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `Selection`."""
+        return self.log_threshold.detach().exp()
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """See `Selection`; the first batch sets the thresholds to what batch top-k would keep."""
+        self._begin(coefficients.detach())
+        return coefficients * self._active(coefficients)
+
+    def penalty(self, coefficients: Tensor) -> Tensor:
+        """(L0 / l0 − 1)²."""
+        self._begin(coefficients.detach())
+        l0 = self._active(coefficients.detach()).sum(-1).mean(-1)
+        return self.STRENGTH * (l0 / self.l0 - 1).square()
+
+    @torch.no_grad()
+    def restart(self, at: tuple[int | Tensor, ...]) -> None:
+        """See `Selection`: they begin at the mean threshold."""
+        self.log_threshold[at] = self.log_threshold.mean(-1)[at[:-1]]
+
+    @torch.no_grad()
+    def _begin(self, coefficients: Tensor) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        keep = max(1, round(self.l0 * coefficients.shape[-2]))
+        cut = coefficients.abs().flatten(-2).topk(keep, dim=-1).values.amin(-1, keepdim=True)
+        tiny = torch.finfo(cut.dtype).tiny
+        fresh = torch.isneginf(self.log_threshold)
+        start = cut.clamp_min(tiny).log()
+        self.log_threshold.copy_(torch.where(fresh, start, self.log_threshold))
+
+    def _active(self, coefficients: Tensor) -> Tensor:
+        tiny = torch.finfo(coefficients.dtype).tiny
+        size = coefficients.detach().abs().clamp_min(tiny).log()
+        active: Tensor = _Step.apply(size, self.log_threshold[..., None, :], self.WIDTH)  # pyright: ignore[reportAssignmentType]
+        return active
+
+
+class _Step(torch.autograd.Function):
+    """1 where size ≥ threshold; to the threshold, minus a rectangle of unit area around it."""
+
+    @staticmethod
+    def forward(ctx, size: Tensor, threshold: Tensor, width: float) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward((size - threshold).abs() <= width / 2)
+        ctx.width = width
+        return (size >= threshold).to(size.dtype)
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[None, Tensor, None]:  # noqa: ANN001
+        (near,) = ctx.saved_tensors
+        return None, -(grad_outputs[0] * near / ctx.width).sum(-2, keepdim=True), None
+
+
+SELECTIONS: dict[str, type[Selection]] = {s.kind: s for s in (BatchTopK, JumpReLU)}
+"""By name."""
+
+
+def selection_of(kind: str) -> type[Selection]:
+    """The selection of that name."""
+    require(
+        kind in SELECTIONS,
+        "selection",
+        f"one of {list(SELECTIONS)}",
+        repr(kind),
+        nearest(kind, SELECTIONS),
+    )
+    return SELECTIONS[kind]
+
+
+def check_l0(l0: float, n_subnetworks: int) -> None:
+    """Refuse a number of active subnetworks outside (0, n_subnetworks]."""
+    if not 0 < l0 <= n_subnetworks:
         raise ValueError(
             problem(
-                "active_fraction",
-                "a share in (0, 1] of all (row, subnetwork) pairs",
-                repr(k),
-                "0.1 keeps a tenth of the coefficients of a batch.",
+                "l0",
+                f"a number of active subnetworks per row in (0, {n_subnetworks}]",
+                repr(l0),
+                "A tenth of the subnetworks is a start.",
             )
         )
 
 
-def n_active(k: float, n_pairs: int) -> int:
-    """How many of `n_pairs` stay active: round(k · n_pairs) exactly, at least 1."""
-    return max(1, round(k * n_pairs))
-
-
-def batch_top_k(
-    coefficients: Float[Tensor, "*replica row subnetwork"], k: float
+def largest(
+    coefficients: Float[Tensor, "*replica row subnetwork"], keep: int
 ) -> Bool[Tensor, "*replica row subnetwork"]:
-    """Mask of the round(k·N) largest |coefficients| of a batch (at least 1), over rows × subnetworks.
+    """Mask of the `keep` largest |coefficients| of a batch, over rows × subnetworks.
 
-    Exactly that many in every replica: ties at the cut are broken by order, row before row and
-    subnetwork before subnetwork. (The paper keeps all above a threshold, the authors' code int(k·N)+1.)
-
-    Args:
-        coefficients: what the encoder makes of the rows' gradients.
-        k: the share to keep, in (0, 1].
-
-    Returns:
-        The mask.
+    Exactly that many in every replica: ties at the cut are broken by order, row before row and subnetwork
+    before subnetwork. (The paper keeps all above a threshold, the authors' code int(k·N)+1.)
     """
-    size = coefficients.detach().flatten(-2).abs()
-    keep = n_active(k, size.shape[-1])
-    if keep == size.shape[-1]:
+    size = coefficients.flatten(-2).abs()
+    if keep >= size.shape[-1]:
         return torch.ones_like(coefficients, dtype=torch.bool)
     cut = _kth_largest(size, keep)
     mask = size >= cut

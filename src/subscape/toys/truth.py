@@ -16,7 +16,7 @@ from torch import Tensor
 
 from subscape._checks import require
 from subscape._shapes import Float
-from subscape.divergences import Divergence, output_gradient, resolve
+from subscape.divergences import Divergence, Values, as_divergence, output_gradient
 from subscape.gradients import row_outputs, vmap_gradients
 from subscape.targets import Target
 from subscape.toys.toy import Toy
@@ -36,7 +36,7 @@ class Truth:
 
 def true_subnetworks(
     toy: Toy,
-    divergence: str | Divergence = "mse",
+    divergence: str | Divergence | Values = "mse",
     *,
     parameters: str | list[str] = "*",
     n_samples: int = 512,
@@ -83,7 +83,7 @@ def row_gradients(
     toy: Toy,
     inputs: Float[Tensor, "row feature"],
     reference_inputs: Float[Tensor, "row feature"],
-    divergence: str | Divergence = "mse",
+    divergence: str | Divergence | Values = "mse",
     *,
     parameters: str | list[str] = "*",
 ) -> Float[Tensor, "row parameter"]:
@@ -102,7 +102,7 @@ def row_gradients(
     target = Target(copy.deepcopy(toy.model).double(), parameters)
     inputs, reference_inputs = inputs.double(), reference_inputs.double()
     towards = output_gradient(
-        resolve(divergence),
+        as_divergence(divergence),
         row_outputs(target, inputs, None),
         row_outputs(target, reference_inputs, None),
     )

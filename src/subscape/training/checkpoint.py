@@ -1,7 +1,7 @@
 """Everything a training run needs to go on as if it had never stopped, in one safetensors file.
 
-Batches, positions and references depend on the seed and the step only (see `gradients.source`), so the
-state is the two stacks, Adam's moments, the counters, and the number of steps done.
+Batches, positions and references depend on the seed and the step only (see `rows`), so the
+state is the dictionary, the optimiser's state, and the number of steps done.
 """
 
 from __future__ import annotations
@@ -19,12 +19,7 @@ NAME = "checkpoint.safetensors"
 
 
 def save_checkpoint(folder: Path, trainer: Trainer) -> None:
-    """Write the trainer's state into a run folder, atomically, over the one before it.
-
-    Args:
-        folder: the run folder.
-        trainer: the trainer.
-    """
+    """Write the trainer's state into a run folder, atomically, over the one before it."""
     write_tensors(folder / NAME, trainer.state(), {"state": json.dumps(_identity(trainer))})
 
 
@@ -61,8 +56,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
                     key,
                     f"{found.get(key)!r}, as in the run found in {folder}",
                     repr(expected[key]),
-                    "Resume with the run's own settings and data (memory_gib decides how many rows "
-                    "and batches are made together), or choose another folder.",
+                    "Resume with the run's own settings and data, or choose another folder.",
                 )
             )
     trainer.load_state(read_tensors(path))
@@ -71,13 +65,10 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
 
 def _identity(trainer: Trainer) -> dict[str, Any]:
     """Everything that the course of a run depends on, by the names of the settings."""
-    found = {
+    settings = {
         k: v
         for k, v in asdict(trainer.config).items()
-        if k not in ("log_every", "checkpoint_every", "memory_gib")
+        if k not in ("log_every", "checkpoint_every", "memory_gib", "micro_batch_size")
     }
-    # What the memory budget comes to: rows made together draw their references together.
-    found["rows_at_once"] = trainer.at_once
-    found["batches_within"] = trainer.batches_within
     sources = [source.identity for source in trainer.sources]
-    return found | {key: [s[key] for s in sources] for key in sources[0]}
+    return settings | {key: [s[key] for s in sources] for key in sources[0]}

@@ -8,7 +8,10 @@ from typing import Literal
 
 from subscape._checks import require
 from subscape.lowrank.layout import Form, RankChoice
-from subscape.subnetworks.selection import check_active_fraction
+from subscape.subnetworks.selection import check_l0, selection_of
+
+DEFAULT_FRACTION = 0.1
+"""k in the paper."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,12 @@ class TrainingConfig:
     """Rank per tensor: an integer, a share of each dimension, ranks per mode, or any of these by glob."""
     form: Form = "tucker"
     """Low-rank form of matrices and kernels: `tucker` or `cp`."""
-    active_fraction: float = 0.1
-    """k of batch top-k: share of the (row, subnetwork) pairs of a batch that stay active."""
+    l0: float | None = None
+    """Active subnetworks per row, on average; or give active_fraction."""
+    active_fraction: float | None = None
+    """The same as a share of all subnetworks, k in the paper; 0.1 where neither is given."""
+    selection: Literal["batch-top-k", "jumprelu"] = "batch-top-k"
+    """Which are active: the largest coefficients of a batch, or those above a learned threshold of each."""
     steps: int = 10_000
     """Optimiser steps."""
     batch_size: int = 128
@@ -35,18 +42,21 @@ class TrainingConfig:
     """Factor of the `step` schedule (the published one is 0.8)."""
     decay_every: int = 3_200
     """Steps between two decays (published for toys: 100 epochs, which are 3,200 steps)."""
-    warm_start: float = 0.1
+    dense_warmup: float = 0.1
     """Share of the steps, at the start, in which all coefficients are active."""
     n_restarts: int = 1
     """Starts trained side by side; the one with the lowest FVU on rows not trained on is kept."""
-    revive_every: int = 200
-    """Steps between revivals: subnetworks that are dead or of little use start anew (0: never)."""
-    revive_until: float = 0.5
-    """Share of the steps after which nothing is revived any more."""
+    resample_every: int = 200
+    """Steps between resamplings: subnetworks that are dead or of little use start anew (0: never)."""
+    resample_until: float = 0.5
+    """Share of the steps after which nothing is resampled any more."""
     n_heldout_rows: int = 1024
     """Rows not trained on, over which the restarts are compared and the FVU is reported."""
     memory_gib: float = 4.0
-    """Memory for the rows of a step and the directions they meet; larger batches are made in parts."""
+    """Memory for the rows of a step and the directions they meet; larger batches are made in parts, which
+    changes no result."""
+    micro_batch_size: int | None = None
+    """Rows made at once, instead of what memory_gib allows."""
     seed: int = 0
     """Draws the start and the order of rows and references."""
     log_every: int = 100
@@ -54,20 +64,48 @@ class TrainingConfig:
     checkpoint_every: int = 1_000
     """Steps between two checkpoints, where there is a run folder."""
 
+    @property
+    def n_active(self) -> float:
+        """Active subnetworks per row."""
+        if self.l0 is not None:
+            return self.l0
+        return (self.active_fraction or DEFAULT_FRACTION) * self.n_subnetworks
+
     def __post_init__(self) -> None:
-        check_active_fraction(self.active_fraction)
+        require(
+            self.l0 is None or self.active_fraction is None,
+            "l0",
+            "l0 or active_fraction, which say the same",
+            f"l0={self.l0} and active_fraction={self.active_fraction}",
+            "Leave one of them out.",
+        )
+        fraction = self.active_fraction
+        require(
+            fraction is None or 0 < fraction <= 1,
+            "active_fraction",
+            "a share in (0, 1] of all subnetworks",
+            repr(fraction),
+            "0.1 keeps a tenth of the coefficients of a batch.",
+        )
+        require(
+            self.micro_batch_size is None or self.micro_batch_size >= 1,
+            "micro_batch_size",
+            "a whole number of at least 1",
+            repr(self.micro_batch_size),
+        )
+        selection_of(self.selection)
         for name in (
             "n_subnetworks",
             "steps",
             "batch_size",
             "decay_every",
             "n_restarts",
-            "revive_every",
+            "resample_every",
             "n_heldout_rows",
             "log_every",
             "checkpoint_every",
         ):
-            value, least = getattr(self, name), 0 if name == "revive_every" else 1
+            value, least = getattr(self, name), 0 if name == "resample_every" else 1
             require(
                 isinstance(value, int) and value >= least,
                 name,
@@ -82,6 +120,7 @@ class TrainingConfig:
             "'cosine', 'step' or 'constant'",
             repr(self.schedule),
         )
-        for name in ("warm_start", "revive_until"):
+        for name in ("dense_warmup", "resample_until"):
             value = getattr(self, name)
             require(0 <= value <= 1, name, "a share of the steps in [0, 1]", repr(value))
+        check_l0(self.n_active, self.n_subnetworks)

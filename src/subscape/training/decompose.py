@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from subscape._checks import nearest, problem, require
 from subscape.data import Samples, as_samples, hashes, n_samples, take
-from subscape.divergences import Divergence
-from subscape.gradients import GradientSource, generator_of
-from subscape.gradients.source import Engine, Rows
-from subscape.references import Pairs, Reference
+from subscape.divergences import Divergence, Values
+from subscape.gradients import GradientSource
+from subscape.gradients.source import Engine
+from subscape.references import Pairs, Reference, name_of
+from subscape.rows import RowKind, generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
 from subscape.training.checkpoint import NAME as CHECKPOINT
@@ -37,9 +38,9 @@ def decompose(
     heldout: Any = None,
     parameters: str | Sequence[str] = "*",
     outputs: Outputs | None = None,
-    divergence: str | Divergence = "mse",
+    divergence: str | Divergence | Values = "mse",
     reference: str | Reference = "another-row",
-    rows: Rows = "sample",
+    rows: RowKind = "sample",
     engine: Engine = "auto",
     config: TrainingConfig | None = None,
     out: str | Path | None = None,
@@ -55,9 +56,11 @@ def decompose(
             tenth of `data` is set aside.
         parameters: globs over parameter names; see `Target`.
         outputs: how to get a tensor out of the model; see `Target`.
-        divergence: `mse`, `half-reference-mse`, `kl`, or a callable `(outputs, reference) -> [row]`.
-        reference: `another-row`, `batch-mean`, `uniform`, or a callable; see `subscape.references`.
-        rows: `sample`, or `token` for a row per sampled position of a sequence model.
+        divergence: `mse`, `half-reference-mse`, `kl`, a `Divergence`, or a function
+            `(outputs, reference) -> [row]`.
+        reference: `another-row`, `mean`, `batch-mean`, `uniform`, or a callable; see `subscape.references`.
+        rows: `sample`; of a sequence model `token` for a row per position, or `sampled-token` for one position
+            of every sequence, drawn anew every time.
         engine: how row gradients are made; `auto` chooses.
         config: settings of the training.
         out: run folder for metrics and checkpoints; a run found there is resumed. The result is saved
@@ -121,7 +124,7 @@ class Prepared:
         if folder is not None:
             _check_folder(folder)
         result = train(self.source, self.heldout, self.config, folder=folder, progress=progress)
-        options = {"rows": self.source.rows, "engine": self.source.engine}
+        options = {"rows": self.source.kind, "engine": self.source.engine}
         result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
         if folder is not None:
             result.save_pretrained(folder / "final", overwrite=True)
@@ -135,9 +138,9 @@ def prepare(
     heldout: Any = None,
     parameters: str | Sequence[str] = "*",
     outputs: Outputs | None = None,
-    divergence: str | Divergence = "mse",
+    divergence: str | Divergence | Values = "mse",
     reference: str | Reference = "another-row",
-    rows: Rows = "sample",
+    rows: RowKind = "sample",
     engine: Engine = "auto",
     config: TrainingConfig | None = None,
     **settings: Any,
@@ -181,19 +184,22 @@ def prepare(
         )
     config = replace(config or TrainingConfig(), **settings)
     (samples, pairs), (kept, kept_pairs) = _split(as_samples(data), heldout, reference, config.seed)
-    options = {"divergence": divergence, "rows": rows, "engine": engine}
-    source = GradientSource(target, samples, reference=pairs, seed=config.seed, **options)
-    held = GradientSource(target, kept, reference=kept_pairs, seed=config.seed + 1, **options)
+    source = GradientSource(
+        target,
+        samples,
+        divergence=divergence,
+        reference=pairs,
+        rows=rows,
+        engine=engine,
+        seed=config.seed,
+    )
+    held = source.over(kept, seed=config.seed + 1, reference=kept_pairs)
     names = {
         "outputs": target.outputs_name,
-        "divergence": _name_of(divergence),
-        "reference": _name_of(reference),
+        "divergence": source.divergence.name,
+        "reference": reference if isinstance(reference, str) else name_of(reference),
     }
     return Prepared(source, held, config, names)
-
-
-def _name_of(rule: Any) -> str:
-    return rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
 
 
 def _check_folder(folder: Path) -> None:

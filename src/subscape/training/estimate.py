@@ -8,6 +8,7 @@ from subscape.gradients import GradientSource
 from subscape.gradients.contraction import through_factors
 from subscape.lowrank import Layout, TensorLayout, make_layout
 from subscape.lowrank.tensor import pair_rank
+from subscape.rows import GROUP
 from subscape.training.config import TrainingConfig
 
 GIB = 2**30
@@ -33,27 +34,27 @@ class Estimate:
     """Rows of a step."""
 
     @property
-    def rows_at_once(self) -> int:
-        """Rows of a step whose gradients are made at once: the batch, or a micro-batch of it."""
+    def micro_batch_size(self) -> int:
+        """Rows of a step whose gradients are made at once: the batch, or a part of it."""
         return min(self.batch_size, self.rows_within)
 
     @property
     def total(self) -> int:
         """All parts together."""
-        rows = self.per_row * self.rows_at_once
+        rows = self.per_row * self.micro_batch_size
         return self.model + self.subnetworks + self.directions + rows
 
     @property
     def n_micro_batches(self) -> int:
         """How many micro-batches make up a step."""
-        return -(-self.batch_size // self.rows_at_once)
+        return -(-self.batch_size // self.micro_batch_size)
 
     def __str__(self) -> str:
         parts = {
             "model": self.model,
             "subnetworks": self.subnetworks,
             "directions": self.directions,
-            f"{self.rows_at_once} rows": self.per_row * self.rows_at_once,
+            f"{self.micro_batch_size} rows": self.per_row * self.micro_batch_size,
         }
         shown = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
         cut = f" in {self.n_micro_batches} micro-batches" if self.n_micro_batches > 1 else ""
@@ -82,9 +83,8 @@ def estimate(source: GradientSource, config: TrainingConfig) -> Estimate:
         source, layout, min(config.batch_size, TYPICAL_ROWS), 2 * n_directions, entry
     )
     left = int(config.memory_gib * GIB) - directions
-    # Whole samples, and two of them at least: one has no other for a reference.
-    n_samples = max(2, left // max(1, per_row) // source.rows_per_sample)
-    within = n_samples * source.rows_per_sample
+    # A group of rows is never cut.
+    within = max(GROUP * source.draws.per_sample, left // max(1, per_row))
     return Estimate(model, subnetworks, directions, per_row, within, config.batch_size)
 
 
@@ -99,7 +99,7 @@ def _directions(tensor: TensorLayout, n: int, of_replica: int, entry: int) -> in
 
 
 def _per_row(source: GradientSource, layout: Layout, n_rows: int, n: int, entry: int) -> int:
-    use = source.memory()
+    use = source.memory
     if use is None:
         return layout.n_parameters * entry
     total = use.per_row

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from subscape._shapes import Float, Int
-from subscape.gradients import DenseRowGradients, FactoredRowGradients
+from subscape.gradients import RowGradients
 from subscape.lowrank import Stack
 
 
@@ -91,20 +91,11 @@ class ProductResidual:
 
 
 def residual_of(
-    gradients: DenseRowGradients | FactoredRowGradients,
+    gradients: RowGradients,
     kept: Float[Tensor, "replica row subnetwork"],
     decoder: Stack,
 ) -> Residual:
-    """The residual of a reconstruction, in the smaller form.
-
-    Args:
-        gradients: row gradients.
-        kept: active coefficients.
-        decoder: V_out, [replica, subnetwork].
-
-    Returns:
-        The residual.
-    """
+    """The residual of a reconstruction with active coefficients `kept`, in the smaller form."""
     if decoder.layout.n_parameters <= gradients.n_rows:
         return VectorResidual(gradients.flat - kept @ decoder.flat())
     projected = gradients.inner(decoder)
@@ -113,22 +104,12 @@ def residual_of(
 
 
 def residual_row(
-    gradients: DenseRowGradients | FactoredRowGradients,
+    gradients: RowGradients,
     kept: Float[Tensor, "row subnetwork"],
     decoder: Stack,
     row: int,
 ) -> Float[Tensor, " parameter"]:
-    """e_i of one row in full.
-
-    Args:
-        gradients: row gradients.
-        kept: active coefficients of one replica.
-        decoder: V_out of that replica, [subnetwork].
-        row: which row.
-
-    Returns:
-        All tensors flattened and concatenated, in model order.
-    """
+    """e_i of one row and replica in full: all tensors flattened and concatenated, in model order."""
     one = torch.zeros(1, gradients.n_rows, dtype=kept.dtype, device=kept.device)
     one[0, row] = 1
     active = kept[row].nonzero()[:, 0]

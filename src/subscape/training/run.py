@@ -16,14 +16,9 @@ from subscape._checks import require
 from subscape._io import append_jsonl
 from subscape.data import hashes
 from subscape.gradients import GradientSource
-from subscape.lowrank import Stack
+from subscape.references import FixedOutput
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.subnetworks.evaluation import (
-    Evaluation,
-    check_not_zero,
-    evaluate,
-    inference_threshold,
-)
+from subscape.subnetworks.evaluation import Evaluation, calibrate, check_not_zero, evaluate
 from subscape.training.checkpoint import load_checkpoint, save_checkpoint
 from subscape.training.config import TrainingConfig
 from subscape.training.trainer import Trainer
@@ -81,7 +76,7 @@ def train_side_by_side(
         _cut_metrics(folder / METRICS, trainer.step_number)
     if trainer.step_number < config.steps:
         # Found now, not after a whole run on nothing; the trainer keeps these rows for its step.
-        check_not_zero(trainer.gradients(trainer.step_number).squared_norm().sum(-1))
+        check_not_zero(trainer.stream.gradients(trainer.step_number).squared_norm().sum(-1))
     started, first = time.perf_counter(), trainer.step_number
     bar = tqdm(
         total=config.steps,
@@ -93,11 +88,11 @@ def train_side_by_side(
     )
     with bar:
         while trainer.step_number < config.steps:
-            found = trainer.step()
+            batch = trainer.step()
             step = trainer.step_number
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
-                fvu = found.fvu.detach()
+                fvu = batch.fvu.detach()
                 require(
                     bool(torch.isfinite(fvu).all()),
                     "learning_rate",
@@ -107,7 +102,7 @@ def train_side_by_side(
                 )
                 bar.set_postfix(fvu=f"{fvu.min():.3f}")
                 if folder is not None:
-                    append_jsonl(folder / METRICS, _metrics(step, fvu, found.active))
+                    append_jsonl(folder / METRICS, _metrics(step, fvu, batch.codes != 0))
             if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
                 save_checkpoint(folder, trainer)
     seconds = time.perf_counter() - started
@@ -139,47 +134,24 @@ def _cut_metrics(path: Path, step: int) -> None:
 def _best(
     trainer: Trainer, index: int, heldout: GradientSource, metrics: dict[str, Any]
 ) -> Decomposition:
-    config = trainer.config
-    encoder = _frozen(trainer.encoder.select(index))
-    decoder = _frozen(trainer.decoder.select(index))
-    result = evaluate(
-        heldout,
-        encoder,
-        decoder,
-        config.active_fraction,
-        n_rows=config.n_heldout_rows,
-        batch_size=config.batch_size,
-        at_once=trainer.at_once,
-    )
+    config, source = trainer.config, trainer.sources[index]
+    restarts = trainer.dictionary.select(index)
+    amount: dict[str, Any] = {
+        "n_rows": config.n_heldout_rows,
+        "batch_size": config.batch_size,
+        "micro_batch_size": trainer.stream.micro_batch_size,
+    }
+    result = evaluate(heldout, restarts, **amount)
     best = int(result.fvu.argmin())
-    encoder, decoder = encoder.select(best), decoder.select(best)
-    source = trainer.sources[index]
-    threshold = inference_threshold(
-        source,
-        encoder,
-        config.active_fraction,
-        n_rows=config.n_heldout_rows,
-        batch_size=config.batch_size,
-        at_once=trainer.at_once,
-    )
-    alone = evaluate(
-        heldout,
-        encoder,
-        decoder,
-        config.active_fraction,
-        n_rows=config.n_heldout_rows,
-        batch_size=config.batch_size,
-        at_once=trainer.at_once,
-        threshold=threshold,
-    )
+    dictionary = restarts.select(best)
+    calibrate(dictionary, source, **amount)
+    alone = evaluate(heldout, dictionary, alone=True, **amount)
+    figures = _figures(result, alone, best)
     return Decomposition(
-        encoder=encoder,
-        decoder=decoder,
-        threshold=float(threshold),
+        dictionary=dictionary,
         target=source.target.fingerprint(),
-        metrics=metrics
-        | _figures(result, alone, best)
-        | {"heldout_samples": len(set(hashes(heldout.data)))},
+        metrics=metrics | figures | {"heldout_samples": len(set(hashes(heldout.data)))},
+        reference=source.reference if isinstance(source.reference, FixedOutput) else None,
     )
 
 
@@ -196,7 +168,3 @@ def _figures(result: Evaluation, alone: Evaluation, best: int) -> dict[str, Any]
         "restart": best,
         "heldout_rows": result.n_rows,
     }
-
-
-def _frozen(stack: Stack) -> Stack:
-    return Stack(stack.layout, stack.weights.detach().clone())

@@ -1,4 +1,4 @@
-"""Learning rate and active fraction as functions of the step."""
+"""Learning rate and dense warm-up as functions of the step."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate
 
 
-def active_fraction(config: TrainingConfig, step: int) -> float:
-    """K at `step`: everything during the warm start, `config.active_fraction` after it."""
-    return 1.0 if step < config.warm_start * config.steps else config.active_fraction
+def in_dense_warmup(config: TrainingConfig, step: int) -> bool:
+    """Whether all coefficients are active at `step`."""
+    return step < config.dense_warmup * config.steps

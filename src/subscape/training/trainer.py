@@ -1,8 +1,7 @@
-"""Train stacks of subnetworks on streams of row gradients; all restarts in one vectorised run.
+"""Train dictionaries on streams of row gradients; all restarts in one vectorised run.
 
-What flows in: sources of row gradients (one, or several targets of one shape side by side) and a
-`TrainingConfig`. What flows out: an encoder and a decoder stack per replica. The trainer knows no model
-and no data.
+What flows in: a stream of row gradients (of one target, or of several side by side) and a `TrainingConfig`.
+What flows out: a dictionary with the axes [source, restart, subnetwork].
 """
 
 from __future__ import annotations
@@ -12,187 +11,106 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from subscape.gradients import (
-    DenseRowGradients,
-    FactoredRowGradients,
-    GradientSource,
-    RowGradients,
-    generator_of,
-)
-from subscape.lowrank import Layout, Stack, initial_stack, make_layout
-from subscape.lowrank.stack import unit
-from subscape.subnetworks.objective import Reconstruction, reconstruct
+from subscape.gradients import GradientSource
+from subscape.lowrank import Stack, initial_stack, make_layout
+from subscape.rows import generator_of
+from subscape.subnetworks.dictionary import Dictionary, Reconstruction
+from subscape.subnetworks.selection import selection_of
 from subscape.training.config import TrainingConfig
 from subscape.training.estimate import estimate
-from subscape.training.revival import N_CANDIDATES, n_replaced_at_most, replacements
-from subscape.training.schedule import active_fraction, learning_rate
-
-PREFETCH_BUDGET = 32 * 2**20
-"""Bytes of row gradients of one source made ahead in one engine call, where batches are small."""
-REVIVAL_ROWS = 1024
-"""Rows, or one batch if that is more, on which the use of subnetworks is measured."""
-REVIVAL_BUDGET = 128 * 2**20
-"""Bytes of dense row gradients up to which more rows than a batch are taken."""
-PREFETCH_STEPS = 64
-"""Batches made ahead at most."""
+from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, replacements
+from subscape.training.schedule import in_dense_warmup, learning_rate
+from subscape.training.stream import Stream
 
 
 class Trainer:
-    """Adam on encoder and decoder, unit decoder rows after every step.
+    """Adam on a dictionary, unit decoder rows after every step.
 
     Args:
         sources: row gradients to train on; several are trained side by side, each with its own restarts.
         config: the settings.
-
-    All stacks have the axes [source, restart, subnetwork].
     """
 
     def __init__(self, sources: Sequence[GradientSource], config: TrainingConfig) -> None:
-        self.sources = list(sources)
-        self.config = config
-        self.layout: Layout = make_layout(self.sources[0].shapes, config.rank, config.form)
+        self.sources, self.config = list(sources), config
+        layout = make_layout(self.sources[0].shapes, config.rank, config.form)
         like = self.sources[0].target.like
         lead = (config.n_restarts, config.n_subnetworks)
-        starts = [
-            initial_stack(self.layout, lead, generator_of(source.seed, 2), like).weights
+        start = torch.stack([
+            initial_stack(layout, lead, generator_of(source.seed, 2), like).weights
             for source in self.sources
-        ]
-        weights = torch.stack(starts)
+        ])
+        selection = selection_of(config.selection)(config.n_active, start.shape[:-1], like)
         # The encoder starts equal to the decoder.
-        self.encoder_weights = weights.clone().requires_grad_(True)
-        self.decoder_weights = weights.clone().requires_grad_(True)
+        self.dictionary = Dictionary(Stack(layout, start.clone()), Stack(layout, start), selection)
         self.optimiser = torch.optim.Adam(
-            [self.encoder_weights, self.decoder_weights], lr=config.learning_rate, fused=True
+            self.dictionary.parameters(), lr=config.learning_rate, fused=True
         )
-        for weight in (self.encoder_weights, self.decoder_weights):
-            self.optimiser.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=like.device),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
-        self.at_once: int | None = None
-        """Rows of a batch whose gradients are made at once; None for all of them."""
-        self._rows_within: int | None = None
-        if len(self.sources) == 1 and self.sources[0].plan is not None:
-            found = estimate(self.sources[0], config)
-            self._rows_within = found.rows_within
-            self.at_once = found.rows_at_once if found.n_micro_batches > 1 else None
+        at_once = config.micro_batch_size
+        if at_once is None and len(self.sources) == 1 and self.sources[0].plan is not None:
+            at_once = estimate(self.sources[0], config).rows_within
+        self.stream = Stream(self.sources, layout, config.batch_size, at_once)
         self.step_number = 0
-        self._block: tuple[int, Tensor] | None = None
-
-    @property
-    def encoder(self) -> Stack:
-        """V_in, [source, restart, subnetwork]."""
-        return Stack(self.layout, self.encoder_weights)
-
-    @property
-    def decoder(self) -> Stack:
-        """V_out, [source, restart, subnetwork]; unit rows."""
-        return Stack(self.layout, self.decoder_weights)
 
     @torch.enable_grad()
     def step(self) -> Reconstruction:
         """One optimiser step; gives the reconstruction before it."""
-        k = active_fraction(self.config, self.step_number)
-        gradients = self.gradients(self.step_number)
+        config = self.config
+        gradients = self.stream.gradients(self.step_number)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config, self.step_number)
+            group["lr"] = learning_rate(config, self.step_number)
         self.optimiser.zero_grad()
-        found = reconstruct(gradients, self.encoder, self.decoder, k)
-        found.fvu.sum().backward()
+        batch = self.dictionary(gradients, everything=in_dense_warmup(config, self.step_number))
+        batch.loss.backward()
         self.optimiser.step()
-        with torch.no_grad():
-            self.decoder_weights.copy_(unit(self.decoder).weights)
+        self.dictionary.normalise()
         self.step_number += 1
-        every, until = self.config.revive_every, self.config.revive_until * self.config.steps
+        every, until = config.resample_every, config.resample_until * config.steps
         if every and self.step_number % every == 0 and self.step_number <= until:
-            self._revive()
-        return found
+            self._resample()
+        return batch
 
     @torch.no_grad()
-    def _revive(self) -> None:
-        """Replace subnetworks of little use; see `revival`. Source by source: none depends on another."""
+    def _resample(self) -> None:
+        """Replace subnetworks of little use; see `resampling`. Source by source: none depends on another."""
         config = self.config
         n_draws = N_CANDIDATES * n_replaced_at_most(config.n_subnetworks)
         for index, source in enumerate(self.sources):
-            gradients = self._revival_rows(source)
-            picks = torch.rand(
-                config.n_restarts,
-                n_draws,
-                generator=generator_of(source.seed, 4, self.step_number),
-            )
+            generator = generator_of(source.seed, 4, self.step_number)
+            picks = torch.rand(config.n_restarts, n_draws, generator=generator)
             new = replacements(
-                gradients,
-                self.encoder.select(index),
-                self.decoder.select(index),
-                config.active_fraction,
-                picks.to(self.decoder_weights),
+                self.stream.judging(index, self.step_number),
+                self.dictionary.select(index),
+                picks.to(self.dictionary.decoder_weights),
             )
-            for weight in (self.encoder_weights, self.decoder_weights):
-                weight[index, new.replica, new.subnetwork] = new.weights
-                for key in ("exp_avg", "exp_avg_sq"):
-                    self.optimiser.state[weight][key][index, new.replica, new.subnetwork] = 0
-
-    def _revival_rows(self, source: GradientSource) -> DenseRowGradients | FactoredRowGradients:
-        """Fresh rows to judge subnetworks by: several batches, or one, or what may be made at once."""
-        size = self.config.batch_size
-        if self.at_once is not None and self.at_once < size:
-            return source.gradients(source.block(self.step_number, 1, self.at_once))
-        row = self.layout.n_parameters * self.decoder_weights.element_size()
-        affordable = max(1, REVIVAL_BUDGET // (row * size))
-        count = max(1, min(affordable, REVIVAL_ROWS // size, self.batches_within))
-        return source.gradients(source.block(self.step_number, count, size))
-
-    def gradients(self, number: int) -> RowGradients:
-        """Row gradients of batch `number` of every source."""
-        per_block = self.steps_per_block
-        if per_block == 1 and len(self.sources) == 1:
-            return self.sources[0].batch_gradients(
-                number, self.config.batch_size, at_once=self.at_once
-            )
-        first = number // per_block * per_block
-        if self._block is None or self._block[0] != first:
-            size = self.config.batch_size
-            flats = [s.gradients(s.block(first, per_block, size)).flat for s in self.sources]
-            block = torch.stack(flats).unflatten(1, (per_block, size)).movedim(1, 0).contiguous()
-            self._block = (first, block)
-        return DenseRowGradients(self._block[1][number - first], self.sources[0].shapes)
-
-    @property
-    def steps_per_block(self) -> int:
-        """Blocks start at multiples of their length, so a resumed run makes the very same ones."""
-        row = self.layout.n_parameters * self.encoder_weights.element_size()
-        # By source: a source draws the same rows and references whatever is trained beside it.
-        affordable = PREFETCH_BUDGET // (row * self.config.batch_size)
-        return max(1, min(affordable, self.batches_within))
-
-    @property
-    def batches_within(self) -> int:
-        """Whole batches whose gradients may be made at once within the memory budget."""
-        if self._rows_within is None:
-            return PREFETCH_STEPS
-        return min(PREFETCH_STEPS, self._rows_within // self.config.batch_size)
+            at = (index, new.replica, new.subnetwork)
+            self.dictionary.encoder_weights[at] = new.weights
+            self.dictionary.decoder_weights[at] = new.weights
+            self.dictionary.selection.restart(at)
+            for parameter in self.dictionary.parameters():
+                for key, values in self.optimiser.state[parameter].items():
+                    if key != "step":
+                        values[at] = 0
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the rest of the run depends on."""
-        state = {
-            "step": torch.tensor(self.step_number),
-            "encoder": self.encoder_weights.detach(),
-            "decoder": self.decoder_weights.detach(),
+        moments = {
+            f"optimiser.{number}.{key}": value
+            for number, of_parameter in self.optimiser.state_dict()["state"].items()
+            for key, value in of_parameter.items()
         }
-        for side, weight in (("encoder", self.encoder_weights), ("decoder", self.decoder_weights)):
-            for key, value in self.optimiser.state[weight].items():
-                state[f"{side}.{key}"] = value
-        return state
+        weights = {f"dictionary.{k}": v for k, v in self.dictionary.state_dict().items()}
+        return {"step": torch.tensor(self.step_number), **weights, **moments}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
         self.step_number = int(state["step"])
-        with torch.no_grad():
-            for side, weight in (
-                ("encoder", self.encoder_weights),
-                ("decoder", self.decoder_weights),
-            ):
-                weight.copy_(state[side])
-                for key, value in self.optimiser.state[weight].items():
-                    value.copy_(state[f"{side}.{key}"])
+        weights = {k.split(".", 1)[1]: v for k, v in state.items() if k.startswith("dictionary.")}
+        self.dictionary.load_state_dict(weights)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, values in state.items():
+            if name.startswith("optimiser."):
+                _, number, key = name.split(".")
+                moments.setdefault(int(number), {})[key] = values
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})

@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from subscape._shapes import Float, Int
-from subscape.gradients import DenseRowGradients, FactoredRowGradients
-from subscape.lowrank import Stack
+from subscape.gradients import RowGradients
 from subscape.lowrank.project import project
 from subscape.lowrank.stack import unit
-from subscape.subnetworks.objective import reconstruct
+from subscape.subnetworks.dictionary import Dictionary
 from subscape.training.residual import Residual, residual_of, residual_row
 
 N_CANDIDATES = 16
@@ -49,30 +48,24 @@ class Replacements(NamedTuple):
 
 @torch.no_grad()
 def replacements(
-    gradients: DenseRowGradients | FactoredRowGradients,
-    encoder: Stack,
-    decoder: Stack,
-    active_fraction: float,
-    picks: Float[Tensor, "replica draw"],
+    gradients: RowGradients, dictionary: Dictionary, picks: Float[Tensor, "replica draw"]
 ) -> Replacements:
     """Choose subnetworks to replace and directions to put in their place.
 
     Args:
         gradients: fresh rows, many more than a training batch where that is cheap.
-        encoder: V_in, [replica, subnetwork].
-        decoder: V_out, [replica, subnetwork].
-        active_fraction: k.
+        dictionary: the subnetworks, [replica, subnetwork].
         picks: uniform random numbers, `N_CANDIDATES` for each replacement, by replica.
 
     Returns:
         The replacements.
     """
-    found = reconstruct(gradients, encoder, decoder, active_fraction)
-    kept = found.coefficients * found.active
+    decoder, selection = dictionary.decoder, dictionary.selection
+    kept = selection(gradients.inner(dictionary.encoder))
     along = gradients.inner(decoder) - kept @ decoder.gram()  # e · v_k
     use = (2 * kept * along + kept.square()).sum(-2)
     residual = residual_of(gradients, kept, decoder)
-    fair = max(1, round(active_fraction * kept.shape[-2]))
+    fair = max(1, round(selection.l0 / kept.shape[-1] * kept.shape[-2]))
     order = use.argsort(dim=-1)
     replicas, indices, news = [], [], []
     for turn, draws in enumerate(picks.split(N_CANDIDATES, dim=-1)):
@@ -90,7 +83,7 @@ def replacements(
         residual = residual.without(row, fair)
     if not news:
         empty = torch.zeros(0, dtype=torch.long)
-        return Replacements(empty, empty, encoder.weights[0, :0])
+        return Replacements(empty, empty, decoder.weights[0, :0])
     return Replacements(torch.tensor(replicas), torch.tensor(indices), torch.cat(news))
 
 

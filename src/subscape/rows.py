@@ -1,0 +1,223 @@
+"""Which samples, positions and partners a step has: pure in (seed, step, rank, number of ranks).
+
+Rows come in groups of whole samples that are always made together, by whatever memory budget and on whatever
+rank: a row's partner is in its own group. So neither micro-batches nor processes change what a row is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from subscape._checks import problem
+from subscape._shapes import Float, Int
+
+RowKind = Literal["sample", "sampled-token", "token"]
+"""What a row is: a sample; one position of every sequence, drawn anew every time; every position of each."""
+GROUP = 8
+"""Samples in a group at least, where there are as many."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a data set, in groups that are made together."""
+
+    samples: Int[Tensor, " row"]
+    """Index of every row's sample in the data."""
+    position: Int[Tensor, " row"] | None
+    """Position in the sequence of every token row; None where a sample is a row."""
+    partner: Int[Tensor, " row"]
+    """Place among these rows of another row of the same group, uniform over them; the row's own if alone."""
+    groups: tuple[int, ...]
+    """Rows of every group, in their order."""
+    per_sample: int = 1
+    """Rows of a sample, one after the other: its positions where every position is a row."""
+    n_positions: int = 1
+    """Positions of a sequence."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def index(self) -> Int[Tensor, " row"]:
+        """Place of every row in the data, counting a sequence's positions where rows are tokens."""
+        if self.position is None:
+            return self.samples
+        return self.samples * self.n_positions + self.position
+
+    @property
+    def sample_of_each(self) -> Int[Tensor, " sample"]:
+        """The samples, each once."""
+        return self.samples[:: self.per_sample]
+
+    @property
+    def picked_position(self) -> Int[Tensor, " sample"] | None:
+        """The position asked for in every sample; None where a sample, or each of its positions, is a row."""
+        return None if self.per_sample > 1 else self.position
+
+    def between(self, start: int, stop: int) -> Rows:
+        """The groups from number `start` to before `stop`."""
+        ends = [0, *accumulate(self.groups)]
+        part = slice(ends[start], ends[stop])
+        position = None if self.position is None else self.position[part]
+        partner = self.partner[part] - ends[start]
+        groups = self.groups[start:stop]
+        return Rows(
+            self.samples[part], position, partner, groups, self.per_sample, self.n_positions
+        )
+
+    def micro_batches(self, size: int | None) -> list[Rows]:
+        """Whole groups of up to `size` rows together, one group at least; all rows where it is None."""
+        if size is None or len(self) <= size:
+            return [self]
+        parts, start, rows = [], 0, 0
+        for number, n in enumerate(self.groups):
+            if rows and rows + n > size:
+                parts.append(self.between(start, number))
+                start, rows = number, 0
+            rows += n
+        return [*parts, self.between(start, len(self.groups))]
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Rows one after the other; partners stay within their parts."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = accumulate([len(part) for part in parts], initial=0)
+    positions = [part.position for part in parts if part.position is not None]
+    return Rows(
+        torch.cat([part.samples for part in parts]),
+        torch.cat(positions) if positions else None,
+        torch.cat([part.partner + start for part, start in zip(parts, starts, strict=False)]),
+        tuple(n for part in parts for n in part.groups),
+        parts[0].per_sample,
+        parts[0].n_positions,
+    )
+
+
+@dataclass(frozen=True)
+class RowDraws:
+    """Draws rows from a data set of known size.
+
+    Steps of one epoch have different samples; every epoch is shuffled anew.
+    """
+
+    n_samples: int
+    """Samples there are."""
+    kind: RowKind
+    """What a row is."""
+    n_positions: int
+    """Positions of a sample's outputs; of no meaning where a sample is a row."""
+    seed: int
+    """Draws the order of samples, positions and partners."""
+
+    @property
+    def per_sample(self) -> int:
+        """Rows that a sample gives."""
+        return self.n_positions if self.kind == "token" else 1
+
+    def at_step(self, step: int, size: int, *, rank: int = 0, n_ranks: int = 1) -> Rows:
+        """The rows of a step.
+
+        Args:
+            step: number of the step, from 0.
+            size: rows of the step, over all ranks.
+            rank: which share of the groups.
+            n_ranks: how many shares there are.
+
+        Returns:
+            The rows: the same for the same arguments, whatever was drawn before.
+
+        Raises:
+            ValueError: if there are fewer samples than that, or `size` is no whole number of sequences.
+        """
+        if size % self.per_sample:
+            fitting = -(-size // self.per_sample) * self.per_sample
+            raise ValueError(
+                problem(
+                    "batch_size",
+                    f"a multiple of the {self.n_positions} positions of a sample for 'token' rows",
+                    f"{size}",
+                    f"{fitting} would do.",
+                )
+            )
+        n = size // self.per_sample
+        if n > self.n_samples:
+            raise ValueError(
+                problem(
+                    "batch_size",
+                    f"at most the {self.n_samples} samples there are (without those held out)",
+                    f"{n}",
+                    "Lower it, or give more data.",
+                )
+            )
+        epoch, place = divmod(step, self.n_samples // n)
+        order = permutation(self.n_samples, self.seed, epoch)
+        rows = self.of_samples(order[place * n : (place + 1) * n], draw=step)
+        if n_ranks == 1:
+            return rows
+        bounds = [len(rows.groups) * r // n_ranks for r in (rank, rank + 1)]
+        return rows.between(*bounds)
+
+    def of_samples(self, samples: Int[Tensor, " sample"], *, draw: int) -> Rows:
+        """Rows of given samples, with positions and partners of draw number `draw`."""
+        generator = generator_of(self.seed, 1, draw)
+        position, n = None, len(samples)
+        if self.kind == "sampled-token":
+            position = torch.randint(0, self.n_positions, (n,), generator=generator)
+        if self.kind == "token":
+            position = torch.arange(self.n_positions).repeat(n)
+            samples = samples.repeat_interleave(self.n_positions)
+        groups = _group_sizes(n, self.per_sample)
+        partner = _partners(groups, generator)
+        return Rows(samples, position, partner, groups, self.per_sample, self.n_positions)
+
+
+def generator_of(*numbers: int) -> torch.Generator:
+    """A CPU generator that depends on `numbers` only: its own stream for every use of a seed."""
+    state = 0
+    for number in numbers:
+        # splitmix64 step: neighbouring numbers must not give related Mersenne seeds.
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state - 2**63)
+
+
+@lru_cache(maxsize=8)
+def permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of n samples in an epoch."""
+    return torch.randperm(n, generator=generator_of(seed, 0, epoch))
+
+
+def _group_sizes(n_samples: int, per_sample: int) -> tuple[int, ...]:
+    """Rows of each group: `GROUP` samples or a few more, so that none is left with one row alone."""
+    n_groups = max(1, n_samples // GROUP)
+    bounds = [n_samples * g // n_groups for g in range(n_groups + 1)]
+    return tuple((b - a) * per_sample for a, b in _pairs(bounds))
+
+
+def _pairs(values: Sequence[int]) -> Iterator[tuple[int, int]]:
+    return zip(values[:-1], values[1:], strict=True)
+
+
+def _partners(groups: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, " row"]:
+    size, start = _bounds(groups)
+    draw: Float[Tensor, " row"] = torch.rand(len(size), generator=generator, dtype=torch.float64)
+    steps = 1 + (draw * (size - 1)).long()
+    return start + (torch.arange(len(size)) - start + steps) % size
+
+
+@lru_cache(maxsize=32)
+def _bounds(groups: tuple[int, ...]) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"]]:
+    """Size and start of every row's group."""
+    sizes = torch.tensor(groups)
+    starts = sizes.cumsum(0) - sizes
+    return sizes.repeat_interleave(sizes), starts.repeat_interleave(sizes)

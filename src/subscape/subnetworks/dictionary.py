@@ -1,0 +1,106 @@
+"""The dictionary: encoder, decoder and selection, from row gradients to codes and the parts of the loss."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from subscape._shapes import Float
+from subscape.gradients.row_gradients import RowGradients
+from subscape.lowrank import Layout, Stack
+from subscape.lowrank.stack import unit
+from subscape.subnetworks.objective import by_replica, error_of, reconstruction_error
+from subscape.subnetworks.selection import Selection
+
+
+class Reconstruction(NamedTuple):
+    """One pass of a batch through encoder, selection and decoder."""
+
+    error: Float[Tensor, "*replica"]
+    """Σ_rows ‖g − ĝ‖²."""
+    total: Float[Tensor, "*replica"]
+    """Σ_rows ‖g‖²."""
+    codes: Float[Tensor, "*replica row subnetwork"]
+    """⟨g, V_in⟩ where active, otherwise 0."""
+    penalty: Float[Tensor, "*replica"] | float
+    """Of the selection."""
+
+    @property
+    def fvu(self) -> Float[Tensor, "*replica"]:
+        """Fraction of variance unexplained, pooled and uncentred."""
+        return self.error / self.total
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """What training minimises: replicas do not influence each other, so their sum."""
+        return (self.fvu + self.penalty).sum()
+
+
+class Dictionary(nn.Module):
+    """Subnetworks: V_in, V_out and the selection between them, all with the axes [*replica, subnetwork].
+
+    Args:
+        encoder: V_in.
+        decoder: V_out; its rows are unit vectors over all tensors together.
+        selection: which coefficients are active.
+    """
+
+    def __init__(self, encoder: Stack, decoder: Stack, selection: Selection) -> None:
+        super().__init__()
+        self.layout: Layout = decoder.layout
+        self.encoder_weights = nn.Parameter(encoder.weights)
+        self.decoder_weights = nn.Parameter(decoder.weights)
+        self.selection = selection
+
+    @property
+    def encoder(self) -> Stack:
+        """V_in."""
+        return Stack(self.layout, self.encoder_weights)
+
+    @property
+    def decoder(self) -> Stack:
+        """V_out."""
+        return Stack(self.layout, self.decoder_weights)
+
+    def forward(self, gradients: RowGradients, *, everything: bool = False) -> Reconstruction:
+        """Encode a batch, select, and measure what the decoder leaves unexplained.
+
+        Args:
+            gradients: row gradients of the batch.
+            everything: let all coefficients be active.
+
+        Returns:
+            Codes and parts of the loss, differentiable.
+        """
+        both = Stack(self.layout, torch.cat([self.encoder_weights, self.decoder_weights], dim=-2))
+        coefficients, projected = gradients.inner(both).chunk(2, dim=-1)
+        codes = coefficients if everything else self.selection(coefficients)
+        penalty = 0.0 if everything else self.selection.penalty(coefficients)
+        total = gradients.squared_norm().sum(-1)
+        error = error_of(total, codes, projected, self.decoder.gram())
+        return Reconstruction(error, by_replica(total, error), codes, penalty)
+
+    @torch.no_grad()
+    def reconstruct(self, gradients: RowGradients, *, alone: bool = False) -> Reconstruction:
+        """The same for evaluation: exact to more digits, without graph; `alone` selects row by row."""
+        coefficients = gradients.inner(self.encoder)
+        selection = self.selection
+        codes = coefficients * selection.alone(coefficients) if alone else selection(coefficients)
+        error = reconstruction_error(gradients, codes, self.decoder).double()
+        total = gradients.squared_norm().double().sum(-1)
+        return Reconstruction(error, by_replica(total, error), codes, 0.0)
+
+    @torch.no_grad()
+    def normalise(self) -> None:
+        """Scale every decoder row to unit length."""
+        self.decoder_weights.copy_(unit(self.decoder).weights)
+
+    def select(self, index: int) -> Dictionary:
+        """One replica of the first leading axis, frozen."""
+        encoder, decoder = (
+            Stack(self.layout, weights.detach()[index].clone())
+            for weights in (self.encoder_weights, self.decoder_weights)
+        )
+        return Dictionary(encoder, decoder, self.selection.select(index)).requires_grad_(False)

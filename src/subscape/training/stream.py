@@ -1,0 +1,80 @@
+"""The row gradients that training sees: step by step, of one target or of several side by side.
+
+Which rows a step has is a matter of seed and step alone; here they are made in pieces that fit memory, or
+several steps' at once where they are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from subscape.gradients import DenseRowGradients, GradientSource, RowGradients
+from subscape.lowrank import Layout
+from subscape.rows import joined
+
+PREFETCH_BUDGET = 32 * 2**20
+"""Bytes of row gradients of one source made ahead in one engine call, where batches are small."""
+PREFETCH_STEPS = 64
+"""Steps made ahead at most."""
+JUDGING_ROWS = 1024
+"""Rows, or one batch if that is more, on which the use of subnetworks is measured."""
+JUDGING_BUDGET = 128 * 2**20
+"""Bytes of dense row gradients up to which more rows than a batch are taken."""
+
+
+class Stream:
+    """Batches of row gradients.
+
+    Args:
+        sources: one per target; of several the gradients have a leading axis.
+        layout: of the directions.
+        batch_size: rows of a step and target.
+        micro_batch_size: rows made at once; None for as many as there are.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[GradientSource],
+        layout: Layout,
+        batch_size: int,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        self.sources = list(sources)
+        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self._row_bytes = layout.n_parameters * self.sources[0].target.like.element_size()
+        self._block: tuple[int, Tensor] | None = None
+
+    def gradients(self, step: int) -> RowGradients:
+        """Row gradients of a step."""
+        n = self.steps_ahead
+        if n == 1 and len(self.sources) == 1:
+            (source,) = self.sources
+            rows = source.rows(step, self.batch_size)
+            return source.gradients(rows, micro_batch_size=self.micro_batch_size)
+        first = step // n * n
+        if self._block is None or self._block[0] != first:
+            block = torch.stack([self._of_steps(s, first, n).flat for s in self.sources])
+            by_step = block.unflatten(1, (n, self.batch_size)).movedim(1, 0).contiguous()
+            self._block = (first, by_step)
+        return DenseRowGradients(self._block[1][step - first], self.sources[0].shapes)
+
+    def judging(self, index: int, step: int) -> RowGradients:
+        """Rows of one source to judge subnetworks by: those of the next steps."""
+        affordable = JUDGING_BUDGET // (self._row_bytes * self.batch_size)
+        n = max(1, min(affordable, JUDGING_ROWS // self.batch_size))
+        return self._of_steps(self.sources[index], step, n)
+
+    @property
+    def steps_ahead(self) -> int:
+        """Steps whose gradients are made together."""
+        affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // (self._row_bytes * self.batch_size))
+        if self.micro_batch_size is not None:
+            affordable = min(affordable, self.micro_batch_size // self.batch_size)
+        return max(1, affordable)
+
+    def _of_steps(self, source: GradientSource, first: int, n: int) -> RowGradients:
+        rows = joined([source.rows(step, self.batch_size) for step in range(first, first + n)])
+        return source.gradients(rows, micro_batch_size=self.micro_batch_size)
