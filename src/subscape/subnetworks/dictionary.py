@@ -116,7 +116,8 @@ def _products(
     """⟨g, V_in⟩, ⟨g, V_out⟩ and V_out V_outᵀ."""
     both = Stack(encoder.layout, torch.cat([encoder.weights, decoder.weights], dim=-2))
     if not isinstance(gradients, DenseRowGradients):
-        return *gradients.inner(both).chunk(2, dim=-1), decoder.gram()
+        coefficients, projected = gradients.inner(both).chunk(2, dim=-1)
+        return coefficients, projected, decoder.gram()
     # Where rows are dense, the directions are multiplied out once for all three.
     flat = both.flat()
     coefficients, projected = times_directions(gradients.flat, flat).chunk(2, dim=-1)
