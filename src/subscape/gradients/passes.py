@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.targets import Target
 
 
+@runtime_checkable
 class Pass(Protocol):
     """Outputs at rows, and row gradients for any ∂D/∂f there."""
 
