@@ -90,7 +90,7 @@ def through_factors(
 
 def terms_gram(
     first: Terms, second: Terms, products: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "row row"]:
+) -> Float[Tensor, "row other"]:
     """Sums over the terms of both rows, some terms of the second at a time.
 
     Args:

@@ -56,9 +56,9 @@ class Selection(nn.Module):
     def alone(self, coefficients: Tensor) -> Bool[Tensor, "*replica row subnetwork"]:
         """Which coefficients are active where rows do not influence each other."""
         threshold = self.threshold
-        if threshold.dim() == coefficients.dim() - 2:  # one for all subnetworks
-            threshold = threshold[..., None]
-        return coefficients.abs() >= threshold[..., None, :]
+        of_each = threshold.dim() == len(self.lead)
+        cut = threshold[..., None, :] if of_each else threshold[..., None, None]
+        return coefficients.abs() >= cut
 
     def select(self, index: int) -> Selection:
         """The selection of one replica of the first leading axis."""
