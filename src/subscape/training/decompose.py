@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import nearest, problem, require
+from subscape._io import check_free
 from subscape.data import Samples, as_samples, hashes, n_samples, take
 from subscape.divergences import Divergence
 from subscape.gradients import GradientSource, generator_of
 from subscape.gradients.source import Engine, Rows
 from subscape.references import Pairs, Reference
-from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.decomposition import Decomposition, is_decomposition
 from subscape.targets import Outputs, Target
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
@@ -203,16 +204,15 @@ def _check_folder(folder: Path) -> None:
                 "out", "a folder to make or to resume", f"{folder}, a file", "Give another path."
             )
         )
-    if (folder / "final").exists() and not (folder / CHECKPOINT).exists():
-        # A run writes its checkpoint before `final`, so this is no run's: never replace it unasked.
-        raise FileExistsError(
-            problem(
-                "out",
-                "a new folder, or that of a run to resume",
-                f"{folder}, which has a folder 'final' but no {CHECKPOINT}",
-                "Give another path, or move what is there away.",
-            )
-        )
+    # A run writes its checkpoint before `final`: without one it is not this run's.
+    check_free(
+        folder / "final",
+        overwrite=(folder / CHECKPOINT).exists(),
+        owned=is_decomposition,
+        folder=True,
+        name="out",
+        expected=f"a new folder, or that of a run to resume, with its {CHECKPOINT}",
+    )
 
 
 Part = tuple[Samples, str | Reference]
