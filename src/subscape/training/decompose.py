@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from subscape._checks import nearest, problem, require
 from subscape._io import check_free
+from subscape._lock import locked
 from subscape.data import Samples, as_samples, hashes, n_samples, take
 from subscape.divergences import Divergence
 from subscape.gradients import GradientSource, generator_of
@@ -121,11 +122,12 @@ class Prepared:
         folder = None if out is None else Path(out)
         if folder is not None:
             _check_folder(folder)
-        result = train(self.source, self.heldout, self.config, folder=folder, progress=progress)
-        options = {"rows": self.source.rows, "engine": self.source.engine}
-        result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
-        if folder is not None:
-            result.save_pretrained(folder / "final", overwrite=True)
+        with locked(folder):
+            result = train(self.source, self.heldout, self.config, folder=folder, progress=progress)
+            options = {"rows": self.source.rows, "engine": self.source.engine}
+            result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
+            if folder is not None:
+                result.save_pretrained(folder / "final", overwrite=True)
         return result
 
 
