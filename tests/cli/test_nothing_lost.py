@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from subscape._lock import locked
 from subscape.cli.main import main
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.training import run as training_run
@@ -156,6 +158,18 @@ def test_one_that_stops_before_its_first_checkpoint_leaves_the_old_one(folder, m
     else:
         assert decompose() in (2, 130)
     assert files(folder) == before
+
+
+def test_a_run_in_use_is_not_moved_aside(folder, capsys):
+    before = files(folder)
+    status = []
+    with locked("net"):
+        other = Thread(target=lambda: status.append(decompose()))
+        other.start()
+        other.join()
+        assert files(folder) == before | {"net/.lock": b""}
+    assert status == [2]
+    assert "which another process has in use" in capsys.readouterr().err
 
 
 def test_one_that_stops_later_keeps_both_until_it_is_done(folder, monkeypatch, capsys):

@@ -11,6 +11,7 @@ import tyro
 
 from subscape._checks import problem
 from subscape._io import check_free, writable, write_text
+from subscape._lock import locked
 from subscape.cli import toml
 from subscape.cli.earlier_run import is_run, replaced
 from subscape.cli.loading import is_code, load_data, load_model, refuse_code
@@ -131,7 +132,7 @@ def run(settings: DecomposeRun) -> Decomposition:
     )
     if not settings.json:
         print(prepared.summary())
-    with replaced(settings.out, settings.overwrite):
+    with locked(settings.out), replaced(settings.out, settings.overwrite):
         write_text(settings.out / CONFIG, _config(settings))
         result = prepared.run(settings.out, progress=not settings.json)
     _print(result, settings)

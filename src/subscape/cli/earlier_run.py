@@ -62,13 +62,9 @@ def replaced(out: Path, overwrite: bool) -> Generator[None]:
 
 
 def _undo(out: Path, aside: Path, new: Iterable[str]) -> None:
-    if not out.is_dir():
-        return
     for name in new:
         (out / name).unlink(missing_ok=True)
     if aside.exists():
         for path in list(aside.iterdir()):
             path.rename(out / path.name)
         aside.rmdir()
-    if not any(out.iterdir()):
-        out.rmdir()
