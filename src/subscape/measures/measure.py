@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from tqdm.auto import tqdm
 
 import subscape._version as version
 from subscape._checks import problem, require
-from subscape._io import append_jsonl, writable, write_text
+from subscape._io import append_jsonl, write_text
+from subscape._lock import locked
 from subscape._shapes import Bool
 from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
@@ -163,11 +165,26 @@ def measure(
     if labels is not None:
         require(len(labels) == len(source), "labels", f"{len(source)} of them", f"{len(labels)}")
     where = None if folder is None else Path(folder)
-    if where is not None:
-        with writable(where):
-            where.mkdir(parents=True, exist_ok=True)
-        for name in FILES if overwrite else ():
-            (where / name).unlink(missing_ok=True)
+    with locked(where):
+        if overwrite and where is not None:
+            for name in FILES:
+                (where / name).unlink(missing_ok=True)
+        record, found = _measured(decomposition, source, config, where, progress)
+        record["names"] = names_of(record, source.data, token_names, output_names)
+        result = Measures(record, samples_of(found, source.data, labels))
+        if where is not None:
+            result.save(where)
+    return result
+
+
+def _measured(
+    decomposition: Decomposition,
+    source: GradientSource,
+    config: MeasureConfig,
+    folder: Path | None,
+    progress: bool,
+) -> tuple[dict[str, Any], Impact]:
+    """The record, but for the names, and the impact; kept in the folder and gone on with from there."""
     found = impact(
         decomposition,
         source,
@@ -175,7 +192,7 @@ def measure(
         n_top=config.n_top,
         n_rows=config.n_rows,
         batch_size=config.batch_size,
-        state=None if where is None else where / IMPACT,
+        state=None if folder is None else folder / IMPACT,
         progress=progress,
     )
     scene, idle = _scene(decomposition, source, config)
@@ -186,8 +203,8 @@ def measure(
         "source": {k: str(v) for k, v in source.identity.items()},
         "impact": float(found.mean.sum()),
     }
-    path = None if where is None else where / CARDS
-    cards = _resumed(path, header)
+    path = None if folder is None else folder / CARDS
+    cards = _resumed(path, header, len(decomposition))
     for k in tqdm(range(len(decomposition)), desc="sweeps", disable=not progress):
         if k < len(cards):
             continue
@@ -201,9 +218,9 @@ def measure(
         )
         cards.append(card_record(made, found, k))
         if path is not None:
-            append_jsonl(path, cards[-1])
+            append_jsonl(path, _sealed(cards[-1]))
     _add_partners(cards, decomposition, scene, found, config.n_partners, progress)
-    record = {
+    return {
         "format": FORMAT,
         "subscape_version": version.__version__,
         "target": decomposition.target["sha256"],
@@ -221,12 +238,7 @@ def measure(
         "quality": _quality(decomposition, source, config),
         "coactivation": numbers(found.coactivation()),
         "subnetworks": cards,
-    }
-    record["names"] = names_of(record, source.data, token_names, output_names)
-    result = Measures(record, samples_of(found, source.data, labels))
-    if where is not None:
-        result.save(where)
-    return result
+    }, found
 
 
 def _scene(
@@ -338,20 +350,14 @@ def _add_partners(
                 cards[k]["partners"].append([other, index])
 
 
-def _resumed(path: Path | None, header: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The cards of an interrupted measurement; begins the file if there is none."""
+def _resumed(path: Path | None, header: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+    """The cards of an interrupted measurement, cut off at the first line that is not the next card."""
     if path is None:
         return []
     header = json.loads(json.dumps(header))
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:  # a line cut short by a power failure: measured again
-        write_text(path, whole)
-    lines = [json.loads(line) for line in whole.splitlines()]
-    if not lines:
-        append_jsonl(path, header)
-        return []
-    if lines[0] != header:
+    there = path.read_bytes() if path.exists() else b""
+    first, *lines = map(_unsealed, there.split(b"\n"))
+    if first != header and "config" in first:
         raise ValueError(
             problem(
                 "folder",
@@ -360,4 +366,27 @@ def _resumed(path: Path | None, header: Mapping[str, Any]) -> list[dict[str, Any
                 "Choose another folder, or measure anew: overwrite=True (--overwrite).",
             )
         )
-    return lines[1:]
+    cards = []
+    for k, record in enumerate(lines[:n] if first == header else ()):
+        if record.get("index") != k:
+            break
+        cards.append(record)
+    whole = "".join(json.dumps(_sealed(record)) + "\n" for record in (header, *cards))
+    if whole.encode() != there:
+        write_text(path, whole)
+    return cards
+
+
+def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with a checksum, to know later that no line was cut short or changed."""
+    return {**record, "crc32": zlib.crc32(json.dumps(record).encode())}
+
+
+def _unsealed(line: bytes) -> dict[str, Any]:
+    """The record in a line; empty if its checksum is not right."""
+    try:
+        sealed = json.loads(line)
+        record = {key: value for key, value in sealed.items() if key != "crc32"}
+    except (ValueError, AttributeError, RecursionError):  # no JSON, or no object
+        return {}
+    return record if sealed == _sealed(record) else {}

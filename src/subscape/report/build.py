@@ -15,9 +15,9 @@ from subscape._checks import problem
 from subscape.measures.record import Measures
 from subscape.report.images import data_uri, is_images
 from subscape.report.page import write_page
+from subscape.report.page_data import FORMAT
 from subscape.subnetworks.decomposition import Decomposition
 
-FORMAT = "subscape-report/1"
 LONGEST_VECTOR = 64
 """Vector inputs up to this length are shown."""
 SETTINGS = (

@@ -17,9 +17,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from subscape._checks import problem
-from subscape._io import writable, write_text
-from subscape.report.page_data import checked
+from subscape._io import check_free, write_text
+from subscape.report.page_data import FORMAT, checked
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def write_page(path: str | Path, data: Mapping[str, Any], *, overwrite: bool = F
         ValueError: if something in them is missing, unknown, of the wrong length or not finite.
     """
     path = Path(path)
-    _check_free(path, overwrite)
+    check_free(path, overwrite=overwrite, owned=_is_page)
     page = render_page(data)
     write_text(path, page)
     size = len(page.encode())
@@ -99,22 +98,9 @@ def write_page(path: str | Path, data: Mapping[str, Any], *, overwrite: bool = F
     return path
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
-    with writable(path):
-        is_folder, exists = path.is_dir(), path.exists()
-    if is_folder:
-        raise IsADirectoryError(
-            problem("path", "a file to write", f"the folder {path}", "Name a file inside it.")
-        )
-    if exists and not overwrite:
-        raise FileExistsError(
-            problem(
-                "path",
-                "a new file",
-                f"{path}, which exists",
-                "Choose another path, or replace it: overwrite=True (--overwrite).",
-            )
-        )
+def _is_page(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text.startswith("<!doctype html>") and FORMAT in text
 
 
 def _asset(name: str) -> str:

@@ -98,7 +98,7 @@ class JumpReLU(Selection):
     kind = "jumprelu"
     WIDTH = 0.5
     """Of the kernel through which thresholds learn, in units of ln|coefficient|."""
-    STRENGTH = 1.0
+    STRENGTH = 3.0
     """Of the pull to l0: what an L0 twice as large as asked for costs, in FVU."""
 
     def __init__(self, l0: float, lead: torch.Size, like: Tensor) -> None:
