@@ -52,14 +52,6 @@ def train_many(recipe: Recipe, seeds: Sequence[int], training: ToyTraining) -> l
 
     Of every seed's candidates the one is kept that represents all groups, or most of them, and has
     the lowest loss on fresh inputs among those.
-
-    Args:
-        recipe: what to train.
-        seeds: one per toy.
-        training: how to train.
-
-    Returns:
-        The toys, in the order of the seeds.
     """
     require(len(seeds) > 0, "seeds", "at least one", list(seeds))
     drawn = [_draw(recipe, seed, training) for seed in seeds]

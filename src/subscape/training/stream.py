@@ -26,14 +26,7 @@ JUDGING_BUDGET = 128 * 2**20
 
 
 class Stream:
-    """Batches of row gradients.
-
-    Args:
-        sources: one per target; of several the gradients have a leading axis.
-        layout: of the directions.
-        batch_size: rows of a step and target.
-        micro_batch_size: rows made at once; None for as many as there are.
-    """
+    """Batches of row gradients."""
 
     def __init__(
         self,
