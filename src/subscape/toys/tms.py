@@ -14,14 +14,15 @@ from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Bottleneck, xavier_normal
 from subscape.toys.recipe import Parameters, Recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import ToyTraining, train_many
+from subscape.toys.training import Maker, ToyTraining, train_many
 
 DEFAULT_TRAINING = ToyTraining()
 LARGE_TRAINING = ToyTraining(n_steps=2500, learning_rate=0.03, n_candidates=2)
 """For 40 features in 10 dimensions, where no candidate drops a feature."""
 
 
-def tms_many(
+@Maker
+def tms(
     seeds: Sequence[int],
     n_features: int = 5,
     n_hidden: int = 2,
@@ -42,18 +43,6 @@ def tms_many(
         The toys.
     """
     return train_many(tms_recipe(n_features, n_hidden, probability), seeds, training)
-
-
-def tms(
-    seed: int = 0,
-    n_features: int = 5,
-    n_hidden: int = 2,
-    *,
-    probability: float = 0.05,
-    training: ToyTraining = DEFAULT_TRAINING,
-) -> Toy:
-    """Train one toy model of superposition; see `tms_many`."""
-    return tms_many([seed], n_features, n_hidden, probability=probability, training=training)[0]
 
 
 def tms_recipe(
