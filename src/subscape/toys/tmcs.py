@@ -49,16 +49,7 @@ def tmcs(
 
 
 def mixing_recipe(name: str, inputs: SparseInputs, n_hidden: int) -> Recipe:
-    """The recipe for X -> AX with as many outputs as inputs.
-
-    Args:
-        name: name of the toy; sizes are added.
-        inputs: the input distribution.
-        n_hidden: width of the bottleneck.
-
-    Returns:
-        The recipe.
-    """
+    """The recipe for X -> AX with as many outputs as inputs."""
     n = inputs.n_features
 
     def initial(generator: Generator) -> Parameters:

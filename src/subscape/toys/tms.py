@@ -48,17 +48,7 @@ def tms(
 def tms_recipe(
     n_features: int, n_hidden: int, probability: float, *, hidden_layer: bool = False
 ) -> Recipe:
-    """The recipe, also of the variant with a hidden identity layer.
-
-    Args:
-        n_features: number of features.
-        n_hidden: width of the bottleneck.
-        probability: probability that a feature is active.
-        hidden_layer: whether W_hidden, fixed at the identity, stands in the bottleneck.
-
-    Returns:
-        The recipe.
-    """
+    """The recipe; with a hidden layer, W_hidden, fixed at the identity, stands in the bottleneck."""
 
     def initial(generator: Generator) -> Parameters:
         return {
