@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from subscape._checks import problem, require
+from subscape._checks import optional, require
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.modules import Modules, log_weights
 
@@ -159,20 +159,10 @@ def panels(
     n: int, *, width: float = 4.0, height: float = 3.2, columns: int = 4
 ) -> tuple[Figure, list[Axes]]:
     """A figure of n panels of that size in inches, in rows of `columns`, and their axes."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            problem(
-                "matplotlib",
-                "to be installed, for pictures",
-                "no such module",
-                "Install it: pip install 'subscape[plot]'.",
-            )
-        ) from error
+    matplotlib = optional("matplotlib.figure", "for pictures", "'subscape[plot]'")
     across = min(n, columns)
     down = -(-n // across)
-    figure = Figure(figsize=(across * width, down * height), layout="constrained")
+    figure = matplotlib.Figure(figsize=(across * width, down * height), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).flatten().tolist()
     for unused in grid[n:]:
         unused.remove()
