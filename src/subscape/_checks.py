@@ -6,8 +6,10 @@ A check states the argument, what was expected, what came and, where it is not o
 repair it. What our own code guarantees is an `assert`, not a check.
 """
 
+import importlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 def problem(argument: str, expected: str, got: object, repair: str = "") -> str:
@@ -66,3 +68,27 @@ def nearest(name: str, names: Iterable[str]) -> str:
     by_folded = {known.casefold(): known for known in names}
     matches = get_close_matches(name.casefold(), by_folded, n=1)
     return f"Did you mean {by_folded[matches[0]]!r}?" if matches else ""
+
+
+def optional(module: str, purpose: str, install: str) -> Any:
+    """Import what not everybody has installed.
+
+    Args:
+        module: Its dotted name.
+        purpose: What it is needed for, as a phrase such as "for pictures".
+        install: What to give to pip.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is not there.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        repair = f"Install it: pip install {install}."
+        raise ImportError(
+            problem(package, f"to be installed, {purpose}", "no such package", repair)
+        ) from error

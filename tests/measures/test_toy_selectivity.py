@@ -10,7 +10,7 @@ from subscape.gradients import generator_of
 from subscape.measures import RowSet, delta_of_change, outputs_at, random_like, selectivity, sweep
 from subscape.measures.impact import coefficients_over_references
 from subscape.measures.selectivity import spread
-from subscape.reproduction import reproduction
+from subscape.reproduce.recipes import reproduction
 from subscape.toys import TOYS
 from subscape.training import train_side_by_side
 

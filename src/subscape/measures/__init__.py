@@ -3,10 +3,8 @@
 from subscape.measures.control import random_like
 from subscape.measures.impact import Impact, TopRows, impact
 from subscape.measures.measure import MeasureConfig, measure
-from subscape.measures.mixing import MixingRecovery, mixing_recovery
-from subscape.measures.oracle import Oracle, line_clusters, oracle, pca_fvu
+from subscape.measures.oracle import Oracle, oracle, pca_fvu
 from subscape.measures.output_effects import output_effects, top_outputs
-from subscape.measures.purity import Purity, purity
 from subscape.measures.record import Measures
 from subscape.measures.recovery import Recovery, recovery
 from subscape.measures.rows import RowSet, outputs_at
@@ -26,9 +24,7 @@ __all__ = [
     "Impact",
     "MeasureConfig",
     "Measures",
-    "MixingRecovery",
     "Oracle",
-    "Purity",
     "Recovery",
     "RowSet",
     "Selectivity",
@@ -39,14 +35,11 @@ __all__ = [
     "grid",
     "impact",
     "interaction",
-    "line_clusters",
     "measure",
-    "mixing_recovery",
     "oracle",
     "outputs_at",
     "output_effects",
     "pca_fvu",
-    "purity",
     "random_like",
     "recovery",
     "selectivity",
