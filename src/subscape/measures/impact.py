@@ -145,9 +145,6 @@ def impact(
         state: file to keep what was measured in; a pass that was interrupted goes on from there.
         progress: show a progress bar.
 
-    Returns:
-        The impact.
-
     Raises:
         ValueError: if the source is another target's, draws positions, or `state` is of another pass.
     """
