@@ -105,7 +105,7 @@ def _llama() -> nn.Module:
 def llama_tokens() -> Case:
     """Token rows; the embedding is tied to the head."""
     data = {"input_ids": torch.randint(0, 11, (N_SAMPLES, 5))}
-    return Case(_llama(), data, rows="token")
+    return Case(_llama(), data, rows="sampled-token")
 
 
 def llama_sequences() -> Case:
@@ -123,7 +123,7 @@ def gpt2_tokens() -> Case:
     )
     model = transformers.GPT2LMHeadModel(config).eval()
     data = {"input_ids": torch.randint(0, 11, (N_SAMPLES, 5))}
-    return Case(model, data, rows="token")
+    return Case(model, data, rows="sampled-token")
 
 
 CASES: dict[str, Callable[[], Case]] = {

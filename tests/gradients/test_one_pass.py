@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from subscape import GradientSource, Target
-from subscape.gradients import Batch
 from subscape.gradients import one_pass as module
+from subscape.gradients.plan import relative_error
+from subscape.rows import Rows
 
 N_SAMPLES, LENGTH, VOCABULARY, WIDTH = 5, 4, 7, 6
 AUTO: Mapping[str, str] = {"*": "auto"}
@@ -89,8 +90,8 @@ def source_of(model: nn.Module, rows: str, parameters: Any = "*", **options: Any
     return GradientSource(target, data(), rows=rows, **given)
 
 
-def whole(source: GradientSource) -> Batch:
-    return source.batch(0, source.n_rows)
+def whole(source: GradientSource) -> Tensor:
+    return source.gradients(source.rows(0, source.n_rows)).flat
 
 
 def worst(found: Tensor, expected: Tensor) -> float:
@@ -100,20 +101,22 @@ def worst(found: Tensor, expected: Tensor) -> float:
 
 
 def assert_right(source: GradientSource, bound: float = 1e-9) -> None:
-    batch = whole(source)
     loop = GradientSource(
-        source.target, source.data, rows=source.rows, engine="loop", divergence=source.divergence
+        source.target,
+        source.data,
+        rows=source.kind,
+        engine="loop",
+        divergence=source.divergence,
+        reference=source.reference,
     )
-    found, expected = source.gradients(batch).dense(), loop.gradients(batch).dense()
+    found, expected = (s.gradients(s.rows(0, s.n_rows)).dense() for s in (source, loop))
     assert list(found) == source.target.names
     for name in expected:
         assert expected[name].abs().sum() > 0, name
-        scale = expected[name].flatten(1).norm(dim=1).max()
-        error = (found[name] - expected[name]).flatten(1).norm(dim=1).max() / scale
-        assert error <= bound, name
+        assert relative_error(found[name], expected[name]) <= bound, name
 
 
-every_kind = pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+every_kind = pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
 
 
 # Heads
@@ -169,15 +172,16 @@ def test_targets_in_a_model_with_a_tied_head(parameters: Any, rows: str):
 
 def test_the_head_sees_the_asked_positions_only():
     model = seeded(Model)
-    source, seen = source_of(model, "token"), []
+    source, seen = source_of(model, "sampled-token"), []
     handle = model.head.register_forward_hook(lambda m, args, output: seen.append(args[0].shape))
-    batch = whole(source)
+    rows = source.rows(0, N_SAMPLES)
+    source.gradients(rows)
     handle.remove()
     assert seen == [(N_SAMPLES, 1, WIDTH)]
     with torch.no_grad():
-        outputs = model(source.data["input_ids"][batch.samples])
-    expected = outputs[torch.arange(N_SAMPLES), batch.position]
-    torch.testing.assert_close(batch.outputs, expected, rtol=1e-12, atol=1e-12)
+        outputs = model(source.data["input_ids"][rows.samples])
+    expected = outputs[torch.arange(N_SAMPLES), rows.position]
+    torch.testing.assert_close(source.outputs_at(rows), expected, rtol=1e-12, atol=1e-12)
 
 
 class Adapter(nn.Module):
@@ -263,58 +267,35 @@ def test_outputs_that_are_a_models_logits(rows: str):
 
 
 @every_kind
-def test_gradients_that_are_asked_for_twice(rows: str):
+def test_a_row_depends_on_no_other(rows: str):
+    # Not on how many there are beside it, and not on their order.
     source = source_of(seeded(Model), rows)
-    batch = whole(source)
-    assert batch.one_pass is not None
-    assert not batch.one_pass.used
-    first = source.gradients(batch).flat
-    assert batch.one_pass.used
-    assert worst(source.gradients(batch).flat, first) <= 1e-14
+    n_positions = source.draws.per_sample
+    together = source.rows_of(torch.arange(N_SAMPLES), draw=0)
+    gradients = source.gradients(together).flat
 
+    def part(samples: list[int]) -> tuple[Tensor, Rows]:
+        """Rows of some samples at the positions that they have together, and their places there."""
+        at = (torch.tensor(samples)[:, None] * n_positions + torch.arange(n_positions)).flatten()
+        position = None if together.position is None else together.position[at]
+        partner = torch.arange(len(at)).roll(1)
+        counts = n_positions, together.n_positions
+        return at, Rows(together.samples[at], position, partner, (len(at),), *counts)
 
-@every_kind
-def test_a_row_does_not_depend_on_the_size_of_its_batch(rows: str):
-    source = source_of(seeded(Model), rows)
-    n_positions = LENGTH if rows == "every-token" else 1
-    together = source.rows_at(torch.arange(N_SAMPLES), draw=0)
-    gradients = source.gradients(together).flat.unflatten(0, (N_SAMPLES, n_positions))
-    for sample in range(N_SAMPLES):
-        # Drawn alone a token row would be at another position.
-        here = None if together.position is None else together.position[sample : sample + 1]
-        alone = Batch(
-            torch.tensor([sample]).repeat_interleave(n_positions),
-            torch.arange(LENGTH) if rows == "every-token" else here,
-            together.reference.unflatten(0, (N_SAMPLES, n_positions))[sample],
-            together.outputs.unflatten(0, (N_SAMPLES, n_positions))[sample],
-        )
-        found = source.gradients(alone).flat
-        assert worst(found, gradients[sample]) <= 1e-12
-
-
-@every_kind
-def test_samples_in_another_order_have_the_same_gradients(rows: str):
-    source = source_of(seeded(Model), rows)
-    n_positions = LENGTH if rows == "every-token" else 1
-    batch = source.rows_at(torch.arange(N_SAMPLES), draw=0)
-    order = torch.tensor([3, 0, 4, 2, 1])
-    at = (order[:, None] * n_positions + torch.arange(n_positions)).flatten()
-    position = None if batch.position is None else batch.position[at]
-    shuffled = Batch(batch.samples[at], position, batch.reference[at], batch.outputs[at])
-    found, expected = source.gradients(shuffled).flat, source.gradients(batch).flat[at]
-    assert worst(found, expected) <= 1e-12
+    for samples in ([0], [1], [2], [3], [4], [3, 0, 4, 2, 1], [4, 1]):
+        at, asked = part(samples)
+        assert worst(source.gradients(asked).flat, gradients[at]) <= 1e-12
 
 
 @every_kind
 def test_no_graph_is_asked_of_the_caller(rows: str):
     # Evaluation runs without gradients; what is made there is the same, and has no graph.
     source = source_of(seeded(Model), rows)
-    expected = source.gradients(whole(source)).flat
+    expected = whole(source)
     with torch.no_grad():
-        found = source.gradients(whole(source)).flat
-    assert torch.equal(found, expected)
+        assert torch.equal(whole(source), expected)
     assert not expected.requires_grad
-    assert not whole(source).outputs.requires_grad
+    assert not source.outputs_at(source.rows(0, source.n_rows)).requires_grad
 
 
 def test_causal_rows_by_hand():
@@ -330,22 +311,21 @@ def test_causal_rows_by_hand():
     source = GradientSource(
         Target(Sums()),
         torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, -1.0]], dtype=torch.float64)[..., None],
-        rows="every-token",
+        rows="token",
         divergence=lambda outputs, reference: outputs[:, 0],
         engine="rule",
     )
-    found = source.gradients(source.rows_at(torch.tensor([0, 1]), draw=0))
+    found = source.gradients(source.rows_of(torch.tensor([0, 1]), draw=0))
     assert found.flat.flatten().tolist() == [1.0, 3.0, 6.0, 4.0, 4.0, 3.0]
 
 
 @pytest.mark.parametrize("engine", ["replay", "vmap"])
-@pytest.mark.parametrize("rows", ["token", "every-token"])
+@pytest.mark.parametrize("rows", ["sampled-token", "token"])
 def test_every_engine_gives_the_same_rows(engine: str, rows: str):
     model = seeded(Model)
-    ruled = source_of(model, rows)
-    batch = whole(ruled)
-    expected = ruled.gradients(batch).flat
-    found = source_of(model, rows, engine={"*": engine}).gradients(batch).flat
+    expected, found = (
+        whole(source_of(model, rows, engine={"*": name})) for name in ("rule", engine)
+    )
     assert worst(found, expected) <= 1e-10
 
 
@@ -358,10 +338,10 @@ def test_engines_mixed_within_a_model(rows: str):
 
 
 def test_vmap_over_every_token_is_chunked(monkeypatch: pytest.MonkeyPatch):
-    source = source_of(seeded(Model), "every-token", "head.bias", engine={"*": "vmap"})
-    expected = source.gradients(whole(source)).flat
+    source = source_of(seeded(Model), "token", "head.bias", engine={"*": "vmap"})
+    expected = whole(source)
     monkeypatch.setattr(module, "CHUNK_BUDGET", 3 * VOCABULARY * 8)
-    assert worst(source.gradients(whole(source)).flat, expected) <= 1e-12
+    assert worst(whole(source), expected) <= 1e-12
 
 
 # Half precision
@@ -369,14 +349,12 @@ def test_vmap_over_every_token_is_chunked(monkeypatch: pytest.MonkeyPatch):
 
 @every_kind
 def test_a_half_precision_model_has_gradients_in_float32(rows: str):
-    exact = seeded(Model).float()
-    half = seeded(Model).to(torch.bfloat16)
-    expected = source_of(exact, rows, divergence="half-reference-mse")
-    source = source_of(half, rows, divergence="half-reference-mse")
-    batch = whole(source)
-    found = source.gradients(batch)
+    exact, half = (
+        source_of(seeded(Model).to(dtype), rows, divergence="half-reference-mse")
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    found = half.gradients(half.rows(0, half.n_rows))
     assert found.flat.dtype == torch.float32
     assert all(gradient.dtype == torch.float32 for gradient in found.dense().values())
-    wanted = expected.gradients(whole(expected)).flat
     # bfloat16 has 8 bits: 0.4 % a number, a few times that through the layers.
-    assert worst(found.flat, wanted) <= 5e-2
+    assert worst(found.flat, whole(exact)) <= 5e-2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape import GradientSource, Target
-from subscape.gradients import Batch, replay
+from subscape.gradients import replay
 
 N_SAMPLES = 6
 REPLAYED = {"*": "replay"}
@@ -222,22 +222,24 @@ def made_source(case: Case, rows: str, engine: Any) -> GradientSource:
     )
 
 
-def whole(source: GradientSource) -> Batch:
-    return source.batch(0, source.n_rows)
+def whole(source: GradientSource) -> Tensor:
+    return source.gradients(source.rows(0, source.n_rows)).flat
+
+
+def loop_of(source: GradientSource) -> GradientSource:
+    options = {"divergence": "kl", "reference": source.reference, "rows": source.kind}
+    return GradientSource(source.target, source.data, engine="loop", **options)
 
 
 def check(source: GradientSource) -> None:
-    batch = whole(source)
-    loop = GradientSource(
-        source.target, source.data, rows=source.rows, engine="loop", divergence="kl"
-    )
-    found, expected = source.gradients(batch), loop.gradients(batch)
+    loop = loop_of(source)
+    expected = loop.gradients(loop.rows(0, loop.n_rows))
     for name, gradient in expected.dense().items():
         assert gradient.abs().sum() > 0, name
-    assert worst_row(found.flat, expected.flat) <= 1e-9
+    assert worst_row(whole(source), expected.flat) <= 1e-9
 
 
-@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
 @pytest.mark.parametrize("name", list(CASES))
 def test_replay_equals_the_loop(name: str, rows: str):
     case = made(CASES[name])
@@ -258,7 +260,7 @@ class Tempered(nn.Module):
         return self.block(hidden_states * self.temperature, *args, **kwargs)
 
 
-@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
 @pytest.mark.parametrize("name", list(ATTENTION_BLOCKS))
 def test_replay_of_an_attention_block_as_a_unit(name: str, rows: str):
     case = made(ATTENTION_BLOCKS[name])
@@ -274,7 +276,7 @@ def test_replay_of_an_attention_block_as_a_unit(name: str, rows: str):
 
 
 def test_auto_replays_what_has_no_rule():
-    source = made_source(replace(made(einsum), parameters="*"), "token", "auto")
+    source = made_source(replace(made(einsum), parameters="*"), "sampled-token", "auto")
     assert source.engine == "mixed"
     assert source.engines == {
         "0.weight": "rule",
@@ -289,11 +291,10 @@ def test_auto_replays_what_has_no_rule():
     check(source)
 
 
-@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
 def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatch, rows: str):
     source = made_source(made(einsum), rows, REPLAYED)
-    batch = whole(source)
-    at_once = source.gradients(batch).flat
+    at_once = whole(source)
     seen, original = [], replay.vmap
 
     def spy(function: Any, **options: Any) -> Any:
@@ -302,11 +303,11 @@ def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(replay, "vmap", spy)
     monkeypatch.setattr(replay, "CHUNK_BUDGET", 2 * 37 * 8)  # two rows of 32 + 4 + 1 numbers
-    assert worst_row(source.gradients(batch).flat, at_once) <= 1e-12
+    assert worst_row(whole(source), at_once) <= 1e-12
     assert seen == [2]
 
 
-@pytest.mark.parametrize("rows", ["sample", "token", "every-token"])
+@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
 def test_replay_of_the_head(rows: str):
     case = made(lambda: Case(*tokens(), "2", "2"))
     source = made_source(case, rows, REPLAYED)
@@ -349,10 +350,10 @@ def test_a_mask_that_is_there_for_padded_batches_only(padded: list[int], unpadde
     hidden = torch.randn(N_SAMPLES, 5, 3, generator=torch.Generator().manual_seed(2)).double()
     data = {"hidden": hidden, "attention_mask": mask}
     source = made_source(made(lambda: Case(Masked(), data, "*", "mixer")), "sample", REPLAYED)
-    loop = GradientSource(source.target, data, engine="loop", divergence="kl")
+    loop = loop_of(source)
     for samples in (unpadded, padded, list(range(N_SAMPLES))):
-        batch = source.rows_at(torch.tensor(samples), draw=0)
-        found, expected = source.gradients(batch).flat, loop.gradients(batch).flat
+        rows = source.rows_of(torch.tensor(samples), draw=0)
+        found, expected = source.gradients(rows).flat, loop.gradients(rows).flat
         assert worst_row(found, expected) <= 1e-9
 
 
@@ -361,7 +362,7 @@ def test_a_weight_under_a_parametrization_is_replayed_with_its_module():
         layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
         return Case(*tokens(layer), "2", "2")
 
-    source = made_source(made(weight_norm), "token", "auto")
+    source = made_source(made(weight_norm), "sampled-token", "auto")
     assert source.engines == {
         "2.bias": "rule",
         "2.parametrizations.weight.original0": "replay (2)",

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from subscape._shapes import Float
-from subscape.gradients.row_gradients import RowGradients
+from subscape.gradients.row_gradients import FactoredRowGradients, RowGradients
+from subscape.gradients.tensor_gradients import DenseGradient
 from subscape.lowrank import Layout, Stack
+from subscape.lowrank.metric import Metric
 
 Maker = Callable[[], RowGradients]
 
@@ -71,6 +73,26 @@ class MicroBatches:
     def sum(self) -> Float[Tensor, ""]:
         """See `RowGradients`."""
         return torch.stack([self.part(i).sum() for i in range(len(self.makers))]).sum()
+
+    def scaled(self, factor: Float[Tensor, " row"]) -> MicroBatches:
+        """See `RowGradients`."""
+        parts = factor.split(list(self.sizes))
+        return self._each([lambda g, f=part: g.scaled(f) for part in parts])
+
+    def in_metric(self, metric: Metric) -> MicroBatches:
+        """See `RowGradients`."""
+        return self._each([lambda g: g.in_metric(metric)] * len(self.makers))
+
+    def factored(self) -> FactoredRowGradients:
+        """See `RowGradients`; dense."""
+        return FactoredRowGradients({name: DenseGradient(g) for name, g in self.dense().items()})
+
+    def _each(self, changes: Sequence[Callable[[RowGradients], RowGradients]]) -> MicroBatches:
+        makers = [
+            lambda make=make, change=change: change(make())
+            for make, change in zip(self.makers, changes, strict=True)
+        ]
+        return MicroBatches(makers, self.sizes)
 
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
         """g_i by parameter name: as large as a batch in one piece."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.targets import Target
 
 
+@runtime_checkable
 class Pass(Protocol):
     """Outputs at rows, and row gradients for any ∂D/∂f there."""
 
@@ -56,5 +57,5 @@ class LoopPass:
     def gradients(self, output_gradient: Tensor, *, again: bool = False) -> DenseRowGradients:
         """See `Pass`."""
         by_name = loop_products(self._target, self._inputs, self._position, output_gradient)
-        flat = torch.cat([g.flatten(1) for g in by_name.values()], dim=1)
+        flat = torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
         return DenseRowGradients(flat.to(self._target.like), self._target.shapes)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from subscape._checks import problem
 from subscape._shapes import Float
-from subscape.gradients.tensor_gradients import TensorGradient
+from subscape.gradients.tensor_gradients import DenseGradient, TensorGradient
 from subscape.lowrank import Stack
+from subscape.lowrank.metric import Metric
 
 
 @runtime_checkable
@@ -46,6 +47,18 @@ class RowGradients(Protocol):
 
     def sum(self) -> Float[Tensor, ""]:
         """The sum of the numbers that all gradients are made of: not finite if one of them is not."""
+        ...
+
+    def scaled(self, factor: Float[Tensor, " row"]) -> RowGradients:
+        """Every g_i times a factor of its own."""
+        ...
+
+    def in_metric(self, metric: Metric) -> RowGradients:
+        """g̃_i; see `lowrank.metric`."""
+        ...
+
+    def factored(self) -> FactoredRowGradients:
+        """The same tensor by tensor, all rows at once."""
         ...
 
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
@@ -105,6 +118,18 @@ class DenseRowGradients:
         """The sum of all entries: not finite if one is not."""
         return self.flat.sum()
 
+    def scaled(self, factor: Float[Tensor, " row"]) -> DenseRowGradients:
+        """See `RowGradients`."""
+        return DenseRowGradients(self.flat * factor[:, None], self.shapes)
+
+    def in_metric(self, metric: Metric) -> DenseRowGradients:
+        """See `RowGradients`."""
+        return DenseRowGradients(self.factored().in_metric(metric).flat, self.shapes)
+
+    def factored(self) -> FactoredRowGradients:
+        """The same tensor by tensor."""
+        return FactoredRowGradients({name: DenseGradient(g) for name, g in self.dense().items()})
+
     def rows(self, index: slice | Tensor) -> DenseRowGradients:
         """The gradients of some of the rows."""
         return DenseRowGradients(self.flat[..., index, :], self.shapes)
@@ -152,6 +177,20 @@ class FactoredRowGradients:
         theirs = (other or self).tensors
         first, *others = [g.gram(theirs[name]) for name, g in self.tensors.items()]
         return sum(others, first)
+
+    def scaled(self, factor: Float[Tensor, " row"]) -> FactoredRowGradients:
+        """See `RowGradients`."""
+        return FactoredRowGradients({name: g.scaled(factor) for name, g in self.tensors.items()})
+
+    def in_metric(self, metric: Metric) -> FactoredRowGradients:
+        """See `RowGradients`."""
+        return FactoredRowGradients({
+            name: g.in_metric(metric.tensors[name]) for name, g in self.tensors.items()
+        })
+
+    def factored(self) -> FactoredRowGradients:
+        """Itself."""
+        return self
 
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
         """g_i by parameter name; see `RowGradients`."""

@@ -6,18 +6,20 @@ Engines are planned once for a target and a kind of row; `over` takes them along
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 from subscape._hash import sha256_of
 from subscape._shapes import Float, Int
 from subscape.data import Samples, as_samples, form_of, n_samples, take, to_device
 from subscape.divergences import Divergence, Values, as_divergence, output_gradient
 from subscape.gradients.engines import jacobian, row_outputs
+from subscape.gradients.geometry import Geometry, RowWeight, check_row_weight, kronecker
 from subscape.gradients.memory import MemoryUse
 from subscape.gradients.micro_batches import MicroBatches
 from subscape.gradients.passes import JacobianPass, LoopPass, Pass
@@ -34,6 +36,11 @@ Engine = EngineName | Mapping[str, str]
 JACOBIAN_BUDGET = 4 * 2**20
 """Bytes of cached output Jacobian up to which `auto` takes it: a Jacobian row is read for every output, so
 beyond the smallest toys the other engines are faster on a large block of rows (benchmarks/engines.py)."""
+MetricName = Literal["euclidean", "kronecker"]
+METRIC_ROWS = 4096
+"""Rows from which a metric is estimated at most."""
+METRIC_BATCH = 256
+"""Rows of a batch for it."""
 MEAN_SAMPLES = 2048
 """Samples over which a `mean` reference is estimated at most."""
 MEAN_BATCH = 32
@@ -53,6 +60,11 @@ class GradientSource:
         engine: `auto`; `jacobian` (outputs differentiated once, for the smallest targets); one of `rule`,
             `replay`, `vmap`, `loop` for all tensors, or a mapping from globs over parameters to these.
         seed: draws the order of samples, positions and partners.
+        row_weight: how much a row counts; see `geometry.RowWeight`.
+        metric: `euclidean`, or `kronecker`, estimated from the data; see `lowrank.metric`.
+        metric_power: p of F^(−p); ½ whitens.
+        metric_damping: λ, as a share of the mean eigenvalue.
+        geometry: row weight and metric of an earlier source, instead of these.
         like: a source whose engines, divergence, reference and rows to take over; see `over`.
 
     Raises:
@@ -69,8 +81,14 @@ class GradientSource:
         rows: RowKind = "sample",
         engine: Engine = "auto",
         seed: int = 0,
+        row_weight: RowWeight = "norm",
+        metric: MetricName = "euclidean",
+        metric_power: float = 0.5,
+        metric_damping: float = 0.01,
+        geometry: Geometry | None = None,
         like: GradientSource | None = None,
     ) -> None:
+        check_row_weight(row_weight)
         check_deterministic_modules(target.model)  # once more: it may have been trained meanwhile
         self.target = target
         self.data: Samples = as_samples(data)
@@ -91,6 +109,10 @@ class GradientSource:
         self.draws = RowDraws(len(self), rows, positions, seed)
         """Which rows a step has."""
         self.reference = self._mean_reference() if reference == MEAN else as_reference(reference)
+        self.geometry = geometry or self._geometry(
+            row_weight, metric, power=metric_power, damping=metric_damping
+        )
+        """How rows are weighted and measured."""
 
     def over(
         self, data: Any, *, seed: int, reference: str | Reference | None = None
@@ -104,6 +126,7 @@ class GradientSource:
             rows=self.kind,
             engine=self._asked,
             seed=seed,
+            geometry=self.geometry,
             like=self,
         )
 
@@ -152,6 +175,8 @@ class GradientSource:
             "rows": self.kind,
             "engine": self.engines,
             "source_seed": self.seed,
+            "row_weight": self.geometry.row_weight,
+            "geometry": sha256_of(self.geometry.state()),
         }
 
     def rows(self, step: int, size: int, *, rank: int = 0, n_ranks: int = 1) -> Rows:
@@ -195,11 +220,12 @@ class GradientSource:
         outputs = one.outputs.to(self.target.like.dtype)
         for number, rows in enumerate(draws):
             e = output_gradient(self.divergence, outputs, self._reference_of(outputs, rows))
+            e = self.geometry.of_outputs(e)
             gradients = one.gradients(e, again=number + 1 < len(draws))
             # One sum is enough to see a NaN or an infinity; only then look for where it is.
             if not torch.isfinite(gradients.sum()):
                 check_finite(gradients.dense())
-            yield gradients
+            yield self.geometry.of_rows(gradients)
 
     def outputs_at(self, rows: Rows) -> Float[Tensor, "row *output"]:
         """f(x) at rows, without gradient."""
@@ -246,6 +272,35 @@ class GradientSource:
             total = total.to(outputs.device) + self.divergence.to_average(outputs).sum(0)
         return FixedOutput(self.divergence.from_average(total / n).to(self.target.like))
 
+    def _geometry(
+        self, row_weight: RowWeight, metric: MetricName, *, power: float, damping: float
+    ) -> Geometry:
+        """Estimate typical lengths and the metric from some rows of the data."""
+        names = get_args(MetricName)
+        require(metric in names, "metric", f"one of {list(names)}", repr(metric))
+        plain = Geometry(row_weight)
+        if row_weight == "norm" and metric == "euclidean":
+            return plain
+        self.geometry = Geometry()
+        first = next(self._some_rows())
+        outputs = self.outputs_at(first).to(self.target.like.dtype)
+        e = output_gradient(self.divergence, outputs, self._reference_of(outputs, first))
+        plain = replace(plain, typical_output=_rms(e.flatten(1).square().sum(1)))
+        self.geometry = replace(plain, row_weight="output" if row_weight == "output" else "norm")
+        if metric == "kronecker":
+            batches = map(self.gradients, self._some_rows())
+            estimated = kronecker(batches, power=power, damping=damping)
+            plain = replace(plain, metric=estimated)
+            self.geometry = replace(self.geometry, metric=estimated)
+        return replace(plain, typical_row=_rms(self.gradients(first).squared_norm()))
+
+    def _some_rows(self) -> Iterator[Rows]:
+        """Rows from which geometry is estimated: the first of an epoch, a batch at a time."""
+        per_sample = self.draws.per_sample
+        n = max(1, min(METRIC_BATCH // per_sample, len(self)))
+        for step in range(max(1, min(METRIC_ROWS // (n * per_sample), len(self) // n))):
+            yield self.rows(step, n * per_sample)
+
     def _inputs(self, index: Tensor | slice) -> Samples:
         """Samples as the model takes them: where its parameters are, whatever device the data are on."""
         return to_device(take(self.data, index), self.target.like.device)
@@ -282,3 +337,7 @@ class GradientSource:
         self.plan = choose(self.target, inputs, kind=self.kind, engine=engine, found=seen)
         kinds = {choice.engine for choice in self.plan.choices.values()}
         return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def _rms(squares: Float[Tensor, " row"]) -> float:
+    return float(squares.mean().sqrt()) or 1.0

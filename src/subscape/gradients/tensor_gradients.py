@@ -11,6 +11,7 @@ All answer the same questions; `contraction` says how sums of outer products mee
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -27,6 +28,7 @@ from subscape.gradients.contraction import (
     through_factors,
 )
 from subscape.lowrank import TensorLayout
+from subscape.lowrank.metric import LARGEST_MODE, TensorMetric
 from subscape.lowrank.tensor import compose, pair, pair_rank
 
 
@@ -61,6 +63,18 @@ class TensorGradient(Protocol):
 
     def sum(self) -> Float[Tensor, ""]:
         """The sum of the numbers it is made of: not finite if one of them is not."""
+        ...
+
+    def scaled(self, factor: Float[Tensor, " row"]) -> TensorGradient:
+        """Every g_i times a factor of its own."""
+        ...
+
+    def in_metric(self, metric: TensorMetric) -> TensorGradient:
+        """g̃_i, in the same form; see `lowrank.metric`."""
+        ...
+
+    def moments(self) -> list[Float[Tensor, "..."]]:
+        """Σ_i G_i(m) G_i(m)ᵀ of every mode m, [size, size], or its diagonal [size] where it is large."""
         ...
 
 
@@ -103,6 +117,22 @@ class DenseGradient:
     def sum(self) -> Float[Tensor, ""]:
         """See `TensorGradient`."""
         return self.values.sum()
+
+    def scaled(self, factor: Float[Tensor, " row"]) -> DenseGradient:
+        """See `TensorGradient`."""
+        return DenseGradient(self.values * factor.view(-1, *[1] * (self.values.dim() - 1)))
+
+    def in_metric(self, metric: TensorMetric) -> DenseGradient:
+        """See `TensorGradient`."""
+        values = self.values * metric.scale
+        for mode in range(self.values.dim() - 1):
+            values = metric.along(mode, values.movedim(mode + 1, -1)).movedim(-1, mode + 1)
+        return DenseGradient(values)
+
+    def moments(self) -> list[Float[Tensor, "..."]]:
+        """See `TensorGradient`."""
+        unfolded = [self.values.movedim(m, -1).flatten(0, -2) for m in range(1, self.values.dim())]
+        return [second_moment(u, u) for u in unfolded]
 
     @property
     def _flat(self) -> Tensor:
@@ -172,6 +202,20 @@ class OuterGradient:
         """See `TensorGradient`."""
         return self.left.sum() + self.right.sum()
 
+    def scaled(self, factor: Float[Tensor, " row"]) -> OuterGradient:
+        """See `TensorGradient`."""
+        return OuterGradient(self.left * factor[:, None, None], self.right, self.shape)
+
+    def in_metric(self, metric: TensorMetric) -> OuterGradient:
+        """See `TensorGradient`."""
+        left = metric.along(0, self.left) * metric.scale
+        return OuterGradient(left, metric.on_rest(self.right, self.shape), self.shape)
+
+    def moments(self) -> list[Float[Tensor, "..."]]:
+        """See `TensorGradient`."""
+        first = second_moment((self.right @ self.right.mT) @ self.left, self.left)
+        return [first, *rest_moments(self.left @ self.left.mT, self.right, self.shape)]
+
     @cached_property
     def _terms(self) -> Terms:
         alive = (self.left != 0).any(-1) & (self.right != 0).any(-1)
@@ -238,6 +282,25 @@ class IndexedGradient:
         """See `TensorGradient`."""
         return self.right.sum()
 
+    def scaled(self, factor: Float[Tensor, " row"]) -> IndexedGradient:
+        """See `TensorGradient`."""
+        return IndexedGradient(self.index, self.right * factor[:, None, None], self.shape)
+
+    def in_metric(self, metric: TensorMetric) -> IndexedGradient:
+        """See `TensorGradient`; the metric is diagonal along the table."""
+        right = metric.on_rest(self.right, self.shape) * metric.scale
+        return IndexedGradient(
+            self.index, right * metric.modes[0][self.index][..., None], self.shape
+        )
+
+    def moments(self) -> list[Float[Tensor, "..."]]:
+        """See `TensorGradient`; diagonal along the table."""
+        same = (self.index[:, :, None] == self.index[:, None]).to(self.right.dtype)
+        of_term = ((self.right @ self.right.mT) * same).sum(2)
+        first = self.right.new_zeros(self.shape[0])
+        first = first.index_add(0, self.index.flatten(), of_term.flatten())
+        return [first, *rest_moments(same, self.right, self.shape)]
+
     @cached_property
     def _terms(self) -> Terms:
         return Terms(self.index, self.right, (self.right != 0).any(-1))
@@ -285,6 +348,55 @@ class TiedGradient:
     def sum(self) -> Float[Tensor, ""]:
         """See `TensorGradient`."""
         return self.outer.sum() + self.indexed.sum()
+
+    def scaled(self, factor: Float[Tensor, " row"]) -> TiedGradient:
+        """See `TensorGradient`."""
+        return TiedGradient(self.outer.scaled(factor), self.indexed.scaled(factor))
+
+    def in_metric(self, metric: TensorMetric) -> TiedGradient:
+        """See `TensorGradient`."""
+        return TiedGradient(self.outer.in_metric(metric), self.indexed.in_metric(metric))
+
+    def moments(self) -> list[Float[Tensor, "..."]]:
+        """See `TensorGradient`; diagonal along the table, with the cross terms of both shares."""
+        index, right = self.indexed.index, self.indexed.right
+        left, shape = self.outer.left, self.outer.shape
+        mixed = self.outer.right @ right.mT  # [row, product term, look-up term]
+        met = left.gather(2, index[:, None].expand(-1, left.shape[1], -1))
+        between = (left * ((self.outer.right @ self.outer.right.mT) @ left)).sum((0, 1))
+        crossed = 2 * (met * mixed).sum(1)
+        first = between.index_add(0, index.flatten(), crossed.flatten()) + self.indexed.moments()[0]
+        same = (index[:, :, None] == index[:, None]).to(right.dtype)
+        together = torch.cat(
+            [
+                torch.cat([left @ left.mT, met], 2),
+                torch.cat([met.mT, same], 2),
+            ],
+            1,
+        )
+        return [first, *rest_moments(together, torch.cat([self.outer.right, right], 1), shape)]
+
+
+def second_moment(
+    one: Float[Tensor, "*row size"], other: Float[Tensor, "*row size"]
+) -> Float[Tensor, "..."]:
+    """Σ_rows one ⊗ other, [size, size], or its diagonal where the size is large."""
+    one, other = one.flatten(0, -2), other.flatten(0, -2)
+    return (one * other).sum(0) if one.shape[1] > LARGEST_MODE else one.mT @ other
+
+
+def rest_moments(
+    between: Float[Tensor, "row term term"],
+    right: Float[Tensor, "row term rest"],
+    shape: Sequence[int],
+) -> list[Float[Tensor, "..."]]:
+    """Second moments of all modes but the first, from the inner products of the terms' left sides."""
+    whole = right.unflatten(-1, tuple(shape[1:]))
+    weighed = (between @ right).unflatten(-1, tuple(shape[1:]))
+    return [
+        second_moment(weighed.movedim(mode + 1, -1), whole.movedim(mode + 1, -1))
+        for mode in range(1, len(shape))
+    ]
 
 
 def _met(outer: OuterGradient, indexed: IndexedGradient) -> Float[Tensor, "row other"]:

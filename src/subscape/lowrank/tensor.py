@@ -134,9 +134,9 @@ def gram(tensor: TensorLayout, pieces: list[Tensor]) -> Float[Tensor, "*lead n n
     n = pieces[0].shape[lead - 1]
     rank = pair_rank(tensor)
     if rank is None or not _thin_is_cheaper(tensor, rank, n):
-        return _self_product(compose(tensor, pieces).reshape(*pieces[0].shape[:lead], -1))
+        return self_product(compose(tensor, pieces).reshape(*pieces[0].shape[:lead], -1))
     left, right = pair(tensor, pieces)
-    products = _self_product(left.mT.flatten(-3, -2)) * _self_product(right.mT.flatten(-3, -2))
+    products = self_product(left.mT.flatten(-3, -2)) * self_product(right.mT.flatten(-3, -2))
     return products.unflatten(-1, (n, rank)).sum(-1).unflatten(-2, (n, rank)).sum(-2)
 
 
@@ -157,7 +157,7 @@ def _thin_is_cheaper(tensor: TensorLayout, rank: int, n: int) -> bool:
     return tensor.numel > SMALL and (n * rank) ** 2 * (first + rest) < dense
 
 
-def _self_product(rows: Float[Tensor, "*lead n size"]) -> Float[Tensor, "*lead n n"]:
+def self_product(rows: Float[Tensor, "*lead n size"]) -> Float[Tensor, "*lead n n"]:
     """X Xᵀ, with one product instead of two in the backward pass."""
     # Batched products are slower, so axes of length 1 are left out of them.
     lead = rows.shape[:-2]

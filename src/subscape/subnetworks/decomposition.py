@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from subscape._checks import problem, require
 from subscape._io import new_folder, read_json, read_tensors, write_json, write_tensors
 from subscape._shapes import Float
 from subscape.divergences import Divergence, Values
+from subscape.gradients.geometry import Geometry
 from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.gradients.source import Engine, GradientSource
 from subscape.lowrank import Layout, Stack, TensorLayout
+from subscape.lowrank.stack import unit
 from subscape.references import FixedOutput, Reference
 from subscape.rows import RowKind
 from subscape.subnetworks.dictionary import Dictionary
@@ -75,6 +78,8 @@ class Decomposition:
     """What it reached on rows not trained on."""
     reference: FixedOutput | None = None
     """The output that all rows were compared with, where it was one."""
+    geometry: Geometry = field(default_factory=Geometry)
+    """How rows are weighted, and the metric in which encoder and decoder live."""
 
     @property
     def encoder(self) -> Stack:
@@ -83,8 +88,18 @@ class Decomposition:
 
     @property
     def decoder(self) -> Stack:
-        """V_out, [subnetwork]; every direction has unit L2 norm over all tensors together."""
+        """V_out, [subnetwork], in the metric; every direction has unit L2 norm over all tensors together."""
         return self.dictionary.decoder
+
+    @cached_property
+    def directions(self) -> Stack:
+        """The directions to push, [subnetwork], in the parameters' own coordinates and of unit L2 norm.
+
+        Without a metric the decoder's; in one F^(−p) V_out, which moves the rows whose codes are large
+        (see `lowrank.metric`).
+        """
+        metric = self.geometry.metric
+        return self.decoder if metric is None else unit(metric.to_push(self.decoder))
 
     @property
     def threshold(self) -> Float[Tensor, "*subnetwork"]:
@@ -94,7 +109,10 @@ class Decomposition:
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Decomposition:
         """The same on another device, or in another floating-point type."""
         moved = copy.deepcopy(self.dictionary).to(device=device, dtype=dtype)
-        return replace(self, dictionary=moved)
+        metric = self.geometry.metric
+        if metric is not None:
+            metric = metric.to(moved.decoder_weights)
+        return replace(self, dictionary=moved, geometry=replace(self.geometry, metric=metric))
 
     def __len__(self) -> int:
         return self.decoder.weights.shape[0]
@@ -112,7 +130,7 @@ class Decomposition:
             raise IndexError(
                 problem("index", f"a subnetwork from 0 to {len(self) - 1}", repr(index), "")
             )
-        return Subnetwork(index % len(self), self.decoder.select(index))
+        return Subnetwork(index % len(self), self.directions.select(index))
 
     def __iter__(self) -> Iterator[Subnetwork]:
         return (self[i] for i in range(len(self)))
@@ -178,6 +196,7 @@ class Decomposition:
             rows="token" if kind == "sampled-token" else kind,
             engine=engine,
             seed=seed,
+            geometry=self.geometry,
         )
 
     def encode(
@@ -244,7 +263,7 @@ class Decomposition:
 
     def norms(self) -> dict[str, Float[Tensor, " subnetwork"]]:
         """L2 norm of every subnetwork in every tensor, by parameter name."""
-        return dict(zip(self.layout.names, self.decoder.norms().unbind(-1), strict=True))
+        return dict(zip(self.layout.names, self.directions.norms().unbind(-1), strict=True))
 
     def similarity(self) -> Float[Tensor, "subnetwork subnetwork"]:
         """Cosines between the subnetworks."""
@@ -278,7 +297,7 @@ class Decomposition:
             IndexError: if there is no such subnetwork.
         """
         self.target_in(model)
-        return Edit(model, displacement(self.decoder, deltas, tensors))
+        return Edit(model, displacement(self.directions, deltas, tensors))
 
     def edited(
         self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*"
@@ -297,7 +316,7 @@ class Decomposition:
             The copy.
         """
         self.target_in(model)
-        return edited_copy(model, displacement(self.decoder, deltas, tensors))
+        return edited_copy(model, displacement(self.directions, deltas, tensors))
 
     def save_lora(
         self,
@@ -324,7 +343,7 @@ class Decomposition:
             ValueError: if a chosen tensor is not the weight of a linear layer.
         """
         self.target_in(model)
-        change = displacement(self.decoder, deltas, tensors)
+        change = displacement(self.directions, deltas, tensors)
         return save_lora(folder, model, change, overwrite=overwrite)
 
     def target_in(self, model: nn.Module, *, outputs: Outputs | None = None) -> Target:
@@ -414,6 +433,7 @@ class Decomposition:
             tensors[f"selection.{name}"] = values.cpu()
         if self.reference is not None:
             tensors["reference.output"] = self.reference.output.cpu()
+        tensors |= {f"geometry.{name}": t.cpu() for name, t in self.geometry.state().items()}
         config = {
             "format_version": FORMAT_VERSION,
             "subscape_version": version.__version__,
@@ -421,6 +441,7 @@ class Decomposition:
             "method": "l3d",
             "n_subnetworks": len(self),
             "selection": {"kind": selection.kind, "l0": selection.l0},
+            "row_weight": self.geometry.row_weight,
             "target": dict(self.target),
             "layout": [
                 {"name": t.name, "shape": list(t.shape), "form": t.form, "ranks": list(t.ranks)}
@@ -469,12 +490,18 @@ class Decomposition:
         for name, values in selection.state_dict().items():
             values.copy_(_tensor(tensors, f"selection.{name}", tuple(values.shape), folder))
         output = tensors.get("reference.output")
+        shapes = {t.name: t.shape for t in layout.tensors}
+        of_geometry = {k[9:]: v for k, v in tensors.items() if k.startswith("geometry.")}
+        weight = config.get("row_weight", "norm")
         loaded = cls(
             Dictionary(encoder, decoder, selection).requires_grad_(False),
             target=config["target"],
             settings=config.get("settings", {}),
             metrics=config.get("metrics", {}),
             reference=None if output is None else FixedOutput(output),
+            geometry=Geometry.from_state(weight, of_geometry, shapes)
+            if of_geometry
+            else Geometry(),
         )
         return loaded if device is None else loaded.to(device)
 

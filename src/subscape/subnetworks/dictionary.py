@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from subscape._shapes import Float
-from subscape.gradients.row_gradients import RowGradients
+from subscape.gradients.row_gradients import DenseRowGradients, RowGradients, times_directions
 from subscape.lowrank import Layout, Stack
 from subscape.lowrank.stack import unit
+from subscape.lowrank.tensor import self_product
 from subscape.subnetworks.objective import by_replica, error_of, reconstruction_error
 from subscape.subnetworks.selection import Selection
 
@@ -24,7 +25,7 @@ class Reconstruction(NamedTuple):
     """Σ_rows ‖g‖²."""
     codes: Float[Tensor, "*replica row subnetwork"]
     """⟨g, V_in⟩ where active, otherwise 0."""
-    penalty: Float[Tensor, "*replica"] | float
+    penalty: Float[Tensor, "*replica"] | None
     """Of the selection."""
 
     @property
@@ -35,7 +36,7 @@ class Reconstruction(NamedTuple):
     @property
     def loss(self) -> Float[Tensor, ""]:
         """What training minimises: replicas do not influence each other, so their sum."""
-        return (self.fvu + self.penalty).sum()
+        return (self.fvu if self.penalty is None else self.fvu + self.penalty).sum()
 
 
 class Dictionary(nn.Module):
@@ -74,12 +75,11 @@ class Dictionary(nn.Module):
         Returns:
             Codes and parts of the loss, differentiable.
         """
-        both = Stack(self.layout, torch.cat([self.encoder_weights, self.decoder_weights], dim=-2))
-        coefficients, projected = gradients.inner(both).chunk(2, dim=-1)
+        coefficients, projected, gram = _products(gradients, self.encoder, self.decoder)
         codes = coefficients if everything else self.selection(coefficients)
-        penalty = 0.0 if everything else self.selection.penalty(coefficients)
+        penalty = None if everything else self.selection.penalty(coefficients)
         total = gradients.squared_norm().sum(-1)
-        error = error_of(total, codes, projected, self.decoder.gram())
+        error = error_of(total, codes, projected, gram)
         return Reconstruction(error, by_replica(total, error), codes, penalty)
 
     @torch.no_grad()
@@ -90,7 +90,7 @@ class Dictionary(nn.Module):
         codes = coefficients * selection.alone(coefficients) if alone else selection(coefficients)
         error = reconstruction_error(gradients, codes, self.decoder).double()
         total = gradients.squared_norm().double().sum(-1)
-        return Reconstruction(error, by_replica(total, error), codes, 0.0)
+        return Reconstruction(error, by_replica(total, error), codes, None)
 
     @torch.no_grad()
     def normalise(self) -> None:
@@ -104,3 +104,21 @@ class Dictionary(nn.Module):
             for weights in (self.encoder_weights, self.decoder_weights)
         )
         return Dictionary(encoder, decoder, self.selection.select(index)).requires_grad_(False)
+
+
+def _products(
+    gradients: RowGradients, encoder: Stack, decoder: Stack
+) -> tuple[
+    Float[Tensor, "*replica row subnetwork"],
+    Float[Tensor, "*replica row subnetwork"],
+    Float[Tensor, "*replica subnetwork subnetwork"],
+]:
+    """⟨g, V_in⟩, ⟨g, V_out⟩ and V_out V_outᵀ."""
+    both = Stack(encoder.layout, torch.cat([encoder.weights, decoder.weights], dim=-2))
+    if not isinstance(gradients, DenseRowGradients):
+        coefficients, projected = gradients.inner(both).chunk(2, dim=-1)
+        return coefficients, projected, decoder.gram()
+    # Where rows are dense, the directions are multiplied out once for all three.
+    flat = both.flat()
+    coefficients, projected = times_directions(gradients.flat, flat).chunk(2, dim=-1)
+    return coefficients, projected, self_product(flat.chunk(2, dim=-2)[1])

@@ -41,9 +41,9 @@ class Selection(nn.Module):
         """The coefficients of a batch of rows, zero where they are not active; differentiable."""
         raise NotImplementedError
 
-    def penalty(self, coefficients: Tensor) -> Float[Tensor, "*replica"] | float:
+    def penalty(self, coefficients: Tensor) -> Float[Tensor, "*replica"] | None:
         """What is added to the loss, an FVU."""
-        return 0.0
+        return None
 
     @torch.no_grad()
     def calibrate(self, sizes: Float[Tensor, "*replica row subnetwork"]) -> None:

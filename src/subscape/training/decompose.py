@@ -15,7 +15,8 @@ from subscape._checks import problem, require, with_settings
 from subscape.data import Samples, as_samples, hashes, n_samples, take
 from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
-from subscape.gradients.source import Engine
+from subscape.gradients.geometry import RowWeight
+from subscape.gradients.source import Engine, MetricName
 from subscape.references import Pairs, Reference, name_of
 from subscape.rows import RowKind, generator_of
 from subscape.subnetworks.decomposition import Decomposition
@@ -41,6 +42,10 @@ def decompose(
     divergence: str | Divergence | Values = "mse",
     reference: str | Reference = "another-row",
     rows: RowKind = "sample",
+    row_weight: RowWeight = "norm",
+    metric: MetricName = "euclidean",
+    metric_power: float = 0.5,
+    metric_damping: float = 0.01,
     engine: Engine = "auto",
     config: TrainingConfig | None = None,
     out: str | Path | None = None,
@@ -61,6 +66,10 @@ def decompose(
         reference: `another-row`, `mean`, `batch-mean`, `uniform`, or a callable; see `subscape.references`.
         rows: `sample`; of a sequence model `token` for a row per position, or `sampled-token` for one position
             of every sequence, drawn anew every time.
+        row_weight: how much a row counts: `norm` (published), `output`, `unit`, or a power between 0 and 1.
+        metric: `euclidean` (published) or `kronecker`; see `lowrank.metric`.
+        metric_power: of the Kronecker metric; ½ whitens fully.
+        metric_damping: of the Kronecker metric, as a share of the mean eigenvalue.
         engine: how row gradients are made; `auto` chooses.
         config: settings of the training.
         out: run folder for metrics and checkpoints; a run found there is resumed. The result is saved
@@ -85,6 +94,10 @@ def decompose(
         divergence=divergence,
         reference=reference,
         rows=rows,
+        row_weight=row_weight,
+        metric=metric,
+        metric_power=metric_power,
+        metric_damping=metric_damping,
         engine=engine,
         config=config,
         **settings,
@@ -102,8 +115,8 @@ class Prepared:
     """Rows to choose the restart and to report FVU by."""
     config: TrainingConfig
     """Settings of the training."""
-    names: Mapping[str, str]
-    """Names of the outputs function, the divergence and the reference rule."""
+    names: Mapping[str, Any]
+    """What else was chosen, by name: outputs function, divergence, reference rule, geometry."""
 
     def summary(self) -> str:
         """The tensors with their engines, and the memory that the run will take."""
@@ -141,6 +154,10 @@ def prepare(
     divergence: str | Divergence | Values = "mse",
     reference: str | Reference = "another-row",
     rows: RowKind = "sample",
+    row_weight: RowWeight = "norm",
+    metric: MetricName = "euclidean",
+    metric_power: float = 0.5,
+    metric_damping: float = 0.01,
     engine: Engine = "auto",
     config: TrainingConfig | None = None,
     **settings: Any,
@@ -156,6 +173,10 @@ def prepare(
         divergence: between a row's output and its reference.
         reference: which output a row is compared with.
         rows: what a row is.
+        row_weight: how much a row counts.
+        metric: what gradients are measured in.
+        metric_power: of the Kronecker metric.
+        metric_damping: of the Kronecker metric.
         engine: how row gradients are made.
         config: settings of the training.
         **settings: single settings, on top of `config`.
@@ -183,12 +204,20 @@ def prepare(
         rows=rows,
         engine=engine,
         seed=config.seed,
+        row_weight=row_weight,
+        metric=metric,
+        metric_power=metric_power,
+        metric_damping=metric_damping,
     )
     held = source.over(kept, seed=config.seed + 1, reference=kept_pairs)
     names = {
         "outputs": target.outputs_name,
         "divergence": source.divergence.name,
         "reference": reference if isinstance(reference, str) else name_of(reference),
+        "row_weight": row_weight,
+        "metric": metric,
+        "metric_power": metric_power,
+        "metric_damping": metric_damping,
     }
     return Prepared(source, held, config, names)
 

@@ -152,6 +152,7 @@ def _best(
         target=source.target.fingerprint(),
         metrics=metrics | figures | {"heldout_samples": len(set(hashes(heldout.data)))},
         reference=source.reference if isinstance(source.reference, FixedOutput) else None,
+        geometry=source.geometry,
     )
 
 
