@@ -169,6 +169,10 @@ def test_files_and_folders_get_the_usual_permissions(tmp_path: Path):
 # Folders
 
 
+def is_old(folder: Path) -> bool:
+    return _io.holds_just(folder, "old")
+
+
 def test_new_folder_appears_only_at_success(tmp_path: Path):
     target = tmp_path / "runs" / "tms"
     with _io.new_folder(target) as folder:
@@ -190,7 +194,10 @@ def test_new_folder_refuses_one_that_holds_files(tmp_path: Path):
     target = tmp_path / "run"
     target.mkdir()
     (target / "old").touch()
-    with pytest.raises(FileExistsError, match="overwrite=True"), _io.new_folder(target):
+    with (
+        pytest.raises(FileExistsError, match="overwrite=True"),
+        _io.new_folder(target, owned=is_old),
+    ):
         pytest.fail("the body must not run")
     assert names(target) == ["old"]
     assert names(tmp_path) == ["run"]
@@ -200,11 +207,47 @@ def test_overwrite_replaces_the_folder(tmp_path: Path):
     target = tmp_path / "run"
     target.mkdir()
     (target / "old").touch()
-    with _io.new_folder(target, overwrite=True) as folder:
+    with _io.new_folder(target, overwrite=True, owned=is_old) as folder:
         (folder / "new").touch()
         assert names(target) == ["old"]
     assert names(target) == ["new"]
     assert names(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("others", [["precious"], ["old", "precious"]])
+def test_only_what_is_owned_is_overwritten(tmp_path: Path, others: list[str]):
+    target = tmp_path / "run"
+    target.mkdir()
+    for name in others:
+        (target / name).touch()
+    with (
+        pytest.raises(FileExistsError, match="no earlier result"),
+        _io.new_folder(target, overwrite=True, owned=is_old),
+    ):
+        pytest.fail("the body must not run")
+    assert names(target) == others
+
+
+def test_what_is_owned_is_asked_again_at_the_end(tmp_path: Path):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "old").touch()
+    with (
+        pytest.raises(FileExistsError, match="no earlier result"),
+        _io.new_folder(target, overwrite=True, owned=is_old),
+    ):
+        (target / "precious").touch()
+    assert names(target) == ["old", "precious"]
+
+
+@pytest.mark.parametrize(
+    ("content", "table"),
+    [('{"a": 1}', {"a": 1}), ("[1]", {}), ("{", {}), ("", {}), (None, {})],
+)
+def test_a_json_object_or_nothing(tmp_path: Path, content: str | None, table: dict):
+    if content is not None:
+        (tmp_path / "a.json").write_text(content)
+    assert _io.json_object(tmp_path / "a.json") == table
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -216,7 +259,7 @@ def test_a_failing_body_leaves_nothing_behind(
     if overwrite:
         target.mkdir()
         (target / "old").touch()
-    with pytest.raises(error), _io.new_folder(target, overwrite) as folder:
+    with pytest.raises(error), _io.new_folder(target, overwrite, is_old) as folder:
         (folder / "half").touch()
         raise error
     assert names(tmp_path) == (["run"] if overwrite else [])
@@ -247,7 +290,7 @@ def test_a_failing_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "rename", failing)
     with (
         pytest.raises(OSError, match="disk full"),
-        _io.new_folder(target, overwrite=True) as folder,
+        _io.new_folder(target, overwrite=True, owned=is_old) as folder,
     ):
         (folder / "new").touch()
     assert names(target) == ["old"]
@@ -277,3 +320,15 @@ def test_overwrite_refuses_the_folder_one_stands_in(
         ):
             pytest.fail("the body must not run")
     assert names(tmp_path) == ["here", "precious"]
+
+
+def test_a_line_that_the_disk_has_no_room_for_is_an_error(tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
+    try:
+        _io.append_jsonl(tmp_path / "m.jsonl", {"step": 1})
+        with pytest.raises(OSError, match=r"m\.jsonl \(File too large\)"):
+            _io.append_jsonl(tmp_path / "m.jsonl", {"step": 2, "fvu": [0.25, 0.5]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ import safetensors.torch
 from torch import Tensor
 
 from subscape._checks import problem
+
+Owned = Callable[[Path], bool]
+"""Whether what stands at a path is an earlier result of the same kind, which alone may be replaced."""
 
 _REPAIR = "It was cut short or is not ours: write it again, or copy it again from its source."
 
@@ -54,6 +57,20 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(problem(str(path), "a JSON file", f"{error}", _REPAIR)) from error
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none, for telling what a file is."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def holds_just(folder: Path, *names: str) -> bool:
+    """Whether a folder holds these and nothing else."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} == set(names)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write text as UTF-8, with the line ends it has.
 
@@ -76,8 +93,11 @@ def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered, so that the line goes out in one piece and an interrupt does not tear it.
-    with path.open("ab", buffering=0) as file:
-        file.write(line.encode())
+    with writable(path), path.open("ab", buffering=0) as file:
+        # A disk that fills up takes a part of it, and says so only when asked for the rest.
+        rest = line.encode()
+        while rest:
+            rest = rest[file.write(rest) :]
 
 
 def write_tensors(
@@ -137,8 +157,71 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise ValueError(_not_safetensors(path, error)) from error
 
 
+def nobodys(_: Path) -> bool:
+    """For what is never replaced."""
+    return False
+
+
+def check_free(
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    owned: Owned = nobodys,
+    folder: bool = False,
+    name: str = "path",
+    expected: str = "",
+) -> None:
+    """Refuse a place that is taken, unless it is to be overwritten and holds an earlier result.
+
+    Args:
+        path: the file or folder to write.
+        overwrite: whether an earlier result may be replaced.
+        owned: recognises one.
+        folder: whether a folder is to be written; an empty one is free.
+        name: of the argument that gave the path.
+        expected: what to ask for in the error.
+
+    Raises:
+        FileExistsError: if it is taken.
+        IsADirectoryError: if a folder stands where a file is to be written.
+    """
+    path = Path(path)
+    with writable(path):
+        if not path.exists():
+            return
+        is_folder = path.is_dir()
+        if folder and is_folder and not any(path.iterdir()):
+            return
+    if folder and not is_folder:
+        raise FileExistsError(
+            problem(name, "a folder to make", f"the file {path}", "Choose another path.")
+        )
+    if is_folder and not folder:
+        raise IsADirectoryError(
+            problem(name, "a file to write", f"the folder {path}", "Name a file inside it.")
+        )
+    mine = (is_folder or path.is_file()) and owned(path)  # a device may have no end
+    if overwrite and mine:
+        return
+    repair = "Choose another path."
+    if mine:
+        repair = "Choose another path, or replace it: overwrite=True (--overwrite)."
+    elif overwrite:
+        repair = "It is no earlier result, which alone is replaced: choose another path, or move it away."
+    raise FileExistsError(
+        problem(
+            name,
+            expected or ("a folder that is new or empty" if folder else "a new file"),
+            f"{path}, which {'holds files' if folder else 'exists'}",
+            repair,
+        )
+    )
+
+
 @contextmanager
-def new_folder(path: str | Path, overwrite: bool = False) -> Generator[Path]:
+def new_folder(
+    path: str | Path, overwrite: bool = False, owned: Owned = nobodys
+) -> Generator[Path]:
     """Build a folder under a temporary name and rename it into place at success.
 
         with new_folder("runs/tms") as folder:
@@ -146,13 +229,14 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Generator[Path]:
 
     Args:
         path: The folder to make; an empty one may stand there already.
-        overwrite: Whether to replace a folder that holds something.
+        overwrite: Whether to replace an earlier result.
+        owned: Recognises one.
 
     Yields:
         The temporary folder to write into. An exception removes it and leaves `path` as it was.
     """
     target = Path(path).resolve()
-    _check_target(target, overwrite)
+    _check_target(target, overwrite, owned)
     temporary = _sibling(target)
     with writable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +244,7 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Generator[Path]:
     try:
         yield temporary
         # Once more, as somebody else may have written there meanwhile.
-        _check_target(target, overwrite)
+        _check_target(target, overwrite, owned)
         _move_into_place(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -188,13 +272,7 @@ def writable(path: str | Path) -> Generator[None]:
         ) from error
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise FileExistsError(
-            problem("path", "a folder to make", f"the file {target}", "Choose another path.")
-        )
+def _check_target(target: Path, overwrite: bool, owned: Owned) -> None:
     # Replacing one of these would delete far more than an earlier result.
     if any(place.resolve().is_relative_to(target) for place in (Path.cwd(), Path.home())):
         raise FileExistsError(
@@ -205,15 +283,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
                 "Choose a folder inside it.",
             )
         )
-    if not overwrite and any(target.iterdir()):
-        raise FileExistsError(
-            problem(
-                "path",
-                "a folder that is new or empty",
-                f"{target}, which holds files",
-                "Choose another path, or replace it: overwrite=True (--overwrite).",
-            )
-        )
+    check_free(target, overwrite=overwrite, owned=owned, folder=True)
 
 
 def _move_into_place(temporary: Path, target: Path) -> None:

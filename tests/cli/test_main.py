@@ -86,7 +86,7 @@ def test_decompose_leaves_a_run_folder(folder, capsys):
 
 def test_run_toml_replays_the_run(folder):
     assert decompose() == 0
-    assert main(["decompose", "--config", "run/run.toml", "--out", "again"]) == 0
+    assert main(["decompose", "--config", "run/run.toml", "--trust", "--out", "again"]) == 0
     first, second = (Decomposition.from_pretrained(folder / d / "final") for d in ("run", "again"))
     assert torch.equal(first.decoder.weights, second.decoder.weights)
 
@@ -94,7 +94,16 @@ def test_run_toml_replays_the_run(folder):
 def test_flags_override_the_file(folder):
     assert decompose() == 0
     assert (
-        main(["decompose", "--config", "run/run.toml", "--out", "other", "--n-subnetworks", "3"])
+        main([
+            "decompose",
+            "--config",
+            "run/run.toml",
+            "--trust",
+            "--out",
+            "other",
+            "--n-subnetworks",
+            "3",
+        ])
         == 0
     )
     assert len(Decomposition.from_pretrained(folder / "other" / "final")) == 3
@@ -253,7 +262,7 @@ def test_types_in_a_config_file(folder, capsys, text, words):
 
 def test_config_after_an_equals_sign(folder):
     assert decompose() == 0
-    assert main(["decompose", "--config=run/run.toml", "--out", "again", "--json"]) == 0
+    assert main(["decompose", "--config=run/run.toml", "--trust", "--out", "again", "--json"]) == 0
     assert (folder / "again" / "final").is_dir()
 
 
@@ -305,7 +314,16 @@ def test_a_reader_that_has_seen_enough(folder):
     assert decompose() == 0
     program = "import sys; from subscape.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with subprocess.Popen(
-        [sys.executable, "-c", program, "decompose", "--config", "run/run.toml", "--json"],
+        [
+            sys.executable,
+            "-c",
+            program,
+            "decompose",
+            "--config",
+            "run/run.toml",
+            "--trust",
+            "--json",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -49,7 +49,8 @@ def test_a_picture_and_its_numbers(folder, command):
     command("sweep", "net", "--out", "s.png", "--json")
     assert (folder / "s.png").read_bytes().startswith(b"\x89PNG")
     numbers = json.loads((folder / "s.json").read_text())
-    assert numbers == json.loads(command("sweep", "net", "--json"))
+    printed = json.loads(command("sweep", "net", "--json"))
+    assert numbers == {"format": "subscape-sweep/1", "picture": "s.png", **printed}
 
 
 def test_two_at_a_time(folder, command):

@@ -54,7 +54,7 @@ def test_stages_out_of_order_and_wrong_settings_say_so(tmp_path, capsys):
     def said(text, stage="build", **lines):
         config = tmp_path / "c.toml"
         config.write_text(text)
-        assert run("basis", stage, config, "--out", tmp_path / "r", "--json") == 2
+        assert run("basis", stage, config, "--out", tmp_path / "r", "--json", "--trust") == 2
         return capsys.readouterr().err
 
     assert "Run `subscape basis edges` first" in said('task = "digits"', "report")
@@ -67,6 +67,17 @@ def test_stages_out_of_order_and_wrong_settings_say_so(tmp_path, capsys):
     assert "a Task from" in said('task = "json:JSONDecoder"')
     assert run("basis", "build", tmp_path / "none.toml") == 2
     assert "a TOML file that exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["lib/mine.py", "labels.json"])
+def test_a_folder_that_is_no_runs_is_left_alone(tmp_path, capsys, name):
+    (tmp_path / "c.toml").write_text('task = "digits"')
+    mine = tmp_path / "project" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert run("basis", "edges", tmp_path / "c.toml", "--out", tmp_path / "project") == 2
+    assert "that of a run, with its basis.toml" in capsys.readouterr().err
+    assert [p for p in (tmp_path / "project").rglob("*") if p.is_file()] == [mine]
 
 
 @pytest.mark.parametrize(
@@ -176,11 +187,16 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own.toml").write_text('task = "own_task:task"\n')
-    assert run("basis", "ablate", "own.toml") == 2
+    assert run("basis", "edges", "own.toml") == 2
+    assert "--task own_task:task, or run what this file names: --trust" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    assert run("basis", "ablate", "own.toml", "--trust") == 2
     assert "basis edges" in capsys.readouterr().err
-    assert run("basis", "edges", "own.toml", "--json") == 0
+    assert run("basis", "edges", "own.toml", "--task", "own_task:task", "--json") == 0
     assert json.loads(capsys.readouterr().out)["run"] == "runs/own"
-    assert run("basis", "ablate", "runs/own", "--json", "--tolerance", "0.1") == 0
+    assert run("basis", "ablate", "runs/own") == 2
+    assert "own_task:task', which runs/own/basis.toml names" in capsys.readouterr().err
+    assert run("basis", "ablate", "runs/own", "--trust", "--json", "--tolerance", "0.1") == 0
     assert json.loads(capsys.readouterr().out)["base"] == 1
 
 

@@ -68,21 +68,28 @@ def test_writing_returns_the_path_and_leaves_only_the_file(data, tmp_path: Path)
 
 
 def test_an_existing_file_is_replaced_only_when_asked(data, tmp_path: Path):
-    path = tmp_path / "page.html"
-    path.write_text("mine")
+    path = write_page(tmp_path / "page.html", {**data, "title": "Old"})
     with pytest.raises(FileExistsError, match="overwrite=True"):
         write_page(path, data)
-    assert path.read_text() == "mine"
+    assert "<title>Old</title>" in path.read_text(encoding="utf-8")
     write_page(path, data, overwrite=True)
-    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert path.read_text(encoding="utf-8") == render_page(data)
+
+
+@pytest.mark.parametrize("content", ["mine", "<!doctype html>mine", '{"method": "l3d"}'])
+def test_another_file_is_never_replaced(data, tmp_path: Path, content: str):
+    path = tmp_path / "page.html"
+    path.write_text(content)
+    with pytest.raises(FileExistsError, match="no earlier result"):
+        write_page(path, data, overwrite=True)
+    assert path.read_text() == content
 
 
 def test_bad_data_leave_the_old_file(data, tmp_path: Path):
-    path = tmp_path / "page.html"
-    path.write_text("mine")
+    path = write_page(tmp_path / "page.html", data)
     with pytest.raises(ValueError, match=r"data\.kind"):
         write_page(path, {**data, "kind": "smells"}, overwrite=True)
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+    assert [p.read_text(encoding="utf-8") for p in tmp_path.iterdir()] == [render_page(data)]
 
 
 def test_a_folder_is_refused(data, tmp_path: Path):

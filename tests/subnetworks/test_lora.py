@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from subscape import Decomposition, Target
-from subscape._io import read_tensors
+from subscape._io import read_tensors, write_tensors
 from subscape.lowrank import initial_stack, make_layout
 from subscape.subnetworks.lora import save_lora
 
@@ -192,6 +192,28 @@ def test_a_folder_in_use_is_kept(tmp_path):
     assert (tmp_path / "l" / "adapter_model.safetensors").read_bytes() == before
     made.save_lora(tmp_path / "l", model, {0: 1.0}, overwrite=True)
     assert (tmp_path / "l" / "adapter_model.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "run.toml"])
+def test_what_others_put_there_is_kept(tmp_path, name: str):
+    model, made, _ = make(Nested, ["a.weight"])
+    made.save_lora(tmp_path / "l", model, DELTAS)
+    (tmp_path / "l" / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="no earlier result"):
+        made.save_lora(tmp_path / "l", model, {0: 1.0}, overwrite=True)
+    assert (tmp_path / "l" / name).read_text() == "mine"
+
+
+def test_a_trained_adapter_is_kept(tmp_path):
+    model, made, _ = make(Nested, ["a.weight"])
+    (tmp_path / "l").mkdir()
+    (tmp_path / "l" / "adapter_config.json").write_text("{}")
+    write_tensors(
+        tmp_path / "l" / "adapter_model.safetensors", {"a": torch.ones(1)}, {"format": "pt"}
+    )
+    with pytest.raises(FileExistsError, match="no earlier result"):
+        made.save_lora(tmp_path / "l", model, DELTAS, overwrite=True)
+    assert read_tensors(tmp_path / "l" / "adapter_model.safetensors")["a"].tolist() == [1]
 
 
 def test_another_model_is_refused(tmp_path):

@@ -183,7 +183,7 @@ def test_a_final_folder_that_is_no_runs_is_not_replaced(tmp_path):
     theirs = tmp_path / "final" / "thesis.txt"
     theirs.parent.mkdir()
     theirs.write_text("years of work")
-    with pytest.raises(FileExistsError, match=r"^out: expected .*final.* Give another path"):
+    with pytest.raises(FileExistsError, match=r"^out: expected .*final.* Choose another path"):
         decompose(
             torch.nn.Linear(3, 2),
             torch.randn(40, 3),

@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from subscape._checks import problem, require
-from subscape._io import write_text
+from subscape._io import check_free, write_text
 from subscape.cli import loading, toml
 from subscape.interaction_basis.build import BasisConfig
 from subscape.interaction_basis.figures import report_stage
@@ -86,6 +86,10 @@ class BasisRun:
     """What to do."""
     config_or_run: Annotated[Path, tyro.conf.Positional]
     """A TOML file (see docs/interaction-basis.md), or a run folder that was made from one."""
+    task: str | None = None
+    """The task, in place of what the file says."""
+    trust: bool = False
+    """Call the function that the file names as its task. It may do anything."""
     tolerance: float | None = None
     """ablate: how much worse the score may get, in place of what the file says."""
     resolution: float | None = None
@@ -233,9 +237,12 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
         "A run folder is made by `subscape basis build CONFIG`.",
     )
     config = _read(path)
+    needs_task = settings.stage in ("build", "edges", "ablate")
+    if needs_task and loading.is_code(config.task) and not (settings.trust or settings.task):
+        loading.refuse_code("task", config.task, path, f"--task {config.task}")
     flags = {
         key: value
-        for key in ("tolerance", "resolution", "library")
+        for key in ("task", "tolerance", "resolution", "library")
         if (value := getattr(settings, key)) is not None
     }
     config = replace(config, **flags)
@@ -250,6 +257,14 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
     }
     config = replace(config, **absolute)
     folder = settings.out or Path(config.out or Path("runs") / path.stem)
+    check_free(
+        folder,
+        overwrite=True,
+        owned=lambda run: (run / "basis.toml").is_file(),
+        folder=True,
+        name="out",
+        expected="a new folder, or that of a run, with its basis.toml",
+    )
     keep_settings(config, folder)
     return config, folder
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from subscape._checks import problem
-from subscape._io import writable, write_text
+from subscape._io import check_free, writable, write_text
+from subscape._lock import locked
 from subscape.cli import toml
-from subscape.cli.loading import load_data, load_model
+from subscape.cli.earlier_run import is_run, replaced
+from subscape.cli.loading import is_code, load_data, load_model, refuse_code
+from subscape.cli.run_folder import CONFIG
 from subscape.gradients.source import EngineName
 from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
 from subscape.training import TrainingConfig, prepare
 
-CONFIG = "run.toml"
+FLAGS = ("json", "overwrite", "trust")
+"""What only the command line can say."""
+NAMES = ("model", "data", "heldout")
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,44 @@ class DecomposeRun:
     out: Path = Path("runs/decomposition")
     """Run folder; a run of the same settings that was interrupted there is resumed."""
     overwrite: bool = False
-    """Begin anew in a run folder that exists."""
+    """Begin anew in the folder of a run, which is kept until the new one is done."""
+    trust: bool = False
+    """Call the functions that a --config file names as model and data. They may do anything."""
     json: bool = False
     """Print the result as JSON."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     """Settings of the training."""
+
+
+def without_code(settings: DecomposeRun) -> DecomposeRun:
+    """Settings of a file without the functions that it names."""
+    named = [name for name in NAMES if is_code(getattr(settings, name))]
+    return replace(settings, **{name: getattr(DecomposeRun, name) for name in named})
+
+
+def with_code(settings: DecomposeRun, of: DecomposeRun, file: Path) -> DecomposeRun:
+    """Settings with the functions that a file names, where the command line gives none.
+
+    Args:
+        settings: what the command line said, on top of the file without its functions.
+        of: what the file said.
+        file: the file.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ValueError: if there are such functions, and no --trust.
+    """
+    for name in NAMES:
+        value = getattr(of, name)
+        if not is_code(value) or getattr(settings, name):
+            continue
+        if not settings.trust:
+            give = f"{value} as MODEL" if name == "model" else f"--{name} {value}"
+            refuse_code(name, value, file, give)
+        settings = replace(settings, **{name: value})
+    return settings
 
 
 def run(settings: DecomposeRun) -> Decomposition:
@@ -77,13 +114,13 @@ def run(settings: DecomposeRun) -> Decomposition:
     for name in ("model", "data"):
         if not getattr(settings, name):
             raise ValueError(problem(name, "a value", "nothing", "See subscape decompose --help."))
+    _check_out(settings)
     loaded = load_model(settings.model)
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
     data = load_data(settings.data, settings.model, settings.window)
     heldout = None
     if settings.heldout is not None:
         heldout = load_data(settings.heldout, settings.model, settings.window)
-    _check_folder(settings)
     prepared = prepare(
         target,
         data,
@@ -96,55 +133,34 @@ def run(settings: DecomposeRun) -> Decomposition:
     )
     if not settings.json:
         print(prepared.summary())
-    _begin(settings)
-    try:
+    with locked(settings.out), replaced(settings.out, settings.overwrite):
+        write_text(settings.out / CONFIG, _config(settings))
         result = prepared.run(settings.out, progress=not settings.json)
-    except ValueError:
-        _leave_nothing(settings.out)
-        raise
     _print(result, settings)
     return result
 
 
 def _config(settings: DecomposeRun) -> str:
     """The replayable configuration."""
-    table = {k: v for k, v in asdict(settings).items() if k not in ("json", "overwrite")}
+    table = {k: v for k, v in asdict(settings).items() if k not in FLAGS}
     return toml.dumps(table)
 
 
-def _check_folder(settings: DecomposeRun) -> None:
+def _check_out(settings: DecomposeRun) -> None:
     """Refuse a run folder that holds something else."""
-    out = settings.out
+    out, written = settings.out, settings.out / CONFIG
     with writable(out):
-        full = out.exists() and any(out.iterdir())
-    if not full or settings.overwrite:
+        same = written.is_file() and written.read_text(encoding="utf-8") == _config(settings)
+    if same and not settings.overwrite:
         return
-    written = out / CONFIG
-    if not written.exists() or written.read_text(encoding="utf-8") != _config(settings):
-        raise ValueError(
-            problem(
-                "out",
-                "a new folder, or one of a run with the same settings, which is then resumed",
-                f"{out}, which holds something else",
-                "Choose another --out, or begin anew with --overwrite.",
-            )
-        )
-
-
-def _begin(settings: DecomposeRun) -> None:
-    """Make the run folder, without what is to be overwritten, and leave the configuration in it."""
-    if settings.overwrite:
-        for name in ("checkpoint.safetensors", "metrics.jsonl"):
-            (settings.out / name).unlink(missing_ok=True)
-        shutil.rmtree(settings.out / "final", ignore_errors=True)
-    write_text(settings.out / CONFIG, _config(settings))
-
-
-def _leave_nothing(out: Path) -> None:
-    """Take away a run folder of which nothing came but its configuration."""
-    if [path.name for path in out.iterdir()] == [CONFIG]:
-        (out / CONFIG).unlink()
-        out.rmdir()
+    check_free(
+        out,
+        overwrite=settings.overwrite,
+        owned=is_run,
+        folder=True,
+        name="out",
+        expected="a new folder, or one of a run with the same settings, which is then resumed",
+    )
 
 
 def _print(result: Decomposition, settings: DecomposeRun) -> None:
@@ -163,7 +179,8 @@ def _print(result: Decomposition, settings: DecomposeRun) -> None:
         f"L0 {figures['l0_row_by_row']:.2f}"
     )
     print(f"  dead subnetworks                 {figures['dead']:.1%}")
+    trust = " --trust" if any(is_code(getattr(settings, name)) for name in NAMES) else ""
     print(
         f"\nSaved in {settings.out / 'final'}; replay with "
-        f"subscape decompose --config {settings.out / CONFIG}"
+        f"subscape decompose --config {settings.out / CONFIG}{trust}"
     )

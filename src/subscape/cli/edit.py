@@ -11,8 +11,12 @@ import torch
 import tyro
 
 from subscape._checks import problem
-from subscape._io import new_folder
+from subscape._io import check_free, holds_just, json_object, new_folder, write_json
 from subscape.cli.run_folder import Run, check_index, open_run
+from subscape.subnetworks.lora import is_adapter
+
+RECORD = "edit.json"
+"""In the folder of an edited model: the edit, and the names of all files, by which it is told."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,10 @@ class EditRun:
     """Write the edited Hugging Face model with its tokenizer."""
     model: str | None = None
     """The model, if the run does not name it."""
+    trust: bool = False
+    """Call the functions that the run names as its model. They may do anything."""
     overwrite: bool = False
-    """Replace what --lora or --save finds there."""
+    """Replace an earlier edit that --lora or --save finds there."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -66,7 +72,13 @@ def run(settings: EditRun) -> dict[str, Any]:
                 "See subscape edit --help.",
             )
         )
-    opened = open_run(settings.run, settings.model)
+    for name, path, owned in (
+        ("lora", settings.lora, is_adapter),
+        ("save", settings.save, _is_edited_model),
+    ):
+        if path is not None:
+            check_free(path, overwrite=settings.overwrite, owned=owned, folder=True, name=name)
+    opened = open_run(settings.run, settings.model, trust=settings.trust)
     for index in deltas:
         check_index(opened, index)
     target = opened.target()
@@ -163,12 +175,24 @@ def _save(opened: Run, edit: Any, settings: EditRun) -> Path:
                 "Save the state dict of decomposition.edited(model, deltas) in Python.",
             )
         )
-    with new_folder(settings.save, overwrite=settings.overwrite) as temporary, edit as model:
+    with (
+        new_folder(settings.save, settings.overwrite, _is_edited_model) as temporary,
+        edit as model,
+    ):
         model.save_pretrained(temporary)
         tokenizer = opened.tokenizer()
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
+        edit_of = {"model": opened.model, "set": settings.set, "tensors": settings.tensors}
+        files = sorted(path.name for path in temporary.iterdir())
+        write_json(temporary / RECORD, {**edit_of, "files": files})
     return settings.save
+
+
+def _is_edited_model(folder: Path) -> bool:
+    """Whether `--save` wrote the folder, and nobody put anything into it."""
+    files = json_object(folder / RECORD).get("files", [])
+    return holds_just(folder, RECORD, *files)
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy
 import torch
@@ -29,6 +30,33 @@ class LoadedModel(NamedTuple):
     """See `subscape.Target`."""
 
 
+def is_code(name: str | None) -> TypeGuard[str]:
+    """Whether a name is `package.module:function`, which is imported and called."""
+    return name is not None and ":" in name and not Path(name).exists()
+
+
+def refuse_code(argument: str, name: str, file: Path, give: str) -> None:
+    """Refuse to run what a file names, as it may come from anybody.
+
+    Args:
+        argument: what it is named for.
+        name: `package.module:function`.
+        file: what names it.
+        give: how to name it on the command line.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        problem(
+            argument,
+            "code that you name yourself",
+            f"{name!r}, which {file} names",
+            f"Give it on the command line, {give}, or run what this file names: --trust.",
+        )
+    )
+
+
 def load_model(name: str) -> LoadedModel:
     """Load a model by name.
 
@@ -42,7 +70,7 @@ def load_model(name: str) -> LoadedModel:
     Raises:
         ValueError: if there is no such model.
     """
-    if ":" in name and not Path(name).exists():
+    if is_code(name):
         made = called(name, "model")
         model, outputs = made if isinstance(made, tuple) else (made, None)
         if not isinstance(model, nn.Module):
@@ -75,7 +103,7 @@ def load_model(name: str) -> LoadedModel:
         raise ValueError(problem("model", "a folder that exists", repr(name), "Check the path."))
     auto = quiet_transformers().AutoModelForCausalLM
     try:
-        return LoadedModel(auto.from_pretrained(name).eval(), None)
+        return LoadedModel(auto.from_pretrained(name, trust_remote_code=False).eval(), None)
     except OSError as error:
         raise ValueError(
             problem(
@@ -83,6 +111,15 @@ def load_model(name: str) -> LoadedModel:
                 "a folder that exists, package.module:function, or a hub id that can be reached",
                 f"{name!r} ({str(error).splitlines()[0]})",
                 "Check the spelling.",
+            )
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            problem(
+                "model",
+                "a model that transformers itself has the code of",
+                f"{name!r} ({str(error).splitlines()[0]})",
+                "For other models write package.module:function that returns the module.",
             )
         ) from error
 
@@ -102,7 +139,7 @@ def load_data(name: str, model: str, window: int) -> Samples:
     Raises:
         ValueError: if there is no such file, or its kind is unknown.
     """
-    if ":" in name and not Path(name).exists():
+    if is_code(name):
         return as_samples(called(name, "data"))
     path = Path(name)
     if not path.is_file():
@@ -163,7 +200,7 @@ def load_tokenizer(model: str) -> Any:
         ValueError: if the model has none.
     """
     try:
-        return quiet_transformers().AutoTokenizer.from_pretrained(model)
+        return quiet_transformers().AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             problem(
@@ -192,11 +229,27 @@ def _only(path: Path, tensors: dict[str, torch.Tensor]) -> Samples:
     )
 
 
+@contextlib.contextmanager
+def _current_folder() -> Generator[None]:
+    """Modules beside the user are found. Last and not for long: they must not pass for installed ones."""
+    here = str(Path.cwd())
+    new = here not in sys.path
+    if new:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if new and here in sys.path:
+            sys.path.remove(here)
+
+
+@_current_folder()
 def called(name: str, argument: str) -> Any:
     """What a user's own function gives.
 
     Args:
-        name: `package.module:function`, which takes no arguments; modules in the current folder are found.
+        name: `package.module:function`, which takes no arguments; modules in the current folder are found
+            where none of that name is installed, until the function returns.
         argument: what it was given for, for messages.
 
     Returns:
@@ -206,8 +259,6 @@ def called(name: str, argument: str) -> Any:
         ValueError: if it cannot be imported, or raises.
     """
     module_name, _, function_name = name.partition(":")
-    if str(Path.cwd()) not in sys.path:  # like `python -m`: modules beside the user
-        sys.path.insert(0, str(Path.cwd()))
     try:
         function: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from subscape._checks import problem
 from subscape.cli import (
     basis,
     check,
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        arguments, defaults = _config_file(arguments)
+        arguments, of_file, file = _config_file(arguments)
+        defaults = decompose.without_code(of_file)
         commands = (
             Annotated[
                 decompose.DecomposeRun, tyro.conf.subcommand(name="decompose", default=defaults)
@@ -83,6 +85,8 @@ def _run(arguments: list[str]) -> int:
             description="Find the sparsely active subnetworks in a model's loss landscape.",
             args=arguments,
         )
+        if isinstance(chosen, decompose.DecomposeRun) and file is not None:
+            chosen = decompose.with_code(chosen, of_file, file)
         status = RUN[type(chosen)](chosen)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -114,21 +118,24 @@ def _shown_once() -> Callable[..., None]:
     return show
 
 
-def _config_file(arguments: list[str]) -> tuple[list[str], decompose.DecomposeRun]:
+def _config_file(arguments: list[str]) -> tuple[list[str], decompose.DecomposeRun, Path | None]:
     """Take `--config FILE` out of the arguments of `decompose`; the file gives the flags' defaults."""
     if arguments[:1] != ["decompose"]:
-        return arguments, decompose.DecomposeRun()
+        return arguments, decompose.DecomposeRun(), None
     arguments = [part for a in arguments for part in _split(a)]
     if "--config" not in arguments:
-        return arguments, decompose.DecomposeRun()
+        return arguments, decompose.DecomposeRun(), None
     at = arguments.index("--config")
     if at + 1 == len(arguments):
         raise ValueError("config: expected a TOML file after --config; got nothing.")
     path = Path(arguments[at + 1])
-    table = toml.read(path)
-    return arguments[:at] + arguments[at + 2 :], toml.build(
-        decompose.DecomposeRun, table, str(path)
-    )
+    settings = toml.build(decompose.DecomposeRun, toml.read(path), str(path))
+    if settings.overwrite or settings.trust:
+        key = "trust" if settings.trust else "overwrite"
+        raise ValueError(
+            problem(str(path), "settings of a run", key, f"Say --{key} on the command line.")
+        )
+    return arguments[:at] + arguments[at + 2 :], settings, path
 
 
 def _split(argument: str) -> list[str]:

@@ -11,7 +11,7 @@ import msgspec
 import tyro
 
 from subscape._checks import problem
-from subscape.cli.loading import load_data, load_labels
+from subscape.cli.loading import load_labels
 from subscape.cli.names import output_namer, token_namer
 from subscape.cli.run_folder import open_run
 from subscape.data import Samples
@@ -40,6 +40,8 @@ class MeasureRun:
     """Data to measure on; by default the run's --heldout, or, where it had none, all its --data."""
     window: int | None = None
     """Tokens in a window of text; by default those of the run."""
+    trust: bool = False
+    """Call the functions that the run names as its model and data. They may do anything."""
     names: Path | None = None
     """Text file with the name of an output (class) in every line."""
     out: Path | None = None
@@ -64,13 +66,9 @@ def run(settings: MeasureRun) -> Measures:
     Raises:
         ValueError: if model or data do not go with the run.
     """
-    opened = open_run(settings.run, settings.model, settings.data)
-    if opened.data is None:
-        raise ValueError(
-            problem("data", "data to measure on", "none in the run", "Give them with --data.")
-        )
+    opened = open_run(settings.run, settings.model, settings.data, trust=settings.trust)
+    data = opened.samples(settings.window)
     target = opened.target()
-    data = load_data(opened.data, opened.model or "", settings.window or opened.window)
     check_vocabulary(target, data)
     out = settings.out or opened.measures
     tokens = token_namer(opened.tokenizer())
@@ -79,7 +77,7 @@ def run(settings: MeasureRun) -> Measures:
         target,
         data,
         config=settings.measuring,
-        labels=load_labels(opened.data),
+        labels=load_labels(opened.data or ""),
         token_names=tokens,
         output_names=output_namer(settings.names, target.model, tokens),
         out=out,

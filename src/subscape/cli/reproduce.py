@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from subscape._checks import problem
-from subscape._io import write_json
+from subscape._io import check_free, json_object, write_json
 from subscape.cli import reproduce_basis
 from subscape.reproduction import Recipe, Reproduction, reproduce, reproduction
 
@@ -73,7 +72,7 @@ class ReproduceRun:
     data: Path | None = None
     """modular-addition: folder with the checkpoints; by default $SUBSCAPE_DATA/rib_modadd."""
     overwrite: bool = False
-    """Replace a results.json that exists."""
+    """Replace the results.json of an earlier reproduction."""
     json: bool = False
     """Print the summary as JSON."""
 
@@ -103,12 +102,7 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
         FileExistsError: if there is a results.json already.
     """
     path = settings.out / "results.json"
-    if path.exists() and not settings.overwrite:
-        raise FileExistsError(
-            problem(
-                "out", "a folder without results.json", str(path), "Choose another, or --overwrite."
-            )
-        )
+    check_free(path, overwrite=settings.overwrite, owned=_is_results, name="out")
     if settings.name in ("modular-addition", "digits-mlp"):
         return reproduce_basis.run(
             settings.name,
@@ -128,6 +122,10 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
     else:
         _print(results, path)
     return results
+
+
+def _is_results(path: Path) -> bool:
+    return json_object(path).keys() >= {"name", "runs", "summary"}
 
 
 def _with_flags(what: Reproduction, settings: ReproduceRun) -> Reproduction:

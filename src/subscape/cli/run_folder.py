@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from subscape._checks import problem
 from subscape.cli import toml
-from subscape.cli.loading import load_model, load_tokenizer
+from subscape.cli.loading import is_code, load_data, load_model, load_tokenizer, refuse_code
+from subscape.data import Samples
 from subscape.measures import Measures
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
@@ -31,6 +33,8 @@ class Run:
     """Data not trained on, or else those trained on, if known."""
     window: int
     """Tokens in a window of text."""
+    untrusted: Mapping[str, str]
+    """Functions that run.toml names as `model` and `data`, which are not called."""
 
     @property
     def measures(self) -> Path:
@@ -48,6 +52,7 @@ class Run:
                     "Give it with --model.",
                 )
             )
+        self._refuse_code("model")
         loaded = load_model(self.model)
         names = self.decomposition.layout.names
         have = {name for name, _ in loaded.model.named_parameters(remove_duplicate=False)}
@@ -63,9 +68,22 @@ class Run:
             )
         return self.decomposition.target_in(loaded.model, outputs=loaded.outputs)
 
+    def samples(self, window: int | None = None) -> Samples:
+        """Load the data."""
+        if self.data is None:
+            raise ValueError(problem("data", "data", "none in the run", "Give them with --data."))
+        self._refuse_code("model", "data")
+        return load_data(self.data, self.model or "", window or self.window)
+
+    def _refuse_code(self, *arguments: str) -> None:
+        for argument in arguments:
+            name = self.untrusted.get(argument)
+            if name is not None:
+                refuse_code(argument, name, self.folder / CONFIG, f"--{argument} {name}")
+
     def tokenizer(self) -> Any:
         """The model's tokenizer; None for a model without one."""
-        if self.model is None or (":" in self.model and not Path(self.model).exists()):
+        if self.model is None or is_code(self.model):
             return None
         try:
             return load_tokenizer(self.model)
@@ -79,13 +97,16 @@ class Run:
         return found
 
 
-def open_run(folder: Path, model: str | None = None, data: str | None = None) -> Run:
+def open_run(
+    folder: Path, model: str | None = None, data: str | None = None, *, trust: bool = False
+) -> Run:
     """Open a run folder.
 
     Args:
         folder: the folder of a run, or one that `save_pretrained` wrote.
         model: overrides the model that the run names.
         data: overrides the data that the run names.
+        trust: whether functions that the run names may be called.
 
     Returns:
         The run.
@@ -108,12 +129,15 @@ def open_run(folder: Path, model: str | None = None, data: str | None = None) ->
             )
         )
     table = toml.read(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    named = {"model": table.get("model"), "data": table.get("heldout") or table.get("data")}
+    given = {"model": model, "data": data}
     return Run(
         folder=folder,
         decomposition=Decomposition.from_pretrained(final),
-        model=model or table.get("model"),
-        data=data or table.get("heldout") or table.get("data"),
+        model=model or named["model"],
+        data=data or named["data"],
         window=int(table.get("window", 16)),
+        untrusted={k: v for k, v in named.items() if not trust and not given[k] and is_code(v)},
     )
 
 

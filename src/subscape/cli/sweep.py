@@ -12,8 +12,7 @@ import torch
 import tyro
 
 from subscape._checks import problem
-from subscape._io import write_json
-from subscape.cli.loading import load_data
+from subscape._io import check_free, json_object, write_json
 from subscape.cli.run_folder import Run, check_index, open_run
 from subscape.data import Samples, n_samples
 from subscape.divergences import DIVERGENCES, Divergence
@@ -25,6 +24,8 @@ from subscape.subnetworks.editing import displacement
 
 N_OTHERS = 64
 PICTURES = (".png", ".svg", ".pdf")
+FORMAT = "subscape-sweep/1"
+"""Of the file of numbers, by which an earlier sweep is told."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,14 @@ class SweepRun:
     """Globs over the run's tensors; the others are not moved."""
     out: Path | None = None
     """Picture to draw (.png, .svg, .pdf); its numbers go into a .json of the same name."""
+    overwrite: bool = False
+    """Replace picture and numbers of an earlier sweep."""
     model: str | None = None
     """The model, if the run does not name it."""
     data: str | None = None
     """The data that were measured, if the run does not name them."""
+    trust: bool = False
+    """Call the functions that the run names as its model and data. They may do anything."""
     measures: Path | None = None
     """Folder of the measures; by default the folder 'measures' in the run folder."""
     json: bool = False
@@ -71,7 +76,7 @@ def run(settings: SweepRun) -> dict[str, Any]:
     Raises:
         ValueError: if an argument is wrong.
     """
-    opened = open_run(settings.run, settings.model, settings.data)
+    opened = open_run(settings.run, settings.model, settings.data, trust=settings.trust)
     for index in (settings.subnetwork, settings.beside):
         if index is not None:
             check_index(opened, index)
@@ -81,6 +86,9 @@ def run(settings: SweepRun) -> dict[str, Any]:
     if out is not None and not (out.suffix in PICTURES and out.parent.is_dir()):
         expected = f"a picture ({', '.join(PICTURES)}) in a folder that exists"
         raise ValueError(problem("out", expected, repr(str(out))))
+    if out is not None:
+        for path in (out, out.with_suffix(".json")):
+            check_free(path, overwrite=settings.overwrite, owned=_is_sweep, name="out")
     bad = [d for d in settings.deltas if not math.isfinite(d)]
     if bad or not settings.deltas:
         raise ValueError(problem("deltas", "finite numbers", f"{list(settings.deltas)}"))
@@ -98,16 +106,24 @@ def run(settings: SweepRun) -> dict[str, Any]:
         rows = rows.joined(_top_rows(measures, settings.beside))
         found = _grid(target, data, rows, directions, settings, divergence)
     else:
-        control = random_like(opened.decomposition.decoder).select(settings.subnetwork).dense()
+        control = random_like(opened.decomposition.directions).select(settings.subnetwork).dense()
         control = {n: v for n, v in control.items() if n in directions[0]}
         found = _sweep(target, data, rows, directions[0], control, settings, divergence)
     found["unit"] = measures.unit_of_changes
     if settings.out is not None:
         draw = draw_sweep if settings.beside is None else draw_grid
         draw(settings.out, found)
-        write_json(settings.out.with_suffix(".json"), found)
+        numbers = {"format": FORMAT, "picture": settings.out.name, **found}
+        write_json(settings.out.with_suffix(".json"), numbers)
     print(json.dumps(found) if settings.json else _text(found))
     return found
+
+
+def _is_sweep(path: Path) -> bool:
+    """Whether a sweep wrote this picture, or these numbers."""
+    numbers = json_object(path.with_suffix(".json"))
+    names = (numbers.get("picture"), path.with_suffix(".json").name)
+    return numbers.get("format") == FORMAT and path.name in names
 
 
 def _divergence(measures: Measures) -> Divergence:
@@ -126,17 +142,14 @@ def _divergence(measures: Measures) -> Divergence:
 
 
 def _restricted(opened: Any, index: int, tensors: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    return displacement(opened.decomposition.decoder, {index: 1.0}, tensors)
+    return displacement(opened.decomposition.directions, {index: 1.0}, tensors)
 
 
 def _measured_data(opened: Run, measures: Measures) -> Samples:
     """The data that were measured, which the samples kept with the measures are compared with."""
-    if opened.data is None:
-        raise ValueError(problem("data", "the data measured", "none", "Give them with --data."))
     kept = measures.samples
     ids = kept.get("input_ids")
-    window = opened.window if ids is None else ids.shape[1]
-    data = load_data(opened.data, opened.model or "", window)
+    data = opened.samples(None if ids is None else ids.shape[1])
     by_name = {"inputs": data} if isinstance(data, torch.Tensor) else data
     index = kept["index"]
     same = index.numel() == 0 or int(index.max()) < n_samples(data)

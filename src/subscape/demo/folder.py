@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+from subscape._io import check_free
+
 RUN = {"metrics.jsonl", "checkpoint.safetensors", "final", "measures"}
 """What a run and its measures leave."""
 
@@ -18,12 +20,13 @@ def clear(out: Path, known: AbstractSet[str]) -> None:
     Raises:
         FileExistsError: if it holds something else.
     """
-    if not out.exists() or not any(out.iterdir()):
-        return
-    strange = {p.name for p in out.iterdir()} - RUN - known
-    if strange:
-        raise FileExistsError(
-            f"out: expected a new folder or one of an earlier demo; got {out} with {sorted(strange)}. "
-            "Choose another --out."
-        )
-    shutil.rmtree(out)
+    check_free(
+        out,
+        overwrite=True,
+        owned=lambda folder: {path.name for path in folder.iterdir()} <= RUN | known,
+        folder=True,
+        name="out",
+        expected="a new folder, or one of an earlier demo",
+    )
+    if out.exists():
+        shutil.rmtree(out)

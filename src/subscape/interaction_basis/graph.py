@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from subscape._checks import problem, require
 from subscape._io import (
+    holds_just,
     new_folder,
     read_json,
     read_metadata,
@@ -76,7 +77,7 @@ class InteractionGraph:
 
         Args:
             folder: a folder that is new or empty.
-            overwrite: whether to replace one that is not.
+            overwrite: whether to replace a graph that is there.
         """
         tensors: dict[str, Tensor] = {}
         described = []
@@ -84,7 +85,7 @@ class InteractionGraph:
             some, description = basis_to_tensors(basis, f"{number:03}")
             tensors |= some
             described.append(description)
-        with new_folder(folder, overwrite=overwrite) as path:
+        with new_folder(folder, overwrite=overwrite, owned=_is_graph) as path:
             write_json(path / "graph.json", {"version": VERSION, "layers": described})
             write_tensors(path / "bases.safetensors", tensors)
             edges = {f"{number:03}": e for number, e in enumerate(self.edges)}
@@ -149,6 +150,10 @@ class InteractionGraph:
                 weight = float(edges[to, come_from])
                 graph.add_edge((layer, come_from), (layer + 1, to), weight=weight)
         return graph
+
+
+def _is_graph(folder: Path) -> bool:
+    return holds_just(folder, "graph.json", "bases.safetensors", "edges.safetensors")
 
 
 def build_graph(

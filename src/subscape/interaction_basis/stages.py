@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from subscape._checks import problem
 from subscape._io import read_json, write_json
+from subscape._lock import locked
 from subscape.interaction_basis.ablation import edge_curve, node_curve
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, digest
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
@@ -33,38 +34,40 @@ Node = tuple[int, int]
 
 def build_stage(task: Task, config: BasisConfig, folder: Path, *, progress: bool = False) -> Bases:
     """Compute the bases, or read those that are there."""
-    return build_bases(
-        task.chain,
-        task.inputs,
-        config,
-        gram_inputs=task.gram_inputs,
-        folder=folder / "build",
-        progress=progress,
-    )
+    with locked(folder):
+        return build_bases(
+            task.chain,
+            task.inputs,
+            config,
+            gram_inputs=task.gram_inputs,
+            folder=folder / "build",
+            progress=progress,
+        )
 
 
 def edges_stage(
     task: Task, config: BasisConfig, folder: Path, *, progress: bool = False
 ) -> dict[str, InteractionGraph]:
     """Compute the edges of both methods and write the graphs, and the labels if the task has some."""
-    bases = build_stage(task, config, folder, progress=progress)
-    graphs = {}
-    for method in METHODS:
-        graphs[method] = build_graph(
-            task.chain,
-            bases,
-            task.inputs,
-            method=method,
-            folder=folder / "build",
-            progress=progress,
-        )
-        graphs[method].save(folder / method, overwrite=True)
-    if task.label is not None:
-        labels = {
-            method: {f"{layer}.{d}": text for (layer, d), text in task.label(graph).items()}
-            for method, graph in graphs.items()
-        }
-        write_json(folder / "labels.json", labels)
+    with locked(folder):
+        bases = build_stage(task, config, folder, progress=progress)
+        graphs = {}
+        for method in METHODS:
+            graphs[method] = build_graph(
+                task.chain,
+                bases,
+                task.inputs,
+                method=method,
+                folder=folder / "build",
+                progress=progress,
+            )
+            graphs[method].save(folder / method, overwrite=True)
+        if task.label is not None:
+            labels = {
+                method: {f"{layer}.{d}": text for (layer, d), text in task.label(graph).items()}
+                for method, graph in graphs.items()
+            }
+            write_json(folder / "labels.json", labels)
     return graphs
 
 

@@ -184,8 +184,10 @@ def decoder_task(
         ("n_scored", n_scored, 1),
     ):
         require(number >= least, name, f"a whole number of at least {least}", number)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", trust_remote_code=False
+    )
     positions = getattr(model.config, "max_position_embeddings", length)
     require(
         length <= positions, "length", f"at most the {positions} positions of the model", length

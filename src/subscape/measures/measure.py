@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from tqdm.auto import tqdm
 
 import subscape._version as version
 from subscape._checks import problem, require, with_settings
-from subscape._io import append_jsonl, writable, write_text
+from subscape._io import append_jsonl, write_text
+from subscape._lock import locked
 from subscape._shapes import Bool
 from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
@@ -38,7 +40,6 @@ from subscape.measures.record import (
     Measures,
     Partner,
     SubnetworkMeasures,
-    decoded,
     identity_of,
     number,
     rounded,
@@ -118,47 +119,46 @@ def measure(
     if labels is not None:
         require(len(labels) == len(source), "labels", f"{len(source)} of them", f"{len(labels)}")
     where = None if out is None else Path(out)
-    if where is not None:
-        with writable(where):
-            where.mkdir(parents=True, exist_ok=True)
-        for name in FILES if overwrite else ():
-            (where / name).unlink(missing_ok=True)
-    found = impact(
-        decomposition,
-        source,
-        n_references=config.n_references,
-        n_top=config.n_top,
-        n_rows=config.n_rows,
-        batch_size=config.batch_size,
-        state=None if where is None else where / IMPACT,
-        progress=progress,
-    )
-    scene, idle = _scene(decomposition, source, config)
-    cards = _pushed(decomposition, source, scene, found, idle, config, where, progress)
-    cards = _with_partners(cards, decomposition, scene, found, config.n_partners, progress)
-    result = Measures(
-        format=FORMAT,
-        subscape_version=version.__version__,
-        target=decomposition.target["sha256"],
-        decomposition=identity_of(decomposition),
-        settings=config,
-        divergence=source.divergence.name,
-        unit=source.divergence.unit,
-        unit_of_changes=source.divergence.of_changes.unit,
-        logits=source.divergence.logits,
-        reference=name_of(source.reference),
-        rows=source.kind,
-        n_rows=found.n_rows,
-        n_references=found.n_references,
-        spread=number(scene.size / config.change),
-        quality=quality_of(decomposition, source, config),
-        names=names_of(cards, source.data, token_names, output_names),
-        subnetworks=tuple(cards),
-        coactivation=found.coactivation().float(),
-        samples=samples_of([top.rows for top in found.top], source.data, labels),
-    )
-    if where is not None:
-        result.save(where)
+    with locked(where):
+        if overwrite and where is not None:
+            for name in FILES:
+                (where / name).unlink(missing_ok=True)
+        found = impact(
+            decomposition,
+            source,
+            n_references=config.n_references,
+            n_top=config.n_top,
+            n_rows=config.n_rows,
+            batch_size=config.batch_size,
+            state=None if where is None else where / IMPACT,
+            progress=progress,
+        )
+        scene, idle = _scene(decomposition, source, config)
+        cards = _pushed(decomposition, source, scene, found, idle, config, where, progress)
+        cards = _with_partners(cards, decomposition, scene, found, config.n_partners, progress)
+        result = Measures(
+            format=FORMAT,
+            subscape_version=version.__version__,
+            target=decomposition.target["sha256"],
+            decomposition=identity_of(decomposition),
+            settings=config,
+            divergence=source.divergence.name,
+            unit=source.divergence.unit,
+            unit_of_changes=source.divergence.of_changes.unit,
+            logits=source.divergence.logits,
+            reference=name_of(source.reference),
+            rows=source.kind,
+            n_rows=found.n_rows,
+            n_references=found.n_references,
+            spread=number(scene.size / config.change),
+            quality=quality_of(decomposition, source, config),
+            names=names_of(cards, source.data, token_names, output_names),
+            subnetworks=tuple(cards),
+            coactivation=found.coactivation().float(),
+            samples=samples_of([top.rows for top in found.top], source.data, labels),
+        )
+        if where is not None:
+            result.save(where)
     return result
 
 
@@ -173,7 +173,7 @@ def _pushed(
     progress: bool,
 ) -> list[SubnetworkMeasures]:
     """The measures of every subnetwork but for partners; each is kept as soon as it is there."""
-    control = random_like(decomposition.decoder, config.seed)
+    control = random_like(decomposition.directions, config.seed)
     header = {
         "format": FORMAT,
         "config": asdict(config),
@@ -182,13 +182,13 @@ def _pushed(
         "impact": float(found.mean.sum()),
     }
     path = None if where is None else where / CARDS
-    cards = [] if path is None else _resumed(path, header)
+    cards = [] if path is None else _resumed(path, header, len(decomposition))
     numbers = range(len(cards), len(decomposition))
     for k in tqdm(numbers, "sweeps", len(decomposition), initial=len(cards), disable=not progress):
-        direction, beside = decomposition.decoder.select(k), control.select(k)
+        direction, beside = decomposition.directions.select(k), control.select(k)
         cards.append(card(scene, k, direction, beside, found, idle[:, k]))
         if path is not None:
-            append_jsonl(path, msgspec.to_builtins(cards[-1]))
+            append_jsonl(path, _sealed(msgspec.to_builtins(cards[-1])))
     return cards
 
 
@@ -240,7 +240,7 @@ def _with_partners(
     n = min(n_partners, len(cards) - 1)
 
     def pushed(k: int, delta: float) -> tuple[RowSet, dict[str, Tensor]]:
-        direction = decomposition.decoder.select(k).dense()
+        direction = decomposition.directions.select(k).dense()
         rows = found.top[k].rows.select(slice(0, N_PUSHED))
         return rows, {name: delta * v for name, v in direction.items()}
 
@@ -260,18 +260,12 @@ def _with_partners(
     return [replace(made, partners=partners(made.index)) for made in bar]
 
 
-def _resumed(path: Path, header: Mapping[str, Any]) -> list[SubnetworkMeasures]:
-    """The subnetworks of an interrupted measurement; begins the file if there is none."""
+def _resumed(path: Path, header: Mapping[str, Any], n: int) -> list[SubnetworkMeasures]:
+    """The subnetworks of an interrupted measurement, up to the first line that is not the next one."""
     header = json.loads(json.dumps(header))
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:  # a line cut short by a power failure: measured again
-        write_text(path, whole)
-    lines = whole.splitlines()
-    if not lines:
-        append_jsonl(path, header)
-        return []
-    if json.loads(lines[0]) != header:
+    there = path.read_bytes() if path.exists() else b""
+    first, *lines = map(_unsealed, there.split(b"\n"))
+    if first != header and "config" in first:
         raise ValueError(
             problem(
                 "out",
@@ -280,4 +274,27 @@ def _resumed(path: Path, header: Mapping[str, Any]) -> list[SubnetworkMeasures]:
                 "Choose another folder, or measure anew: overwrite=True (--overwrite).",
             )
         )
-    return [decoded(line, SubnetworkMeasures, str(path)) for line in lines[1:]]
+    kept = []
+    for k, record in enumerate(lines[:n] if first == header else ()):
+        if record.get("index") != k:
+            break
+        kept.append(record)
+    whole = "".join(json.dumps(_sealed(record)) + "\n" for record in (header, *kept))
+    if whole.encode() != there:
+        write_text(path, whole)
+    return msgspec.convert(kept, list[SubnetworkMeasures])
+
+
+def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with a checksum, to know later that no line was cut short or changed."""
+    return {**record, "crc32": zlib.crc32(json.dumps(record).encode())}
+
+
+def _unsealed(line: bytes) -> dict[str, Any]:
+    """The record in a line; empty if its checksum is not right."""
+    try:
+        sealed = json.loads(line)
+        record = {key: value for key, value in sealed.items() if key != "crc32"}
+    except (ValueError, AttributeError, RecursionError):  # no JSON, or no object
+        return {}
+    return record if sealed == _sealed(record) else {}

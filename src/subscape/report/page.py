@@ -19,8 +19,7 @@ from typing import Any
 
 import msgspec
 
-from subscape._checks import problem
-from subscape._io import writable, write_text
+from subscape._io import check_free, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +35,9 @@ SCRIPTS = (
 )
 """The script of the page, in the order in which its parts need one another."""
 
+FAMILY = "subscape-report/"
+"""In every page of any version of the report, by which one is told."""
+FORMAT = f"{FAMILY}2"
 LARGE = 10_000_000
 """A page of more bytes than this is written, with a warning."""
 
@@ -63,7 +65,7 @@ def render_page(data: Mapping[str, Any]) -> str:
 def write_page(out: str | Path, data: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write the page to a file, whole or not at all; warns of a large one."""
     out = Path(out)
-    _check_free(out, overwrite)
+    check_free(out, overwrite=overwrite, owned=_is_page, name="out")
     page = render_page(data)
     write_text(out, page)
     size = len(page.encode())
@@ -72,22 +74,9 @@ def write_page(out: str | Path, data: Mapping[str, Any], *, overwrite: bool = Fa
     return out
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
-    with writable(path):
-        is_folder, exists = path.is_dir(), path.exists()
-    if is_folder:
-        raise IsADirectoryError(
-            problem("out", "a file to write", f"the folder {path}", "Name a file inside it.")
-        )
-    if exists and not overwrite:
-        raise FileExistsError(
-            problem(
-                "out",
-                "a new file",
-                f"{path}, which exists",
-                "Choose another path, or replace it: overwrite=True (--overwrite).",
-            )
-        )
+def _is_page(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text.startswith("<!doctype html>") and FAMILY in text
 
 
 def _asset(name: str) -> str:
@@ -96,7 +85,7 @@ def _asset(name: str) -> str:
 
 def _embedded(data: Mapping[str, Any]) -> str:
     """JSON that can stand inside a script element, whatever its strings hold."""
-    page = msgspec.to_builtins(data)
+    page = {"format": FORMAT, **msgspec.to_builtins(data)}
     text = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

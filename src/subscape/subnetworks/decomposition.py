@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 import subscape._version as version
 from subscape._checks import problem, require
-from subscape._io import new_folder, read_json, read_tensors, write_json, write_tensors
+from subscape._io import (
+    holds_just,
+    json_object,
+    new_folder,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from subscape._shapes import Float
 from subscape.divergences import Divergence, Values
 from subscape.gradients.geometry import Geometry
@@ -334,7 +342,7 @@ class Decomposition:
             model: the model this decomposition was made for.
             deltas: δ_k by index.
             tensors: patterns over the target's tensors: linear layers' weights only.
-            overwrite: replace what is there.
+            overwrite: replace an adapter that this method wrote.
 
         Returns:
             The folder.
@@ -418,7 +426,7 @@ class Decomposition:
 
         Args:
             folder: where to; must not exist unless `overwrite`.
-            overwrite: replace what is there.
+            overwrite: replace a decomposition that is there.
 
         Returns:
             The folder.
@@ -450,7 +458,7 @@ class Decomposition:
             "settings": dict(self.settings),
             "metrics": dict(self.metrics),
         }
-        with new_folder(folder, overwrite=overwrite) as temporary:
+        with new_folder(folder, overwrite=overwrite, owned=is_decomposition) as temporary:
             write_json(temporary / "config.json", config)
             write_tensors(temporary / "subnetworks.safetensors", tensors)
         return Path(folder)
@@ -504,6 +512,14 @@ class Decomposition:
             else Geometry(),
         )
         return loaded if device is None else loaded.to(device)
+
+
+def is_decomposition(folder: Path) -> bool:
+    """Whether `save_pretrained` wrote the folder, and nobody put anything into it."""
+    return (
+        holds_just(folder, "config.json", "subnetworks.safetensors")
+        and json_object(folder / "config.json").get("method") == "l3d"
+    )
 
 
 def piece_keys(tensor: TensorLayout) -> list[str]:

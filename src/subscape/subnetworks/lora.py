@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import problem
-from subscape._io import new_folder, write_json, write_tensors
+from subscape._io import holds_just, new_folder, read_metadata, write_json, write_tensors
 from subscape._shapes import Float
 
 SMALL = 1e-6
 """Singular values below this share of the largest are rounding of the low-rank product in float32."""
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MADE_BY = {"format": "pt", "made_by": "subscape"}
+"""Header of the weights."""
 
 
 def save_lora(
@@ -35,7 +38,7 @@ def save_lora(
         folder: where to.
         model: the model it belongs to.
         change: what is added to every tensor, from `displacement`.
-        overwrite: replace what is there.
+        overwrite: replace an adapter that this function wrote.
 
     Returns:
         The folder.
@@ -91,10 +94,18 @@ def save_lora(
         # An expression, as PEFT takes a list for endings: "0" would also be the layer "blocks.0".
         "target_modules": "|".join(re.escape(name.removesuffix(".weight")) for name in pairs),
     }
-    with new_folder(folder, overwrite=overwrite) as temporary:
-        write_json(temporary / "adapter_config.json", config)
-        write_tensors(temporary / "adapter_model.safetensors", tensors, {"format": "pt"})
+    with new_folder(folder, overwrite=overwrite, owned=is_adapter) as temporary:
+        write_json(temporary / CONFIG, config)
+        write_tensors(temporary / WEIGHTS, tensors, MADE_BY)
     return Path(folder)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `save_lora` wrote the folder, and nobody put anything into it."""
+    try:
+        return holds_just(folder, CONFIG, WEIGHTS) and read_metadata(folder / WEIGHTS) == MADE_BY
+    except ValueError:
+        return False
 
 
 def _is_transposed(modules: Mapping[str, nn.Module], name: str) -> bool | None:

@@ -63,6 +63,14 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
     return True
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a run wrote the file."""
+    try:
+        return "state" in read_metadata(path)
+    except (OSError, ValueError):
+        return False
+
+
 def _identity(trainer: Trainer) -> dict[str, Any]:
     """Everything that the course of a run depends on, by the names of the settings."""
     settings = {

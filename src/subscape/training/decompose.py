@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import problem, require, with_settings
+from subscape._io import check_free
+from subscape._lock import locked
 from subscape.data import Samples, as_samples, hashes, n_samples, take
 from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
@@ -19,7 +21,7 @@ from subscape.gradients.geometry import RowWeight
 from subscape.gradients.source import Engine, MetricName
 from subscape.references import Pairs, Reference, name_of
 from subscape.rows import RowKind, generator_of
-from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.decomposition import Decomposition, is_decomposition
 from subscape.targets import Outputs, Target
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
@@ -136,11 +138,12 @@ class Prepared:
         folder = None if out is None else Path(out)
         if folder is not None:
             _check_folder(folder)
-        result = train(self.source, self.heldout, self.config, folder=folder, progress=progress)
-        options = {"rows": self.source.kind, "engine": self.source.engine}
-        result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
-        if folder is not None:
-            result.save_pretrained(folder / "final", overwrite=True)
+        with locked(folder):
+            result = train(self.source, self.heldout, self.config, folder=folder, progress=progress)
+            options = {"rows": self.source.kind, "engine": self.source.engine}
+            result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
+            if folder is not None:
+                result.save_pretrained(folder / "final", overwrite=True)
         return result
 
 
@@ -229,16 +232,15 @@ def _check_folder(folder: Path) -> None:
                 "out", "a folder to make or to resume", f"{folder}, a file", "Give another path."
             )
         )
-    if (folder / "final").exists() and not (folder / CHECKPOINT).exists():
-        # A run writes its checkpoint before `final`, so this is no run's: never replace it unasked.
-        raise FileExistsError(
-            problem(
-                "out",
-                "a new folder, or that of a run to resume",
-                f"{folder}, which has a folder 'final' but no {CHECKPOINT}",
-                "Give another path, or move what is there away.",
-            )
-        )
+    # A run writes its checkpoint before `final`: without one it is not this run's.
+    check_free(
+        folder / "final",
+        overwrite=(folder / CHECKPOINT).exists(),
+        owned=is_decomposition,
+        folder=True,
+        name="out",
+        expected=f"a new folder, or that of a run to resume, with its {CHECKPOINT}",
+    )
 
 
 Part = tuple[Samples, str | Reference]

@@ -1,0 +1,180 @@
+"""One measurement at a time in a folder, and one that was killed goes on to the same record."""
+
+import json
+import signal
+import subprocess
+import sys
+import zlib
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from subscape._io import read_metadata, read_tensors, write_json, write_tensors
+from subscape.measures import MeasureConfig, measure
+
+CONFIG = MeasureConfig(
+    n_rows=40, n_references=2, n_top=4, n_others=36, n_outputs=3, n_deltas=2, batch_size=20
+)
+FILES = ("impact.safetensors", "measures.json", "samples.safetensors", "subnetworks.jsonl")
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from subscape import Decomposition, Target
+from subscape._io import read_json, read_tensors
+from subscape.measures import MeasureConfig, measure
+
+made, folder, stop, how = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).eval()
+model.load_state_dict(read_tensors(made / "model.safetensors"))
+module = sys.modules["subscape.measures.measure"]
+card, number = module.card, 0
+
+def stopping(*arguments):
+    global number
+    number += 1
+    if number == stop:
+        print("in there", flush=True)
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        sys.stdin.read()
+    return card(*arguments)
+
+module.card = stopping
+measure(
+    Decomposition.from_pretrained(made / "decomposition"),
+    Target(model),
+    read_tensors(made / "data.safetensors")["data"],
+    config=MeasureConfig(**read_json(made / "config.json")),
+    folder=folder,
+    progress=False,
+)
+"""
+
+
+@pytest.fixture
+def made(small, tmp_path):
+    settings = {"divergence": "mse", "reference": "another-row", "rows": "sample"}
+    found = small("mlp", n=40, dtype=torch.float32, settings=settings | {"active_fraction": 0.4})
+    found.decomposition.save_pretrained(tmp_path / "made" / "decomposition")
+    write_tensors(tmp_path / "made" / "model.safetensors", found.target.model.state_dict())
+    write_tensors(tmp_path / "made" / "data.safetensors", {"data": found.data})
+    write_json(tmp_path / "made" / "config.json", asdict(CONFIG))
+    return found
+
+
+def run(made, folder):
+    return measure(
+        made.decomposition, made.target, made.data, config=CONFIG, folder=folder, progress=False
+    )
+
+
+def start(tmp_path, folder, stop: int, how: str) -> subprocess.Popen:
+    """Another process that measures, until it comes to the card with number `stop`."""
+    arguments = [str(tmp_path / "made"), str(folder), str(stop), how]
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "in there\n"
+    return process
+
+
+def assert_same(folder, other):
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    for one, expected in ((folder / name, other / name) for name in FILES):
+        if one.suffix != ".safetensors":
+            assert one.read_bytes() == expected.read_bytes(), one
+            continue
+        # The entries of its header come in any order.
+        assert read_metadata(one) == read_metadata(expected)
+        tensors, others = read_tensors(one), read_tensors(expected)
+        assert tensors.keys() == others.keys()
+        assert all(torch.equal(tensors[key], others[key]) for key in tensors), one
+
+
+def test_two_processes_in_one_folder(made, tmp_path):
+    run(made, tmp_path / "alone")
+    folder = tmp_path / "together"
+    with start(tmp_path, folder, 2, "wait") as first:
+        there = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(BlockingIOError, match=r"^folder: .*together, which another process"):
+            run(made, folder)
+        # Not even to measure anew.
+        with pytest.raises(BlockingIOError):
+            measure(made.decomposition, made.target, made.data, folder=folder, overwrite=True)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == there
+        first.communicate("", timeout=60)
+    assert first.returncode == 0
+    assert_same(folder, tmp_path / "alone")
+
+
+def test_killed_at_any_card_it_goes_on_to_the_same_files(made, tmp_path):
+    run(made, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for _ in range(2):  # killed once more after one more card
+        with start(tmp_path, folder, 2, "kill") as process:
+            assert process.wait(60) == -signal.SIGKILL
+    assert (folder / "subnetworks.jsonl").read_bytes().count(b"\n") == 1 + 2
+    assert not (folder / "measures.json").exists()
+    run(made, folder)
+    assert_same(folder, tmp_path / "whole")
+
+
+def renumbered(line: bytes, index: int) -> bytes:
+    """The line of a card as another's, with a right checksum."""
+    card = {**json.loads(line), "index": index}
+    del card["crc32"]
+    return json.dumps(card | {"crc32": zlib.crc32(json.dumps(card).encode())}).encode()
+
+
+CASES = {
+    "two processes at once": (lambda h, c: [h, c[0], c[1], c[0], c[2], c[4]], 2),
+    "another order": (lambda h, c: [h, c[1], c[0], *c[2:]], 0),
+    "one twice": (lambda h, c: [h, c[0], c[0], *c[1:]], 1),
+    "one missing": (lambda h, c: [h, c[0], *c[2:]], 1),
+    "more than there are": (lambda h, c: [h, *c, renumbered(c[4], 5)], 5),
+    "no header": (lambda h, c: c, 0),
+    "only half a header": (lambda h, c: [h[: len(h) // 2], *c], 0),
+    "the header twice": (lambda h, c: [h, h, *c], 0),
+    "a digit changed": (
+        lambda h, c: [h, c[0], c[1].replace(b'"impact": 0.', b'"impact": 1.'), *c[2:]],
+        1,
+    ),
+    "half a line": (lambda h, c: [h, c[0], c[1][:-20], *c[2:]], 1),
+    "two lines in one": (lambda h, c: [h, c[0], c[1] + c[2], *c[3:]], 1),
+    "an empty line": (lambda h, c: [h, c[0], b"", *c[1:]], 1),
+    "no object": (lambda h, c: [h, c[0], b"[1]", *c[1:]], 1),
+    "no checksum": (lambda h, c: [h, c[0], b'{"index": 1}', *c[2:]], 1),
+    "no text": (lambda h, c: [h, c[0], c[1], b"\xff\x00\xfe", *c[3:]], 2),
+    "too deep": (lambda h, c: [h, c[0], b"[" * 100_000, *c[2:]], 1),
+    "nothing": (lambda h, c: [], 0),
+}
+
+
+def test_only_cards_in_their_place_are_believed(made, tmp_path, monkeypatch):
+    whole, folder = tmp_path / "whole", tmp_path / "damaged"
+    run(made, whole)
+    run(made, folder)
+    file = folder / "subnetworks.jsonl"
+    header, *cards = file.read_bytes().splitlines()
+    module = sys.modules[measure.__module__]
+    measured, card = [], module.card
+
+    def counting(scene, k, *arguments):
+        measured.append(k)
+        return card(scene, k, *arguments)
+
+    monkeypatch.setattr(module, "card", counting)
+    for name, (damaged, n_kept) in CASES.items():
+        lines = damaged(header, cards)
+        assert lines != [header, *cards], name
+        file.write_bytes(b"".join(line + b"\n" for line in lines))
+        (folder / "measures.json").unlink()
+        measured.clear()
+        run(made, folder)
+        assert measured == list(range(n_kept, 5)), name
+        assert_same(folder, whole)
