@@ -5,26 +5,28 @@ import torch
 from torch import Tensor
 
 from subscape.divergences import (
-    NAMED,
-    half_reference_mse,
-    kl,
-    mse,
+    DIVERGENCES,
+    HALF_REFERENCE_MSE,
+    KL,
+    MSE,
+    Divergence,
+    as_divergence,
     output_gradient,
-    resolve,
 )
 
 F = torch.tensor([[1.0, 3.0], [0.0, 2.0]])
 R = torch.tensor([[0.0, 1.0], [0.0, 2.0]])
 
 
-def test_mse_by_hand():
+def pair(*shape: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(*shape).double(), torch.randn(*shape).double()
+
+
+def test_squared_errors_by_hand():
     # Row 0: (1² + 2²) / 2 = 2.5. Row 1 equals its reference.
-    assert mse(F, R).tolist() == [2.5, 0.0]
-
-
-def test_half_reference_mse_by_hand():
+    assert MSE(F, R).tolist() == [2.5, 0.0]
     # Row 0: (1·1 + 3·2) / 2 = 3.5. Row 1: f (f − r) = 0, but its gradient is not (below).
-    assert half_reference_mse(F, R).tolist() == [3.5, 0.0]
+    assert HALF_REFERENCE_MSE(F, R).tolist() == [3.5, 0.0]
 
 
 def test_kl_by_hand():
@@ -32,29 +34,75 @@ def test_kl_by_hand():
     # KL(r ‖ p) = 1/4 ln(1/2) + 3/4 ln(3/2); the other way round it would be 1/2 ln 2 + 1/2 ln(2/3).
     outputs, reference = torch.zeros(1, 2), torch.tensor([[0.0, math.log(3.0)]])
     expected = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    torch.testing.assert_close(kl(outputs, reference), torch.tensor([expected]))
+    torch.testing.assert_close(KL(outputs, reference), torch.tensor([expected]))
 
 
 def test_kl_does_not_see_a_constant_added_to_logits():
-    outputs, reference = torch.randn(4, 5).double(), torch.randn(4, 5).double()
-    torch.testing.assert_close(kl(outputs + 3, reference - 2), kl(outputs, reference))
-    torch.testing.assert_close(kl(outputs, outputs), torch.zeros(4).double())
+    outputs, reference = pair(4, 5)
+    torch.testing.assert_close(KL(outputs + 3, reference - 2), KL(outputs, reference))
+    torch.testing.assert_close(KL(outputs, outputs), torch.zeros(4).double())
 
 
 def test_kl_adds_up_over_positions():
-    outputs, reference = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
-    by_position = torch.stack([kl(outputs[:, t], reference[:, t]) for t in range(3)])
-    torch.testing.assert_close(kl(outputs, reference), by_position.sum(0))
+    outputs, reference = pair(2, 3, 5)
+    by_position = torch.stack([KL(outputs[:, t], reference[:, t]) for t in range(3)])
+    torch.testing.assert_close(KL(outputs, reference), by_position.sum(0))
 
 
-@pytest.mark.parametrize("name", list(NAMED))
-def test_rows_are_independent(name: str):
-    outputs, reference = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
-    whole = NAMED[name](outputs, reference)
+@pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=list(DIVERGENCES))
+def test_rows_are_independent(divergence: Divergence):
+    outputs, reference = pair(4, 3, 2)
+    whole = divergence(outputs, reference)
     assert whole.shape == (4,)
     for i in range(4):
-        alone = NAMED[name](outputs[i : i + 1], reference[i : i + 1])
+        alone = divergence(outputs[i : i + 1], reference[i : i + 1])
         torch.testing.assert_close(whole[i : i + 1], alone)
+
+
+# What else a divergence says of itself
+
+
+def own(outputs: Tensor, reference: Tensor) -> Tensor:
+    return outputs.flatten(1).sum(1)
+
+
+def test_names_and_functions():
+    assert {"mse": MSE, "half-reference-mse": HALF_REFERENCE_MSE, "kl": KL} == DIVERGENCES
+    for name, divergence in DIVERGENCES.items():
+        assert as_divergence(name) is as_divergence(divergence) is divergence
+        assert divergence.name == name
+    with pytest.raises(ValueError, match=r"^divergence: .* got 'MSE'. Did you mean 'mse'\?"):
+        as_divergence("MSE")
+
+
+def test_a_function_is_a_divergence_of_unknown_unit():
+    made = as_divergence(own)
+    assert made(F, R).tolist() == [4.0, 2.0]
+    assert output_gradient(made, F, R).tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert (made.name, made.unit, made.logits) == ("own", "an unknown unit", False)
+    assert made.of_changes is made
+    named = Divergence("mine", own, "metres")
+    assert as_divergence(named) is named
+
+
+def test_units_and_logits():
+    assert [d.unit for d in DIVERGENCES.values()] == ["squared output", "squared output", "nats"]
+    assert [d.logits for d in DIVERGENCES.values()] == [False, False, True]
+
+
+def test_what_is_no_distance_is_not_used_to_tell_how_far_an_output_moved():
+    assert [d.of_changes for d in DIVERGENCES.values()] == [MSE, MSE, KL]
+    # The reason: f (f − r) is smallest at r / 2 and negative in between.
+    assert HALF_REFERENCE_MSE(R / 2, R).tolist() == [-0.125, -0.5]
+
+
+def test_averages_are_of_outputs_or_of_distributions():
+    assert MSE.from_average(MSE.to_average(F).mean(0)).tolist() == [0.5, 2.5]
+    # Probabilities 1/4, 3/4 and 3/4, 1/4 have the mean 1/2, 1/2; no probability has a logarithm of −∞.
+    logits = torch.tensor([[1.0, 3.0], [3.0, 1.0]]).log()
+    mean = KL.from_average(KL.to_average(logits).mean(0))
+    torch.testing.assert_close(mean.exp(), torch.tensor([0.5, 0.5]))
+    assert torch.isfinite(KL.from_average(torch.tensor([0.0, 1.0]))).all()
 
 
 # ∂D/∂f
@@ -63,43 +111,29 @@ def test_rows_are_independent(name: str):
 def test_output_gradients_by_hand():
     # mse: 2 (f − r) / 2 = f − r. half-reference-mse: (2 f − r) / 2, not null for a row that is its own
     # reference.
-    assert output_gradient(mse, F, R).tolist() == [[1.0, 2.0], [0.0, 0.0]]
-    assert output_gradient(half_reference_mse, F, R).tolist() == [[1.0, 2.5], [0.0, 1.0]]
+    assert output_gradient(MSE, F, R).tolist() == [[1.0, 2.0], [0.0, 0.0]]
+    assert output_gradient(HALF_REFERENCE_MSE, F, R).tolist() == [[1.0, 2.5], [0.0, 1.0]]
 
 
 def test_output_gradient_of_kl_is_the_difference_of_probabilities():
-    outputs, reference = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    outputs, reference = pair(3, 4)
     expected = outputs.softmax(-1) - reference.softmax(-1)
-    torch.testing.assert_close(output_gradient(kl, outputs, reference), expected)
+    torch.testing.assert_close(output_gradient(KL, outputs, reference), expected)
 
 
 def test_half_reference_mse_is_a_squared_error_to_half_the_reference():
-    outputs, reference = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    outputs, reference = pair(3, 4)
     torch.testing.assert_close(
-        output_gradient(half_reference_mse, outputs, reference),
-        output_gradient(mse, outputs, reference / 2),
+        output_gradient(HALF_REFERENCE_MSE, outputs, reference),
+        output_gradient(MSE, outputs, reference / 2),
     )
 
 
 def test_output_gradient_works_without_grad_mode_and_leaves_no_graph():
-    outputs = torch.randn(3, 4, requires_grad=True)
-    reference = torch.randn(3, 4, requires_grad=True)
+    outputs, reference = (x.requires_grad_() for x in pair(3, 4))
     with torch.no_grad():
-        found = output_gradient(mse, outputs, reference)
-    torch.testing.assert_close(found, ((outputs - reference) / 2).detach())
-    assert not found.requires_grad
+        gradient = output_gradient(MSE, outputs, reference)
+    torch.testing.assert_close(gradient, ((outputs - reference) / 2).detach())
+    assert not gradient.requires_grad
     assert outputs.grad is None
     assert reference.grad is None
-
-
-# Names
-
-
-def test_names_and_callables_resolve():
-    def own(outputs: Tensor, reference: Tensor) -> Tensor:
-        return outputs.flatten(1).sum(1)
-
-    assert resolve("mse") is mse
-    assert resolve("half-reference-mse") is half_reference_mse
-    assert resolve("kl") is kl
-    assert resolve(own) is own

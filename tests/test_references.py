@@ -3,94 +3,105 @@ import torch
 from torch import Tensor
 
 from subscape import FixedOutput, Pairs
-from subscape.references import NAMED, another_row, batch_mean, resolve, uniform
+from subscape.references import (
+    REFERENCES,
+    another_row,
+    as_reference,
+    group_mean,
+    name_of,
+    uniform,
+)
+from subscape.rows import RowDraws, Rows
+
+ROWS = Rows(torch.tensor([4, 0, 2, 1]), None, torch.tensor([1, 0, 3, 2]), (2, 2))
+"""Four samples in two groups."""
+OUTPUTS = torch.tensor([[1.0, 2.0], [3.0, 6.0], [5.0, 0.0], [7.0, 8.0]])
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def test_another_row_is_the_rows_partner():
+    assert torch.equal(another_row(OUTPUTS, ROWS), OUTPUTS[[1, 0, 3, 2]])
 
 
-def labelled(n: int) -> tuple[Tensor, Tensor]:
-    """Outputs that tell which row they are of, and the rows' samples."""
-    return torch.arange(float(n))[:, None], torch.arange(n)
+def test_a_row_alone_has_no_other_row():
+    alone = Rows(torch.tensor([3]), None, torch.tensor([0]), (1,))
+    with pytest.raises(ValueError, match="^reference: expected at least 2 rows .* Use larger"):
+        another_row(OUTPUTS[:1], alone)
 
 
-def test_another_row_is_uniform_over_all_others_and_never_the_row_itself():
-    outputs, rows = labelled(5)
-    counts = torch.zeros(5, 5)
-    random = generator()
-    for _ in range(4000):
-        reference = another_row(outputs, rows, random)[:, 0].long()
-        counts[rows, reference] += 1
-    assert counts.diag().tolist() == [0.0] * 5
-    off = counts[~torch.eye(5, dtype=torch.bool)]
-    # 4,000 draws over 4 others: 1,000 each, standard deviation 27; five of them are 137.
-    assert ((off - 1000).abs() < 137).all()
-
-
-def test_another_row_passes_over_rows_of_the_same_sample():
-    outputs = torch.arange(6.0)[:, None]
-    rows = torch.tensor([7, 7, 7, 2, 7, 2])
-    random = generator()
-    seen = [set() for _ in range(6)]
-    for _ in range(300):
-        for i, reference in enumerate(another_row(outputs, rows, random)[:, 0].long().tolist()):
-            seen[i].add(reference)
-    for i, references in enumerate(seen):
-        assert references == {j for j in range(6) if rows[j] != rows[i]}
-
-
-def test_another_row_of_one_sample_only_still_is_another_row():
-    outputs, rows = torch.arange(4.0)[:, None], torch.zeros(4, dtype=torch.long)
-    for seed in range(20):
-        found = another_row(outputs, rows, generator(seed))
-        assert (found != outputs).all()
-
-
-def test_batch_mean_by_hand():
-    outputs = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
-    found = batch_mean(outputs, torch.arange(2), generator())
-    assert found.tolist() == [[2.0, 4.0], [2.0, 4.0]]
+def test_the_mean_of_a_group_by_hand():
+    means = [[2.0, 4.0], [6.0, 4.0]]
+    assert group_mean(OUTPUTS, ROWS).tolist() == [means[0], means[0], means[1], means[1]]
 
 
 def test_uniform_logits_are_zeros():
-    found = uniform(torch.randn(3, 4), torch.arange(3), generator())
-    assert found.tolist() == [[0.0] * 4] * 3
-    assert found.softmax(-1).eq(0.25).all()
+    reference = uniform(torch.randn(4, 3), ROWS)
+    assert reference.tolist() == [[0.0] * 3] * 4
+    assert reference.softmax(-1).eq(1 / 3).all()
 
 
-def test_fixed_output_is_the_same_for_all_rows_in_the_outputs_dtype():
-    outputs = torch.zeros(3, 2, dtype=torch.float64)
-    found = FixedOutput(torch.tensor([1.0, -1.0]))(outputs, torch.arange(3), generator())
-    assert found.dtype == torch.float64
-    assert found.tolist() == [[1.0, -1.0]] * 3
+def test_a_fixed_output_is_the_same_for_all_rows_in_the_outputs_dtype():
+    fixed = FixedOutput(torch.tensor([1.0, -1.0]))
+    reference = fixed(OUTPUTS.double(), ROWS)
+    assert reference.dtype == torch.float64
+    assert reference.tolist() == [[1.0, -1.0]] * 4
+    with pytest.raises(ValueError, match=r"a fixed output of shape \[2\]; got shape \[3\]"):
+        FixedOutput(torch.zeros(3))(OUTPUTS, ROWS)
 
 
 def test_pairs_go_by_sample():
     pairs = Pairs(torch.arange(10.0).view(5, 2))
-    found = pairs(torch.zeros(3, 2), torch.tensor([4, 0, 4]), generator())
-    assert found.tolist() == [[8.0, 9.0], [0.0, 1.0], [8.0, 9.0]]
+    expected = [[8.0, 9.0], [0.0, 1.0], [4.0, 5.0], [2.0, 3.0]]
+    assert pairs(OUTPUTS, ROWS).tolist() == expected
+    some = pairs.of_samples(torch.tensor([1, 4]))
+    assert some.outputs.tolist() == [[2.0, 3.0], [8.0, 9.0]]
+    with pytest.raises(ValueError, match=r"one output \[2\] for every sample; got shape \[2, 2\]"):
+        some(OUTPUTS, ROWS)
 
 
-@pytest.mark.parametrize("name", list(NAMED))
-def test_rules_keep_shape_and_depend_on_the_generator_only(name: str):
-    outputs, rows = torch.randn(6, 3, 2), torch.arange(6)
-    state = torch.get_rng_state()
-    first = NAMED[name](outputs, rows, generator(1))
-    assert first.shape == outputs.shape
-    assert torch.equal(first, NAMED[name](outputs, rows, generator(1)))
-    assert torch.equal(torch.get_rng_state(), state)
+def test_pairs_go_by_position_where_every_position_is_a_row():
+    # Two sequences of two positions: the entries count positions, sequence after sequence.
+    rows = RowDraws(3, "token", 2, 0).of_samples(torch.tensor([2, 0]), draw=0)
+    pairs = Pairs(torch.arange(6.0)[:, None])
+    assert pairs(torch.zeros(4, 1), rows).flatten().tolist() == [4.0, 5.0, 0.0, 1.0]
 
 
-def test_other_generators_draw_other_rows():
-    outputs, rows = labelled(20)
-    draws = [another_row(outputs, rows, generator(seed)) for seed in range(2)]
-    assert not torch.equal(*draws)
+@pytest.mark.parametrize("rule", [*REFERENCES.values(), FixedOutput(torch.ones(3, 2))], ids=name_of)
+@pytest.mark.parametrize("kind", ["sample", "sampled-token", "token"])
+def test_a_row_sees_its_group_only(rule, kind):
+    rows = RowDraws(20, kind, 3, 0).of_samples(torch.arange(20), draw=0)
+    outputs = torch.randn(len(rows), 3, 2)
+    whole = rule(outputs, rows)
+    assert whole.shape == outputs.shape
+    parts = rows.micro_batches(1)
+    assert len(parts) == 2
+    own = outputs.split([len(part) for part in parts])
+    assert torch.equal(torch.cat([rule(*given) for given in zip(own, parts, strict=True)]), whole)
 
 
-def test_names_and_callables_resolve():
+# Names
+
+
+def mine(outputs: Tensor, rows: Rows) -> Tensor:
+    return outputs
+
+
+def test_names_and_callables():
     fixed = FixedOutput(torch.zeros(2))
-    assert resolve("another-row") is another_row
-    assert resolve("batch-mean") is batch_mean
-    assert resolve("uniform") is uniform
-    assert resolve(fixed) is fixed
+    rules = {"another-row": another_row, "batch-mean": group_mean, "uniform": uniform}
+    assert rules == REFERENCES
+    for name, rule in rules.items():
+        assert as_reference(name) is rule
+        assert name_of(rule) == name
+    assert as_reference(fixed) is fixed
+    assert as_reference(mine) is mine
+    assert name_of(mine) == "mine"
+    with pytest.raises(ValueError, match=r"one of \[.*'mean'\].*; got 'Mean'. Did you mean 'mean'"):
+        as_reference("Mean")
+
+
+def test_names_tell_large_values_apart():
+    one = torch.zeros(2000, 2)
+    other = one.clone()
+    other[1000, 1] = 1.0  # where a printed tensor shows only dots
+    assert name_of(Pairs(one)) == name_of(Pairs(one.clone())) != name_of(Pairs(other))
+    assert name_of(Pairs(one)).startswith("Pairs(outputs=SHA-256 ")

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape import Target
+from subscape import targets as module
 from subscape.targets import default_outputs, select
 
 
@@ -167,13 +168,49 @@ def test_summary_counts_the_chosen_of_all():
     assert "[4, 4]" in text
 
 
-def test_fingerprint_changes_with_one_bit_of_a_value():
-    model = nn.Linear(3, 2)
-    before = Target(model).fingerprint()
-    assert before == Target(model).fingerprint()
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows with every tensor whose values are hashed."""
+    seen, original = [], module.raw_bytes
+
+    def spy(values: Tensor) -> memoryview:
+        seen.append(str(list(values.shape)))
+        return original(values)
+
+    monkeypatch.setattr(module, "raw_bytes", spy)
+    return seen
+
+
+def one_bit(model: nn.Module) -> None:
     with torch.no_grad():
         model.weight[1, 2] = torch.nextafter(model.weight[1, 2], torch.tensor(9.0))
-    after = Target(model).fingerprint()
+
+
+def through_data(model: nn.Module) -> None:
+    model.weight.data[1, 2] += 1
+
+
+def loaded(model: nn.Module) -> None:
+    model.load_state_dict({name: 2 * p for name, p in model.state_dict().items()})
+
+
+def other_data(model: nn.Module) -> None:
+    model.weight.data = model.weight.data.clone().neg()
+
+
+@pytest.mark.parametrize("change", [one_bit, through_data, loaded, other_data])
+def test_fingerprint_is_made_once_for_the_same_values(change, hashed: list[str]):
+    model = nn.Linear(3, 2)
+    target = Target(model)
+    before = target.fingerprint()
+    assert target.fingerprint() == before
+    target.fingerprint()["tensors"].clear()  # a copy of the caller's own
+    assert target.fingerprint() == before == Target(model).fingerprint()
+    assert len(hashed) == 2 * 2  # two tensors, for each of two targets
+    change(model)
+    after = target.fingerprint()
+    assert len(hashed) == 3 * 2
+    assert after == Target(model).fingerprint()
     assert after["sha256"] != before["sha256"]
     assert after["tensors"] == before["tensors"]
 

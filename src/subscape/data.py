@@ -125,8 +125,8 @@ def hashes(samples: Samples) -> list[bytes]:
     by_name = {"": samples} if isinstance(samples, Tensor) else samples
     digests = [hashlib.blake2b(digest_size=16) for _ in range(n_samples(samples))]
     for name in sorted(by_name):
-        raw = by_name[name].detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
-        for digest, row in zip(digests, raw, strict=True):
+        raw = by_name[name].detach().cpu().contiguous().reshape(len(digests), -1)
+        for digest, row in zip(digests, raw.view(torch.uint8).numpy(), strict=True):
             digest.update(row.tobytes())
     return [digest.digest() for digest in digests]
 

@@ -93,14 +93,7 @@ class Target:
         return self._outputs(_Functional(self.model, at_places(values, self._places)), batch)
 
     def called(self, batch: Samples) -> Float[Tensor, "sample ..."]:
-        """f(x, W0) by calling the model itself, as it is: what `outputs` gives, but with its hooks' view.
-
-        Args:
-            batch: samples as the model takes them.
-
-        Returns:
-            Outputs with one entry per sample along the first axis.
-        """
+        """f(x, W0) by calling the model itself, as it is: what `outputs` gives, but with its hooks' view."""
         return self._outputs(self.model, batch)
 
     def summary(self, engines: Mapping[str, str] | None = None) -> str:
@@ -206,18 +199,7 @@ def default_outputs(model: Callable[..., Any], batch: Any) -> Tensor:
 
 
 def match(names: Iterable[str], patterns: str | Sequence[str]) -> list[str]:
-    """The names that patterns choose, in their own order; see `Target` for the patterns.
-
-    Args:
-        names: parameter names.
-        patterns: globs, module names, `!` exclusions and `re:` expressions.
-
-    Returns:
-        The chosen names.
-
-    Raises:
-        ValueError: if a pattern or all together match nothing.
-    """
+    """The names that patterns choose, in their own order; see `Target` for the patterns."""
     every = list(names)
     wanted: set[str] = set()
     dropped: set[str] = set()
@@ -251,18 +233,7 @@ def match(names: Iterable[str], patterns: str | Sequence[str]) -> list[str]:
 
 
 def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the floating-point parameters that `patterns` choose, in model order.
-
-    Args:
-        model: the module.
-        patterns: globs, module names, `!` exclusions and `re:` expressions; see `Target`.
-
-    Returns:
-        Names as in `named_parameters()`; a tied parameter under its first name only.
-
-    Raises:
-        ValueError: if a pattern or all together match nothing, or half of a tied parameter is chosen.
-    """
+    """Names of the floating-point parameters that `patterns` choose, in model order."""
     every = dict(model.named_parameters(remove_duplicate=False))
     require(bool(every), "model", "a module with at least one parameter", type(model).__name__)
     chosen = match(every, patterns)
@@ -324,15 +295,7 @@ def _first_names(every: Mapping[str, Tensor], chosen: list[str]) -> list[str]:
 
 
 def check_deterministic_modules(model: nn.Module) -> None:
-    """Refuse a model whose rows depend on chance or on their neighbours in the batch.
-
-    Args:
-        model: the module.
-
-    Raises:
-        ValueError: if dropout or a batch norm is in train mode, or a batch norm has no statistics of
-            its own.
-    """
+    """Refuse a model whose rows depend on chance or on their neighbours in the batch."""
     mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     bad = [
         name

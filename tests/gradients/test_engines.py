@@ -7,8 +7,15 @@ from torch import Tensor, nn
 
 from subscape import GradientSource, Target
 from subscape.data import take
-from subscape.divergences import mse
-from subscape.gradients import jacobian, loop_gradients, row_outputs, vmap_gradients
+from subscape.divergences import MSE
+from subscape.gradients import (
+    DenseRowGradients,
+    jacobian,
+    loop_gradients,
+    row_outputs,
+    vmap_gradients,
+)
+from subscape.rows import Rows
 
 MakeCase = Callable[[torch.dtype], Any]
 
@@ -29,21 +36,21 @@ def worst_row(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
+def oracle_of(source: GradientSource, rows: Rows) -> DenseRowGradients:
+    """Its rows' gradients one by one, through model and divergence."""
+    reference = source.reference(source.outputs_at(rows), rows)
+    inputs = take(source.data, rows.samples)
+    return loop_gradients(source.target, inputs, rows.position, reference, source.divergence)
+
+
 def compare(made: Any, engine: Any, divergence: Any) -> float:
     target = Target(made.model, made.parameters)
     source = GradientSource(
         target, made.data, divergence=divergence, rows=made.rows, engine=engine, seed=3
     )
-    batch = source.batch(0, len(source))
-    oracle = loop_gradients(
-        target,
-        take(source.data, batch.samples),
-        batch.position,
-        batch.reference,
-        source.divergence,
-    )
-    found = source.gradients(batch)
-    assert found.flat.shape == (len(source), target.n_parameters)
+    rows = source.rows(0, source.n_rows)
+    oracle, found = oracle_of(source, rows), source.gradients(rows)
+    assert found.flat.shape == (source.n_rows, target.n_parameters)
     # Every tensor has its share, so that an engine that leaves one at zero is found out.
     for name, gradient in oracle.dense().items():
         assert gradient.abs().sum() > 0, name
@@ -72,16 +79,20 @@ def flat(by_name: dict[str, Tensor]) -> Tensor:
     return torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
 
 
+def whole(source: GradientSource) -> tuple[Any, Tensor | None, Tensor]:
+    """All its rows as engines take them, with random output gradients."""
+    rows = source.rows(0, len(source))
+    e = torch.randn_like(source.outputs_at(rows))
+    return take(source.data, rows.samples), rows.position, e
+
+
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_vmap_in_chunks_equals_vmap_at_once(case: MakeCase, chunk: int):
     made = case(torch.float64)
     target = Target(made.model, made.parameters)
     source = GradientSource(target, made.data, rows=made.rows, engine="vmap")
-    batch = source.batch(0, len(source))
-    inputs = take(source.data, batch.samples)
-    e = torch.randn_like(batch.outputs)
-    at_once = vmap_gradients(target, inputs, batch.position, e)
-    chunked = vmap_gradients(target, inputs, batch.position, e, chunk=chunk)
+    given = target, *whole(source)
+    at_once, chunked = vmap_gradients(*given), vmap_gradients(*given, chunk=chunk)
     assert worst_row(flat(chunked), flat(at_once)) <= 1e-12
 
 
@@ -106,7 +117,7 @@ def test_loop_gradients_of_a_linear_map_by_hand():
         model.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
         model.bias.copy_(torch.tensor([1.0, 0.0]))
     found = loop_gradients(
-        Target(model), torch.tensor([[1.0, 2.0]]), None, torch.tensor([[2.0, 0.0]]), mse
+        Target(model), torch.tensor([[1.0, 2.0]]), None, torch.tensor([[2.0, 0.0]]), MSE
     )
     assert found.flat.tolist() == [[4.0, 8.0, -2.0, -4.0, 4.0, -2.0]]
     assert found.dense()["weight"].tolist() == [[[4.0, 8.0], [-2.0, -4.0]]]
@@ -116,8 +127,8 @@ def test_loop_gradients_equal_finite_differences(case: MakeCase):
     made = case(torch.float64)
     target = Target(made.model, made.parameters)
     source = GradientSource(target, made.data, divergence=by_hand, rows=made.rows, engine="loop")
-    batch = source.batch(0, 3)
-    inputs = take(source.data, batch.samples)
+    rows = source.rows(0, 3)
+    inputs, reference = take(source.data, rows.samples), source.outputs_at(rows)[rows.partner]
     generator = torch.Generator().manual_seed(0)
     direction = {
         name: torch.randn(p.shape, generator=generator, dtype=torch.float64)
@@ -127,15 +138,15 @@ def test_loop_gradients_equal_finite_differences(case: MakeCase):
     def divergence_at(step: float) -> Tensor:
         moved = {name: p.detach() + step * direction[name] for name, p in target.parameters.items()}
         outputs = target.outputs(inputs, moved)
-        if batch.position is not None:
-            outputs = outputs[torch.arange(3), batch.position]
-        return by_hand(outputs, batch.reference)
+        if rows.position is not None:
+            outputs = outputs[torch.arange(3), rows.position]
+        return by_hand(outputs, reference)
 
     with torch.no_grad():
         h = 1e-5
         slope = (divergence_at(h) - divergence_at(-h)) / (2 * h)
     flat = torch.cat([d.flatten() for d in direction.values()])
-    analytic = source.gradients(batch).flat @ flat
+    analytic = source.gradients(rows).flat @ flat
     # Central differences with h = 1e-5: truncation about 1e-10, rounding about 1e-16 / 1e-5.
     torch.testing.assert_close(slope, analytic, rtol=1e-5, atol=1e-7)
 
@@ -157,11 +168,11 @@ def test_a_token_row_of_an_embedding_touches_its_own_token_only():
     model = nn.Embedding(6, 3).double()
     ids = torch.tensor([[0, 1, 2], [3, 4, 5]])
     target = Target(model)
-    source = GradientSource(target, ids, rows="token", engine="vmap", seed=1)
-    batch = source.batch(0, 2)
-    gradient = source.gradients(batch).dense()["weight"]
-    assert batch.position is not None
-    for row, (sample, position) in enumerate(zip(batch.samples, batch.position, strict=True)):
+    source = GradientSource(target, ids, rows="sampled-token", engine="vmap", seed=1)
+    rows = source.rows(0, 2)
+    gradient = source.gradients(rows).dense()["weight"]
+    assert rows.position is not None
+    for row, (sample, position) in enumerate(zip(rows.samples, rows.position, strict=True)):
         touched = gradient[row].abs().sum(-1).nonzero().flatten().tolist()
         assert touched == [int(ids[sample, position])]
 
@@ -185,29 +196,26 @@ def test_a_mask_of_ones_does_not_stop_vmap_and_a_ragged_one_goes_through_the_loo
     ragged = {"x": x, "attention_mask": torch.ones(4, 3, dtype=torch.long).triu()}
     for engine in ("vmap", "jacobian"):
         source = GradientSource(target, ones, engine=engine)
-        batch = source.batch(0, 4)
-        oracle = GradientSource(target, ones, engine="loop").gradients(batch)
-        assert worst_row(source.gradients(batch).flat, oracle.flat) <= 1e-12
+        rows = source.rows(0, 4)
+        assert worst_row(source.gradients(rows).flat, oracle_of(source, rows).flat) <= 1e-12
     with pytest.raises(ValueError, match="engine: expected .* Use engine='loop'"):
         GradientSource(target, ragged, engine="vmap")
     with pytest.warns(UserWarning, match=r"\['weight'\] are made one by one"):
         assert GradientSource(target, ragged).engines == {"weight": "loop"}
-    looped = GradientSource(target, ragged, engine="loop")
-    batch = looped.batch(0, 4)
+    looped = GradientSource(target, ragged, engine="loop", reference="uniform")
+    rows = looped.rows(0, 4)
     # dW = x ⊗ masked e, written out.
-    e = (2 / 3) * (batch.outputs - batch.reference) * ragged["attention_mask"][batch.samples]
-    expected = torch.einsum("ni,nj->nij", x[batch.samples], e)
-    torch.testing.assert_close(looped.gradients(batch).dense()["weight"], expected)
+    e = (2 / 3) * looped.outputs_at(rows) * ragged["attention_mask"][rows.samples]
+    expected = torch.einsum("ni,nj->nij", x[rows.samples], e)
+    torch.testing.assert_close(looped.gradients(rows).dense()["weight"], expected)
 
 
 def test_rows_do_not_depend_on_their_neighbours(case: MakeCase):
     made = case(torch.float64)
     target = Target(made.model, made.parameters)
     source = GradientSource(target, made.data, rows=made.rows, engine="vmap")
-    batch = source.batch(0, len(source))
-    inputs = take(source.data, batch.samples)
-    e = torch.randn_like(batch.outputs)
-    together = vmap_gradients(target, inputs, batch.position, e)
-    at = None if batch.position is None else batch.position[2:3]
+    inputs, position, e = whole(source)
+    together = vmap_gradients(target, inputs, position, e)
+    at = None if position is None else position[2:3]
     alone = vmap_gradients(target, take(inputs, slice(2, 3)), at, e[2:3])
     assert worst_row(flat(together)[2:3], flat(alone)) <= 1e-12

@@ -2,7 +2,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subscape.gradients import DenseRowGradients, RowGradients
+from subscape.gradients import (
+    DenseGradient,
+    DenseRowGradients,
+    FactoredRowGradients,
+    RowGradients,
+)
 from subscape.gradients.row_gradients import times_directions
 from subscape.lowrank import initial_stack, make_layout
 
@@ -42,6 +47,24 @@ def test_dense_cuts_the_flat_vector_in_model_order():
 def test_squared_norm_by_hand():
     flat = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, -1.0]])
     assert DenseRowGradients(flat, {"w": (2,)}).squared_norm().tolist() == [25.0, 0.0, 2.0]
+
+
+def test_products_of_rows_and_combinations_by_hand():
+    # [1, 2 | 3] and [0, 1 | 1] with [2, 0 | 1]: 5 and 1; with themselves 14, 5, 2.
+    tensors = {"w": (2,), "b": ()}
+    mine = DenseRowGradients(torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 1.0]]), tensors)
+    other = DenseRowGradients(torch.tensor([[2.0, 0.0, 1.0]]), tensors)
+    both = [
+        FactoredRowGradients({n: DenseGradient(g) for n, g in x.dense().items()})
+        for x in (mine, other)
+    ]
+    for one, two in ((mine, other), both):
+        assert one.gram(two).tolist() == [[5.0], [1.0]]
+        assert two.gram(one).tolist() == [[5.0, 1.0]]
+        assert one.gram().tolist() == [[14.0, 5.0], [5.0, 2.0]]
+        assert one.squared_norm().tolist() == [14.0, 2.0]
+        assert one.combined(torch.tensor([[1.0, -2.0]])).tolist() == [[1.0, 0.0, 1.0]]
+        assert float(one.sum()) == 8.0
 
 
 def test_inner_by_tensor_contractions():

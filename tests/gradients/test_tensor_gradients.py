@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from subscape.gradients import (
     IndexedGradient,
     OuterGradient,
     TensorGradient,
-    generator_of,
 )
 from subscape.gradients import tensor_gradients as module
 from subscape.gradients.tensor_gradients import (
@@ -24,6 +23,7 @@ from subscape.gradients.tensor_gradients import (
     through_factors,
 )
 from subscape.lowrank import Stack, TensorLayout, initial_stack, make_layout
+from subscape.rows import generator_of
 
 SHAPES = [(4, 5), (1, 3), (3, 1), (4, 3, 2), (3, 2, 2, 2)]
 FORMS = ["outer", "indexed", "tied", "dense"]
@@ -182,6 +182,10 @@ def test_norms_and_products_are_those_of_dense_gradients(drawn: Drawn):
     assert gradient.n_rows == len(dense)
     torch.testing.assert_close(gradient.squared_norm(), flat.square().sum(1), **CLOSE)
     torch.testing.assert_close(gradient.gram(), flat @ flat.mT, **CLOSE)
+    other = replace(drawn, n_rows=drawn.n_rows + 1, seed=drawn.seed + 1).gradient()
+    cross = flat @ dense_of(other).flatten(1).mT
+    torch.testing.assert_close(gradient.gram(other), cross, **CLOSE)
+    torch.testing.assert_close(other.gram(gradient), cross.mT, **CLOSE)
     torch.testing.assert_close(gradient.dense(), dense, **CLOSE)
     # What is kept from one question to the next changes no answer.
     torch.testing.assert_close(gradient.squared_norm(), flat.square().sum(1), **CLOSE)

@@ -160,7 +160,18 @@ def test_malicious_and_odd_tokens_show_as_text(page):
     page.open("#subnetwork-4")
     assert page.one("mark").text == EVIL
     card = page.one("#card").text
-    for part in ("▲ raised", EVIL, "(empty)", "↵", "‹202E›", "␀", "zebra", "\ufffd", "◌", "output 903"):
+    for part in (
+        "▲ raised",
+        EVIL,
+        "(empty)",
+        "↵",
+        "‹202E›",
+        "␀",
+        "zebra",
+        "\ufffd",
+        "◌",
+        "output 903",
+    ):
         assert part in card
     assert not page.all("#card img, #overview img, #list img")
     from selenium.common.exceptions import NoAlertPresentException

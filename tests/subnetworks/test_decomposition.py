@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from subscape import Decomposition, Target
+from subscape import Decomposition, FixedOutput, GradientSource, Target, TrainingConfig
+from subscape._io import read_tensors
 from subscape.gradients import DenseRowGradients
-from subscape.lowrank import initial_stack, make_layout
+from subscape.lowrank import make_layout
 from subscape.subnetworks.decomposition import FORMAT_VERSION, piece_keys
+from subscape.subnetworks.selection import SELECTIONS
+
+EVERY = pytest.mark.parametrize("kind", list(SELECTIONS))
+GOLDEN = Path(__file__).parent / "golden"
 
 
 class Model(nn.Module):
@@ -29,21 +35,24 @@ def target_of(dtype: torch.dtype = torch.float64, **changes) -> Target:
         return Target(Model(dtype), **changes)
 
 
-def make(form: str = "tucker", dtype: torch.dtype = torch.float64) -> Decomposition:
-    target = target_of(dtype)
-    layout = make_layout(target.shapes, 2, form)
-    stacks = [
-        initial_stack(layout, (5,), torch.Generator().manual_seed(seed), target.like)
-        for seed in (0, 1)
-    ]
-    return Decomposition(
-        encoder=stacks[0],
-        decoder=stacks[1],
-        threshold=0.1 + 1e-17 + 1 / 3,
-        target=target.fingerprint(),
-        settings={"rank": 2, "seed": 0},
-        metrics={"fvu": 1 / 7, "active_rate": [0.1, 0.2]},
-    )
+@pytest.fixture
+def make(untrained):
+    def make(form: str = "tucker", dtype: torch.dtype = torch.float64, **options) -> Decomposition:
+        return untrained(
+            target_of(dtype),
+            form=form,
+            threshold=0.1 + 1e-17 + 1 / 3,
+            settings={"rank": 2, "seed": 0},
+            metrics={"fvu": 1 / 7, "active_rate": [0.1, 0.2]},
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def made(make) -> Decomposition:
+    return make()
 
 
 def gradients_for(made: Decomposition, n: int = 6) -> DenseRowGradients:
@@ -55,8 +64,7 @@ def gradients_for(made: Decomposition, n: int = 6) -> DenseRowGradients:
 # A sequence of subnetworks
 
 
-def test_length_indexing_and_iteration():
-    made = make()
+def test_length_indexing_and_iteration(made: Decomposition):
     assert len(made) == 5
     assert [s.index for s in made] == [0, 1, 2, 3, 4]
     assert [s.index for s in (made[0], made[4], made[-1], made[-5])] == [0, 4, 4, 0]
@@ -66,8 +74,7 @@ def test_length_indexing_and_iteration():
             made[index]
 
 
-def test_a_subnetwork_is_a_row_of_the_decoder():
-    made = make()
+def test_a_subnetwork_is_a_row_of_the_decoder(made: Decomposition):
     dense = made.decoder.dense()
     subnetwork = made[3]
     assert list(subnetwork.dense()) == ["kernel", "scale", "linear.weight", "linear.bias"]
@@ -77,8 +84,7 @@ def test_a_subnetwork_is_a_row_of_the_decoder():
         subnetwork["linear.wait"]
 
 
-def test_norms_square_to_one():
-    made = make()
+def test_norms_square_to_one(made: Decomposition):
     norms = made.norms()
     assert list(norms) == made.layout.names
     total = torch.stack([n.square() for n in norms.values()]).sum(0)
@@ -89,8 +95,7 @@ def test_norms_square_to_one():
     assert one["kernel"] == pytest.approx(expected)
 
 
-def test_similarity_is_the_matrix_of_cosines():
-    made = make()
+def test_similarity_is_the_matrix_of_cosines(made: Decomposition):
     found = made.similarity()
     vectors = [torch.cat([d.flatten() for d in s.dense().values()]) for s in made]
     for i, a in enumerate(vectors):
@@ -99,45 +104,106 @@ def test_similarity_is_the_matrix_of_cosines():
             torch.testing.assert_close(found[i, j], cosine)
 
 
-def test_repr_says_what_it_is():
-    assert re.fullmatch(r"Decomposition\(5 subnetworks over 4 tensors of .*Model\)", repr(make()))
+def test_repr_says_what_it_is(made: Decomposition):
+    assert re.fullmatch(r"Decomposition\(5 subnetworks over 4 tensors of .*Model\)", repr(made))
 
 
 # Encode and decode
 
 
-def test_encode_keeps_what_reaches_the_threshold():
-    made = make()
+@EVERY
+def test_encode_keeps_what_reaches_the_threshold(make, kind: str):
+    made = make(selection=kind)
     gradients = gradients_for(made)
     coefficients = made.coefficients(gradients)
     torch.testing.assert_close(coefficients, gradients.flat @ made.encoder.flat().mT)
-    encoded = made.encode(gradients)
+    encoded = made.encode_gradients(gradients)
     reached = coefficients.abs() >= made.threshold
     assert 0 < int(reached.sum()) < reached.numel()
     assert torch.equal(encoded, torch.where(reached, coefficients, 0))
+    assert made.threshold.shape == (() if kind == "batch-top-k" else (5,))
+    # Every row by itself.
+    for i in range(gradients.n_rows):
+        alone = made.encode_gradients(gradients.rows(slice(i, i + 1)))
+        torch.testing.assert_close(alone, encoded[i : i + 1])
 
 
-def test_a_coefficient_at_the_threshold_is_active():
-    made = make()
+def test_a_coefficient_at_the_threshold_is_active(made: Decomposition):
     gradients = gradients_for(made)
     coefficients = made.coefficients(gradients)
-    at = replace(made, threshold=float(coefficients[0, 0].abs()))
-    assert float(at.encode(gradients)[0, 0]) == float(coefficients[0, 0])
-    above = replace(made, threshold=float(coefficients.abs().max()) * (1 + 1e-12))
-    assert not above.encode(gradients).any()
+    made.threshold.copy_(coefficients[0, 0].abs())
+    assert float(made.encode_gradients(gradients)[0, 0]) == float(coefficients[0, 0])
+    made.threshold.copy_(coefficients.abs().max() * (1 + 1e-12))
+    assert not made.encode_gradients(gradients).any()
 
 
-def test_encode_sees_every_row_by_itself():
-    made = make()
-    gradients = gradients_for(made)
-    whole = made.encode(gradients)
-    for i in range(gradients.n_rows):
-        alone = made.encode(gradients.rows(slice(i, i + 1)))
-        torch.testing.assert_close(alone, whole[i : i + 1])
+class Letters(nn.Module):
+    """Positions see those before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(7, 4), nn.Linear(4, 7)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.table(ids).cumsum(1)))
 
 
-def test_decode_is_coefficients_times_directions():
-    made = make()
+@EVERY
+@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
+def test_encoding_inputs_is_encoding_their_row_gradients(untrained, kind: str, rows: str):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Letters().double()
+    ids = torch.randint(0, 7, (10, 3), generator=torch.Generator().manual_seed(1))
+    settings = {"divergence": "kl", "reference": "uniform", "rows": rows}
+    made = untrained(Target(model), selection=kind, threshold=0.03, settings=settings)
+    # By hand: the gradient of each row's KL to the uniform distribution, with autograd.
+    every = []
+    for sample in model(ids).log_softmax(-1):
+        kl = -sample.mean(-1) - math.log(7)
+        for value in [kl.sum()] if rows == "sample" else kl:
+            parts = torch.autograd.grad(value, list(model.parameters()), retain_graph=True)
+            every.append(torch.cat([part.flatten() for part in parts]))
+    assert made.layout.names == [name for name, _ in model.named_parameters()]
+    coefficients = torch.stack(every) @ made.encoder.flat().mT
+    expected = coefficients * (coefficients.abs() >= made.threshold)
+    assert expected.shape == (10 if rows == "sample" else 30, 5)
+    assert 0 < int((expected != 0).sum()) < expected.numel()
+    for model_or_target in (model, Target(model)):
+        found = made.encode(model_or_target, ids)
+        torch.testing.assert_close(found, expected)
+        assert not found.requires_grad
+    torch.testing.assert_close(made.encode(model, ids, batch_size=4), expected)
+    # Another reference on request: now partners count, and they depend on the seed.
+    others = [made.encode(model, ids, reference="another-row", seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(others[0], others[1])
+    assert not torch.equal(others[0], others[2])
+
+
+def test_a_fixed_reference_comes_with_the_decomposition(untrained, tmp_path: Path):
+    model = nn.Linear(4, 3).double()
+    data, output = torch.randn(6, 4).double(), torch.tensor([1.0, -2.0, 3.0]).double()
+    made = untrained(Target(model), threshold=1e-9, reference=FixedOutput(output))
+    loaded = Decomposition.from_pretrained(made.save_pretrained(tmp_path / "saved"))
+    source = GradientSource(Target(model), data, reference=FixedOutput(output))
+    expected = made.coefficients(source.gradients(source.rows_of(torch.arange(6))))
+    for one in (made, loaded):
+        assert one.reference is not None
+        assert torch.equal(one.reference.output, output)
+        torch.testing.assert_close(one.encode(model, data), expected)
+
+
+def test_inputs_of_another_model_or_by_other_outputs_are_refused(untrained):
+    model = nn.Linear(4, 3)
+    made = untrained(Target(model), settings={"outputs": "default_outputs"})
+    data = torch.randn(6, 4)
+    with pytest.raises(ValueError, match="same shapes, other values"):
+        made.encode(nn.Linear(4, 3), data)
+    with pytest.raises(ValueError, match="outputs: expected .* 'default_outputs'; got '.*lambda"):
+        made.encode(model, data, outputs=lambda model, batch: model(batch))
+
+
+def test_decode_is_coefficients_times_directions(made: Decomposition):
     coefficients = torch.randn(6, 5).double()
     decoded = made.decode(coefficients)
     assert {name: tuple(d.shape) for name, d in decoded.items()} == {
@@ -150,10 +216,13 @@ def test_decode_is_coefficients_times_directions():
 # Files
 
 
+@EVERY
 @pytest.mark.parametrize("form", ["tucker", "cp"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_save_and_load_is_the_identity_to_the_bit(tmp_path: Path, form: str, dtype: torch.dtype):
-    made = make(form, dtype)
+def test_save_and_load_is_the_identity_to_the_bit(
+    make, tmp_path: Path, form: str, dtype: torch.dtype, kind: str
+):
+    made = make(form, dtype, selection=kind)
     folder = made.save_pretrained(tmp_path / "saved")
     loaded = Decomposition.from_pretrained(folder)
     for side in ("encoder", "decoder"):
@@ -162,51 +231,102 @@ def test_save_and_load_is_the_identity_to_the_bit(tmp_path: Path, form: str, dty
         assert after.weights.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
         assert torch.equal(after.weights, before.weights)
         assert after.layout == before.layout
-    assert loaded.threshold == made.threshold
+        assert not after.weights.requires_grad
+    selection = loaded.dictionary.selection
+    assert type(selection) is SELECTIONS[kind]
+    assert selection.l0 == made.dictionary.selection.l0
+    assert torch.equal(loaded.threshold, made.threshold)
+    assert torch.equal(*(d.encode_gradients(gradients_for(made)) for d in (made, loaded)))
     assert loaded.target == made.target
     assert loaded.settings == made.settings
     assert loaded.metrics == made.metrics
     loaded.verify(target_of(dtype))
-
-
-def test_a_second_save_writes_the_same_bytes(tmp_path: Path):
-    first = make().save_pretrained(tmp_path / "first")
-    second = Decomposition.from_pretrained(str(first)).save_pretrained(str(tmp_path / "second"))
-    for file in first.iterdir():
+    # To another folder the same bytes.
+    second = loaded.save_pretrained(str(tmp_path / "second"))
+    for file in folder.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes()
 
 
-def test_the_folder_holds_json_and_safetensors_only(tmp_path: Path):
-    folder = make().save_pretrained(tmp_path / "deep" / "saved")
+@EVERY
+def test_it_goes_to_another_type_and_device(make, tmp_path: Path, kind: str):
+    made = make(selection=kind)
+    narrow = made.to(dtype=torch.float32)
+    assert {p.dtype for p in narrow.dictionary.state_dict().values()} == {torch.float32}
+    assert narrow.encode_gradients(gradients_for(narrow)).dtype == torch.float32
+    torch.testing.assert_close(narrow.decoder.weights.double(), made.decoder.weights)
+    assert made.decoder.weights.dtype == torch.float64  # it stays as it was
+    assert made.to("meta").threshold.device.type == "meta"
+    folder = made.save_pretrained(tmp_path / "saved")
+    loaded = Decomposition.from_pretrained(folder, device="cpu")
+    assert loaded.decoder.weights.device.type == "cpu"
+    assert Decomposition.from_pretrained(folder, device="meta").encoder.weights.is_meta
+
+
+def test_the_folder_holds_json_and_safetensors_only(make, tmp_path: Path):
+    folder = make(selection="jumprelu").save_pretrained(tmp_path / "deep" / "saved")
     assert sorted(f.name for f in folder.iterdir()) == ["config.json", "subnetworks.safetensors"]
     config = json.loads((folder / "config.json").read_text())
-    assert config["format_version"] == FORMAT_VERSION
+    assert config["format_version"] == FORMAT_VERSION == "2.0"
     assert config["n_subnetworks"] == 5
+    assert config["selection"] == {"kind": "jumprelu", "l0": 1.0}
     # A pickle starts with 0x80; a safetensors file with the length of its JSON header.
     raw = (folder / "subnetworks.safetensors").read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
     assert header["decoder.linear.weight.factors.0"]["shape"] == [5, 3, 2]
+    assert header["selection.log_threshold"]["shape"] == [5]
     assert "encoder.scale.core" in header
 
 
-def test_a_saved_decomposition_does_not_change_with_the_one_in_memory(tmp_path: Path):
-    made = make()
+def test_a_saved_decomposition_does_not_change_with_the_one_in_memory(
+    made: Decomposition, tmp_path: Path
+):
     folder = made.save_pretrained(tmp_path / "saved")
     made.decoder.weights.zero_()
     assert Decomposition.from_pretrained(folder).decoder.weights.abs().sum() > 0
 
 
-def test_overwrite_replaces_the_old_one(tmp_path: Path):
-    made = make()
+def test_overwrite_replaces_the_old_one(made: Decomposition, tmp_path: Path):
     made.save_pretrained(tmp_path / "saved")
-    other = replace(made, threshold=9.0)
+    other = replace(made, metrics={"fvu": 9.0})
     with pytest.raises(FileExistsError, match="overwrite=True"):
         other.save_pretrained(tmp_path / "saved")
-    assert Decomposition.from_pretrained(tmp_path / "saved").threshold == made.threshold
+    assert Decomposition.from_pretrained(tmp_path / "saved").metrics == made.metrics
     other.save_pretrained(tmp_path / "saved", overwrite=True)
-    assert Decomposition.from_pretrained(tmp_path / "saved").threshold == 9.0
+    assert Decomposition.from_pretrained(tmp_path / "saved").metrics == {"fvu": 9.0}
     assert [f.name for f in tmp_path.iterdir()] == ["saved"]
+
+
+def test_format_1_loads_and_gives_the_codes_that_it_gave():
+    golden = read_tensors(GOLDEN / "format-1" / "expected.safetensors")
+    model = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 3)).double()
+    model.load_state_dict({n.removeprefix("model."): t for n, t in golden.items() if "model" in n})
+    loaded = Decomposition.from_pretrained(GOLDEN / "format-1")
+    assert float(loaded.threshold) == 0.5
+    assert loaded.dictionary.selection.kind == "batch-top-k"
+    assert loaded.dictionary.selection.l0 == 1.5
+    # In today's words, so that a run can be made again with these settings.
+    settings = {name: loaded.settings[name] for name in ("rows", "divergence", "dense_warmup")}
+    assert settings == {
+        "rows": "sampled-token",
+        "divergence": "half-reference-mse",
+        "dense_warmup": 0.2,
+    }
+    fields = loaded.settings.keys() - {"rows", "divergence", "reference", "outputs", "engine"}
+    TrainingConfig(**{name: loaded.settings[name] for name in fields})
+    codes = loaded.encode(model, golden["ids"])  # a row per position
+    torch.testing.assert_close(codes, golden["codes"], rtol=1e-12, atol=1e-12)
+
+
+def test_format_1_is_written_again_as_the_present_one(tmp_path: Path):
+    loaded = Decomposition.from_pretrained(GOLDEN / "format-1")
+    again = Decomposition.from_pretrained(loaded.save_pretrained(tmp_path / "new"))
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["format_version"] == FORMAT_VERSION
+    assert "threshold" not in config
+    assert torch.equal(again.decoder.weights, loaded.decoder.weights)
+    assert torch.equal(again.threshold, loaded.threshold)
+    assert again.settings == loaded.settings
 
 
 def test_piece_keys_name_the_modes():
@@ -220,27 +340,27 @@ def test_piece_keys_name_the_modes():
 # Whose it is
 
 
-def test_verify_accepts_the_very_target():
-    make().verify(target_of())
+def test_verify_accepts_the_very_target(made: Decomposition):
+    made.verify(target_of())
 
 
-def test_verify_refuses_other_values():
+def test_verify_refuses_other_values(made: Decomposition):
     target = target_of()
     with torch.no_grad():
         target.model.scale += 1e-12
     with pytest.raises(ValueError, match="same shapes, other values"):
-        make().verify(target)
+        made.verify(target)
 
 
-def test_verify_refuses_other_names():
+def test_verify_refuses_other_names(made: Decomposition):
     with pytest.raises(ValueError, match=r"missing \['linear.bias'\], unknown \[\]"):
-        make().verify(target_of(parameters=["*", "!linear.bias"]))
+        made.verify(target_of(parameters=["*", "!linear.bias"]))
 
 
-def test_verify_refuses_other_shapes_and_dtypes():
+def test_verify_refuses_other_shapes_and_dtypes(made: Decomposition):
     other = Model(torch.float64)
     other.linear = nn.Linear(4, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"linear.weight of shape \[3, 4\].* got shape \[2, 4\]"):
-        make().verify(Target(other))
+        made.verify(Target(other))
     with pytest.raises(ValueError, match="type float64; got .* type float32"):
-        make().verify(target_of(torch.float32))
+        made.verify(target_of(torch.float32))

@@ -1,6 +1,7 @@
 """Moving a model along subnetworks and back, to the bit."""
 
 import copy
+from dataclasses import replace
 
 import hypothesis
 import hypothesis.strategies as st
@@ -8,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from subscape import Decomposition, Target
-from subscape.lowrank import initial_stack, make_layout
+from subscape import Target
 from subscape.subnetworks.editing import Edit, displacement
 
 
@@ -34,17 +34,15 @@ class Tied(nn.Module):
         return self.second(torch.tanh(self.first(x)))
 
 
-def make(model: nn.Module | None = None, dtype=torch.float64, parameters=("!rest",), k: int = 5):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = (model or Model()).to(dtype)
-    target = Target(model, list(parameters))
-    layout = make_layout(target.shapes, 2)
-    stacks = [
-        initial_stack(layout, (k,), torch.Generator().manual_seed(seed), target.like)
-        for seed in (0, 1)
-    ]
-    return model, Decomposition(*stacks, threshold=0.1, target=target.fingerprint())
+@pytest.fixture(scope="session")
+def make(untrained):
+    def make(model: nn.Module | None = None, dtype=torch.float64, parameters=("!rest",)):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = (model or Model()).to(dtype)
+        return model, untrained(Target(model, list(parameters)))
+
+    return make
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
@@ -58,7 +56,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_an_edit_moves_the_parameters_and_puts_them_back(dtype):
+def test_an_edit_moves_the_parameters_and_puts_them_back(make, dtype):
     model, made = make(dtype=dtype)
     before, old = bits(model), copy.deepcopy(model.state_dict())
     with made.edit(model, {3: 0.5, 1: -2.0}) as edited:
@@ -76,7 +74,7 @@ def test_an_edit_moves_the_parameters_and_puts_them_back(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_put_back_also_after_an_exception(dtype):
+def test_put_back_also_after_an_exception(make, dtype):
     model, made = make(dtype=dtype)
     before = bits(model)
     with pytest.raises(KeyError, match="inside"), made.edit(model, {0: 1.0}):
@@ -85,20 +83,19 @@ def test_put_back_also_after_an_exception(dtype):
     assert bits(model) == before
 
 
-def test_signs_of_zero_and_tiny_numbers_come_back():
+def test_signs_of_zero_and_tiny_numbers_come_back(make):
     """w + v − v would lose them; a copy does not."""
     model, made = make(dtype=torch.float32)
     with torch.no_grad():
         model.linear.weight.view(-1)[:3] = torch.tensor([-0.0, 1e-40, 3e38])
-    target = Target(model, ["!rest"])
-    made = Decomposition(made.encoder, made.decoder, 0.1, target.fingerprint())
+    made = replace(made, target=Target(model, ["!rest"]).fingerprint())
     before = bits(model)
     with made.edit(model, {0: 10.0}):
         pass
     assert bits(model) == before
 
 
-def test_apply_and_undo_by_hand():
+def test_apply_and_undo_by_hand(make):
     model, made = make()
     before = bits(model)
     edit = made.edit(model, {0: 1.0})
@@ -116,7 +113,7 @@ def test_apply_and_undo_by_hand():
     assert bits(model) == before
 
 
-def test_nothing_else_of_the_model_changes():
+def test_nothing_else_of_the_model_changes(make):
     model, made = make()
     model.linear.weight.requires_grad_(False)
     model.kernel.grad = torch.ones_like(model.kernel)
@@ -144,7 +141,7 @@ def test_nothing_else_of_the_model_changes():
         ("re:s.*", {"scale"}),
     ],
 )
-def test_restriction_to_some_tensors(tensors, moved: set[str]):
+def test_restriction_to_some_tensors(make, tensors, moved: set[str]):
     model, made = make()
     old = copy.deepcopy(model.state_dict())
     with made.edit(model, {2: 0.7}, tensors=tensors):
@@ -160,7 +157,7 @@ def test_restriction_to_some_tensors(tensors, moved: set[str]):
     st.dictionaries(st.integers(0, 4), st.floats(-3, 3), max_size=5),
     st.floats(-2, 2),
 )
-def test_deltas_add_up(deltas: dict[int, float], factor: float):
+def test_deltas_add_up(make, deltas: dict[int, float], factor: float):
     _, made = make()
     found = displacement(made.decoder, deltas)
     v = made.decoder.dense()
@@ -172,7 +169,7 @@ def test_deltas_add_up(deltas: dict[int, float], factor: float):
         torch.testing.assert_close(scaled[name], factor * found[name], rtol=1e-10, atol=1e-12)
 
 
-def test_a_move_is_as_long_as_its_delta():
+def test_a_move_is_as_long_as_its_delta(make):
     _, made = make()
     parts = displacement(made.decoder, {2: -0.3}).values()
     assert torch.stack([p.norm() for p in parts]).norm().item() == pytest.approx(0.3)
@@ -181,7 +178,7 @@ def test_a_move_is_as_long_as_its_delta():
 # Several edits of one model
 
 
-def test_edits_within_one_another_add_up_and_end_in_reverse_order():
+def test_edits_within_one_another_add_up_and_end_in_reverse_order(make):
     model, made = make()
     before = bits(model)
     first, second = made.edit(model, {0: 1.0}), made.edit(model, {0: 0.5, 3: 2.0})
@@ -195,7 +192,7 @@ def test_edits_within_one_another_add_up_and_end_in_reverse_order():
     assert bits(model) == before
 
 
-def test_an_edit_made_of_an_edited_model_is_refused_and_says_what_to_do():
+def test_an_edit_made_of_an_edited_model_is_refused_and_says_what_to_do(make):
     model, made = make()
     with (
         made.edit(model, {0: 1.0}),
@@ -208,7 +205,7 @@ def test_an_edit_made_of_an_edited_model_is_refused_and_says_what_to_do():
 # Tied weights
 
 
-def test_a_tied_weight_is_moved_once_and_stays_tied():
+def test_a_tied_weight_is_moved_once_and_stays_tied(make):
     model, made = make(Tied(), parameters=["*weight"])
     assert made.layout.names == ["first.weight"]
     before, old = bits(model), model.first.weight.detach().clone()
@@ -224,7 +221,7 @@ def test_a_tied_weight_is_moved_once_and_stays_tied():
 # Copies
 
 
-def test_a_copy_leaves_the_model_alone():
+def test_a_copy_leaves_the_model_alone(make):
     model, made = make()
     before = bits(model)
     copied = made.edited(model, {3: 0.5}, tensors="kernel")
@@ -240,26 +237,26 @@ def test_a_copy_leaves_the_model_alone():
 
 
 @pytest.mark.parametrize("index", [5, -1, 1.0, "1"])
-def test_no_such_subnetwork(index):
+def test_no_such_subnetwork(make, index):
     _, made = make()
     with pytest.raises(IndexError, match="deltas: expected subnetworks from 0 to 4; got"):
         displacement.__wrapped__(made.decoder, {index: 1.0})
 
 
 @pytest.mark.parametrize("delta", [float("nan"), float("inf")])
-def test_a_delta_that_is_not_finite(delta):
+def test_a_delta_that_is_not_finite(make, delta):
     model, made = make()
     with pytest.raises(ValueError, match="deltas: expected a finite δ for subnetwork 1"):
         made.edit(model, {1: delta})
 
 
-def test_a_pattern_that_matches_nothing():
+def test_a_pattern_that_matches_nothing(make):
     model, made = make()
     with pytest.raises(ValueError, match="'liner'.*Did you mean"):
         made.edit(model, {1: 1.0}, tensors="liner")
 
 
-def test_a_move_out_of_the_range_of_the_type_changes_nothing():
+def test_a_move_out_of_the_range_of_the_type_changes_nothing(make):
     model, made = make(dtype=torch.float32)
     before = bits(model)
     edit = made.edit(model, {0: 1e39})
@@ -269,7 +266,7 @@ def test_a_move_out_of_the_range_of_the_type_changes_nothing():
     assert not edit.applied
 
 
-def test_another_model_is_refused():
+def test_another_model_is_refused(make):
     _, made = make()
     other, _ = make(nn.Sequential(nn.Linear(4, 3)), parameters=["*"])
     with pytest.raises(ValueError, match="parameters: expected patterns over the 2 names"):
@@ -285,7 +282,7 @@ def test_another_model_is_refused():
         made.edit(half, {0: 1.0})
 
 
-def test_a_plain_change():
+def test_a_plain_change(make):
     model, _ = make()
     old = model.scale.detach().clone()
     with Edit(model, {"scale": torch.tensor(2.0)}):

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from subscape import Decomposition, Target
+from subscape import Target
 from subscape._io import read_tensors, write_tensors
-from subscape.lowrank import initial_stack, make_layout
 from subscape.subnetworks.lora import save_lora
 
 transformers = pytest.importorskip("transformers")
@@ -66,16 +65,16 @@ class Nested(nn.Module):
         )
 
 
-def make(model_of, parameters, rank=2, k: int = 4):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = model_of().eval()
-    target = Target(model, parameters)
-    layout = make_layout(target.shapes, rank)
-    stack = initial_stack(layout, (k,), torch.Generator().manual_seed(1), target.like)
-    made = Decomposition(stack, stack, 0.1, target.fingerprint())
-    ids = torch.randint(0, 11, (5, 6), generator=torch.Generator().manual_seed(2))
-    return model, made, ids
+@pytest.fixture
+def make(untrained):
+    def make(model_of, parameters):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = model_of().eval()
+        ids = torch.randint(0, 11, (5, 6), generator=torch.Generator().manual_seed(2))
+        return model, untrained(Target(model, parameters), 4), ids
+
+    return make
 
 
 def logits(model, ids):
@@ -92,7 +91,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_plain_peft_loads_the_edit(case: str, tmp_path):
+def test_plain_peft_loads_the_edit(make, case: str, tmp_path):
     model, made, ids = make(*CASES[case])
     with made.edit(model, DELTAS):
         expected = logits(model, ids)
@@ -111,7 +110,7 @@ def test_plain_peft_loads_the_edit(case: str, tmp_path):
     assert torch.equal(logits(model, ids), before)
 
 
-def test_only_the_layers_that_move_are_in_the_adapter(tmp_path):
+def test_only_the_layers_that_move_are_in_the_adapter(make, tmp_path):
     model, made, _ = make(*CASES["endings"])
     tensors = read_tensors(
         made.save_lora(tmp_path / "l", model, DELTAS) / "adapter_model.safetensors"
@@ -119,7 +118,7 @@ def test_only_the_layers_that_move_are_in_the_adapter(tmp_path):
     assert set(tensors) == {f"base_model.model.a.lora_{x}.weight" for x in "AB"}
 
 
-def test_the_rank_is_that_of_the_subnetworks_together(tmp_path):
+def test_the_rank_is_that_of_the_subnetworks_together(make, tmp_path):
     """Two subnetworks of rank 2 make 4; one alone 2. Smaller layers are padded with zeros."""
     model, made, _ = make(llama, ["model.layers.*.self_attn.*"])
     for deltas, rank in ((DELTAS, 4), ({0: 1.0}, 2)):
@@ -130,7 +129,7 @@ def test_the_rank_is_that_of_the_subnetworks_together(tmp_path):
             assert values.shape[0 if "lora_A" in name else 1] == rank
 
 
-def test_restriction_to_some_tensors(tmp_path):
+def test_restriction_to_some_tensors(make, tmp_path):
     model, made, ids = make(llama, ["model.layers.*.self_attn.*", "model.norm.weight"])
     tensors = ["*", "!model.norm.weight"]
     with made.edit(model, DELTAS, tensors=tensors):
@@ -140,7 +139,7 @@ def test_restriction_to_some_tensors(tmp_path):
     assert (logits(loaded, ids) - expected).abs().max() <= 1e-5
 
 
-def test_no_move_is_an_adapter_that_does_nothing(tmp_path):
+def test_no_move_is_an_adapter_that_does_nothing(make, tmp_path):
     model, made, ids = make(llama, ["model.layers.*.self_attn.*"])
     folder = made.save_lora(tmp_path / "l", model, {0: 0.0})
     loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), folder)
@@ -162,7 +161,9 @@ def test_no_move_is_an_adapter_that_does_nothing(tmp_path):
         (gpt2, ["lm_head.weight", "transformer.wte.weight"], ["transformer.wte.weight"]),
     ],
 )
-def test_what_is_no_linear_layers_weight_is_refused_by_name(model_of, parameters, names, tmp_path):
+def test_what_is_no_linear_layers_weight_is_refused_by_name(
+    make, model_of, parameters, names, tmp_path
+):
     model, made, _ = make(model_of, parameters)
     with pytest.raises(ValueError, match="tensors: expected weights of linear layers") as caught:
         made.save_lora(tmp_path / "l", model, DELTAS)
@@ -171,7 +172,7 @@ def test_what_is_no_linear_layers_weight_is_refused_by_name(model_of, parameters
     assert not (tmp_path / "l").exists()
 
 
-def test_two_kinds_of_layers_are_refused(tmp_path):
+def test_two_kinds_of_layers_are_refused(make, tmp_path):
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -183,7 +184,7 @@ def test_two_kinds_of_layers_are_refused(tmp_path):
         made.save_lora(tmp_path / "l", model, DELTAS)
 
 
-def test_a_folder_in_use_is_kept(tmp_path):
+def test_a_folder_in_use_is_kept(make, tmp_path):
     model, made, _ = make(Nested, ["a.weight"])
     made.save_lora(tmp_path / "l", model, DELTAS)
     before = (tmp_path / "l" / "adapter_model.safetensors").read_bytes()
@@ -195,7 +196,7 @@ def test_a_folder_in_use_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "run.toml"])
-def test_what_others_put_there_is_kept(tmp_path, name: str):
+def test_what_others_put_there_is_kept(make, tmp_path, name: str):
     model, made, _ = make(Nested, ["a.weight"])
     made.save_lora(tmp_path / "l", model, DELTAS)
     (tmp_path / "l" / name).write_text("mine")
@@ -204,7 +205,7 @@ def test_what_others_put_there_is_kept(tmp_path, name: str):
     assert (tmp_path / "l" / name).read_text() == "mine"
 
 
-def test_a_trained_adapter_is_kept(tmp_path):
+def test_a_trained_adapter_is_kept(make, tmp_path):
     model, made, _ = make(Nested, ["a.weight"])
     (tmp_path / "l").mkdir()
     (tmp_path / "l" / "adapter_config.json").write_text("{}")
@@ -216,7 +217,7 @@ def test_a_trained_adapter_is_kept(tmp_path):
     assert read_tensors(tmp_path / "l" / "adapter_model.safetensors")["a"].tolist() == [1]
 
 
-def test_another_model_is_refused(tmp_path):
+def test_another_model_is_refused(make, tmp_path):
     model, made, _ = make(Nested, ["a.weight"])
     with torch.no_grad():
         model.a.weight.add_(1)
@@ -224,7 +225,7 @@ def test_another_model_is_refused(tmp_path):
         made.save_lora(tmp_path / "l", model, DELTAS)
 
 
-def test_a_plain_change_of_any_rank(tmp_path):
+def test_a_plain_change_of_any_rank(make, tmp_path):
     model, _, _ = make(Nested, ["a.weight"])
     change = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     folder = save_lora(tmp_path / "l", model, {"a.weight": change})

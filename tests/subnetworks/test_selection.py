@@ -1,101 +1,314 @@
+"""Which coefficients of rows are active."""
+
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from subscape.subnetworks import batch_top_k, check_active_fraction, n_active
-
-# How many
-
-
-@pytest.mark.parametrize(
-    ("k", "n_pairs", "expected"),
-    [
-        (0.1, 50, 5),
-        (0.1, 54, 5),  # 5.4
-        (0.1, 56, 6),  # 5.6
-        (0.1, 25, 2),  # 2.5: halves go to the even neighbour
-        (0.1, 35, 4),  # 3.5
-        (0.01, 10, 1),  # 0.1: never none
-        (1.0, 7, 7),
-    ],
+from subscape.subnetworks.selection import (
+    SELECTIONS,
+    BatchTopK,
+    JumpReLU,
+    Selection,
+    largest,
+    selection_of,
 )
-def test_the_count_is_rounded_and_at_least_one(k: float, n_pairs: int, expected: int):
-    assert n_active(k, n_pairs) == expected
+
+DOUBLE = torch.zeros(()).double()
 
 
-@pytest.mark.parametrize("k", [0.0, -0.1, 1.1, 10.0, float("nan"), float("inf")])
-def test_fractions_outside_0_to_1_are_refused(k: float):
-    with pytest.raises(ValueError, match=r"active_fraction: expected a share in \(0, 1\]"):
-        check_active_fraction(k)
+def top_k(l0: float, *lead: int) -> BatchTopK:
+    return BatchTopK(l0, torch.Size(lead), DOUBLE)
 
 
-@pytest.mark.parametrize("k", [1e-9, 0.1, 1.0])
-def test_fractions_up_to_1_pass(k: float):
-    check_active_fraction(k)
+def jump(l0: float, *thresholds: float) -> JumpReLU:
+    made = JumpReLU(l0, torch.Size([len(thresholds)]), DOUBLE)
+    with torch.no_grad():
+        made.log_threshold.copy_(torch.tensor(thresholds).double().log())
+    return made
 
 
-# Which
+# All
+
+
+def test_selections_are_found_by_name():
+    assert {"batch-top-k": BatchTopK, "jumprelu": JumpReLU} == SELECTIONS
+    assert all(selection_of(kind) is made for kind, made in SELECTIONS.items())
+    with pytest.raises(ValueError, match="selection: expected one of .* Did you mean 'jumprelu'?"):
+        selection_of("jump-relu")
+
+
+@pytest.mark.parametrize("kind", list(SELECTIONS))
+@pytest.mark.parametrize("l0", [0.0, -0.1, 3.1, math.nan, math.inf])
+def test_numbers_of_active_subnetworks_that_are_none(kind: str, l0: float):
+    with pytest.raises(ValueError, match=r"l0: expected a number .* in \(0, 3\]"):
+        SELECTIONS[kind](l0, torch.Size([3]), DOUBLE)
+    SELECTIONS[kind](3.0, torch.Size([3]), DOUBLE)
+
+
+@pytest.mark.parametrize("kind", list(SELECTIONS))
+def test_a_replica_is_taken_out_with_its_state(kind: str):
+    coefficients = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)).double()
+    three = SELECTIONS[kind](1.5, torch.Size([3, 4]), DOUBLE)
+    three(coefficients)
+    three.calibrate(coefficients.abs())
+    for replica in range(3):
+        one = three.select(replica)
+        assert (type(one), one.l0, one.lead) == (type(three), 1.5, torch.Size([4]))
+        assert torch.equal(one.threshold, three.threshold[replica])
+        assert torch.equal(one(coefficients[replica]), three(coefficients)[replica])
+        assert torch.equal(one.alone(coefficients[replica]), three.alone(coefficients)[replica])
+    three.load_state_dict({name: 0 * values for name, values in three.state_dict().items()})
+    assert one.threshold.any()  # a copy
+
+
+@pytest.mark.parametrize("kind", list(SELECTIONS))
+def test_alone_no_row_influences_another(kind: str):
+    coefficients = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).double()
+    made = SELECTIONS[kind](1.0, torch.Size([4]), DOUBLE)
+    made(coefficients)
+    made.calibrate(coefficients.abs())
+    whole = made.alone(coefficients)
+    assert 0 < int(whole.sum()) < whole.numel()
+    assert torch.equal(torch.cat([made.alone(row[None]) for row in coefficients]), whole)
+
+
+# The largest of a batch
 
 
 def test_the_largest_by_size_of_the_whole_batch_by_hand():
     coefficients = torch.tensor([[0.1, -5.0, 0.2], [0.3, 4.0, -3.0]])
-    # k = 0.5 of 6 pairs keeps 3: −5, 4 and −3. Row 0 has one, row 1 two, subnetwork 0 none.
-    expected = [[False, True, False], [False, True, True]]
-    assert batch_top_k(coefficients, 0.5).tolist() == expected
-
-
-def test_at_least_one_is_kept():
-    # 0.01 · 4 rounds to 0.
-    assert batch_top_k(torch.tensor([[1.0, -2.0], [0.5, 0.0]]), 0.01).tolist() == [
-        [False, True],
-        [False, False],
-    ]
+    # −5, 4 and −3: row 0 has one, row 1 two, subnetwork 0 none.
+    assert largest(coefficients, 3).tolist() == [[False, True, False], [False, True, True]]
 
 
 def test_ties_at_the_cut_go_by_order_row_before_row():
-    # 3 of 6: the 2 comes first; of the four of size 1, the two that stand first.
+    # The 2 comes first; of the four of size 1, the two that stand first.
     coefficients = torch.tensor([[1.0, 0.0], [-1.0, 2.0], [1.0, -1.0]])
-    assert batch_top_k(coefficients, 0.5).tolist() == [[True, False], [True, True], [False, False]]
-
-
-def test_all_zero_coefficients_still_give_the_exact_count():
-    assert batch_top_k(torch.zeros(2, 5), 0.3).tolist() == [[True] * 3 + [False] * 2, [False] * 5]
+    assert largest(coefficients, 3).tolist() == [[True, False], [True, True], [False, False]]
+    assert largest(torch.zeros(2, 5), 3).tolist() == [[True] * 3 + [False] * 2, [False] * 5]
+    assert largest(torch.zeros(2, 3, 4), 12).all()
 
 
 def test_every_replica_has_its_own_cut_and_its_own_ties():
     coefficients = torch.tensor([[[9.0, 8.0], [7.0, 6.0]], [[0.2, 0.1], [0.1, 0.1]]])
-    # 2 of 4 in each. Replica 1: 0.2, then the first of three 0.1.
-    assert batch_top_k(coefficients, 0.5).tolist() == [
-        [[True, True], [False, False]],
-        [[True, True], [False, False]],
-    ]
-
-
-def test_everything_is_kept_at_1():
-    assert batch_top_k(torch.zeros(2, 3, 4), 1.0).all()
+    # Replica 1: 0.2, then the first of three 0.1.
+    assert largest(coefficients, 2).tolist() == [[[True, True], [False, False]]] * 2
 
 
 @given(
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5)),
-    k=st.floats(0.01, 1.0),
+    keep=st.integers(1, 30),
     levels=st.integers(1, 4),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
     seed=st.integers(0, 1000),
 )
 def test_the_mask_is_that_of_a_stable_sort(
-    sizes: tuple[int, int, int], k: float, levels: int, seed: int
+    sizes: tuple[int, int, int], keep: int, levels: int, dtype: torch.dtype, seed: int
 ):
     # Few levels make many ties.
     generator = torch.Generator().manual_seed(seed)
-    coefficients = torch.randint(-levels, levels + 1, sizes, generator=generator).float()
-    mask = batch_top_k(coefficients, k)
+    coefficients = torch.randint(-levels, levels + 1, sizes, generator=generator).to(dtype)
+    mask = largest(coefficients, keep)
     for values, kept in zip(coefficients.flatten(1), mask.flatten(1), strict=True):
         by_size = sorted(range(len(values)), key=lambda i: (-abs(float(values[i])), i))
-        expected = sorted(by_size[: n_active(k, len(values))])
-        assert kept.nonzero()[:, 0].tolist() == expected
+        assert kept.nonzero()[:, 0].tolist() == sorted(by_size[:keep])
 
 
 def test_permuting_rows_permutes_the_mask():
     coefficients = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
     order = torch.tensor([3, 0, 6, 1, 2, 5, 4])
-    assert torch.equal(batch_top_k(coefficients, 0.3)[order], batch_top_k(coefficients[order], 0.3))
+    assert torch.equal(largest(coefficients, 8)[order], largest(coefficients[order], 8))
+
+
+# Batch top-k
+
+
+@pytest.mark.parametrize(
+    ("l0", "n_rows", "expected"),
+    [
+        (1.0, 5, 5),
+        (0.5, 10, 5),
+        (0.54, 10, 5),  # 5.4
+        (0.56, 10, 6),  # 5.6
+        (0.25, 10, 2),  # 2.5: halves go to the even neighbour
+        (0.35, 10, 4),  # 3.5
+        (0.01, 10, 1),  # 0.1: never none
+        (7.0, 2, 14),  # all
+    ],
+)
+def test_the_number_active_is_exact(l0: float, n_rows: int, expected: int):
+    coefficients = torch.randn(2, n_rows, 7, generator=torch.Generator().manual_seed(0)).double()
+    codes = top_k(l0, 2, 7)(coefficients)
+    assert (codes != 0).sum((1, 2)).tolist() == [expected, expected]
+    assert torch.equal(codes[codes != 0], coefficients[codes != 0])
+
+
+def test_what_is_not_active_has_no_gradient():
+    coefficients = torch.tensor([[0.1, -5.0], [3.0, 0.2]], requires_grad=True)
+    made = top_k(1.0, 2)
+    made(coefficients).sum().backward()
+    assert coefficients.grad is not None
+    assert coefficients.grad.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert made.penalty(coefficients) is None
+    assert list(made.parameters()) == []
+
+
+def test_the_threshold_is_the_exact_cut_over_all_rows():
+    sizes = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0], [2.0, 2.0]]).double()
+    # 8 pairs of sizes 3 2 2 2 1 0 0 0.
+    for l0, cut in ((1.0, 2.0), (0.5, 2.0), (0.25, 3.0), (1.25, 1.0), (0.01, 3.0)):
+        made = top_k(l0, 2)
+        assert made.threshold == math.inf  # before training nothing is active
+        made.calibrate(sizes)
+        assert float(made.threshold) == cut
+        # What is as large as the cut is active, of either sign.
+        assert torch.equal(made.alone(-sizes), sizes >= cut)
+    three = top_k(0.25, 3, 2)
+    three.calibrate(sizes * torch.tensor([1.0, 2.0, 0.5]).double()[:, None, None])
+    assert three.threshold.tolist() == [3.0, 6.0, 1.5]
+
+
+# JumpReLU
+
+
+def test_coefficients_pass_from_the_threshold_of_their_subnetwork_on():
+    made = jump(1.0, 1.0, 4.0)
+    coefficients = torch.tensor([[1.0, -5.0], [-0.9, 3.9], [-2.0, 4.25]]).double()
+    assert made(coefficients).tolist() == [[1.0, -5.0], [0.0, 0.0], [-2.0, 4.25]]
+    assert made.alone(coefficients).tolist() == [[True, True], [False, False], [True, True]]
+    torch.testing.assert_close(made.threshold, torch.tensor([1.0, 4.0]).double())
+
+
+def near(factor: float) -> Tensor:
+    """Two subnetworks with thresholds 1 and 4; the kernel is half a unit of ln|c| wide."""
+    return torch.tensor([[factor, -4 * factor], [10.0, 0.1]]).double()
+
+
+def test_gradients_pass_straight_through_by_hand():
+    made = jump(1.0, 1.0, 4.0)
+    coefficients = near(1.2).requires_grad_(True)  # ln 1.2 = 0.18 < 0.25, and above both thresholds
+    (made(coefficients) * torch.tensor([2.0, 3.0]).double()).sum().backward()
+    assert coefficients.grad is not None
+    # To an active coefficient: what comes back. Row 1 has one far above and one far below.
+    assert coefficients.grad.tolist() == [[2.0, 3.0], [2.0, 0.0]]
+    # To ln θ: −(∂loss/∂active) / width, of coefficients within the kernel: −1.2 · 2 / 0.5, 4.8 · 3 / 0.5.
+    assert made.log_threshold.grad is not None
+    assert made.log_threshold.grad.tolist() == pytest.approx([-4.8, 28.8])
+
+
+@pytest.mark.parametrize(
+    ("factor", "felt"), [(0.78, True), (1.28, True), (0.77, False), (1.29, False)]
+)
+def test_thresholds_learn_from_what_is_near_them(factor: float, felt: bool):
+    # e^±0.25 = 0.779, 1.284.
+    made = jump(1.0, 1.0, 4.0)
+    made(near(factor)).sum().backward()
+    assert made.log_threshold.grad is not None
+    assert made.log_threshold.grad.any() == felt
+
+
+def test_the_penalty_by_hand():
+    # Row 0 has two active, row 1 one: L0 = 1.5, so (1.5 / 1 − 1)² = 0.25; none at L0 = l0.
+    made = jump(1.0, 1.0, 4.0)
+    penalty = made.penalty(near(1.2))
+    assert penalty.item() == pytest.approx(0.25 * JumpReLU.STRENGTH)
+    penalty.backward()
+    # 2 · (1.5 − 1) · ∂L0/∂ln θ, and ∂L0/∂ln θ = −1 / width / 2 rows for each of the two near ones.
+    assert made.log_threshold.grad is not None
+    assert made.log_threshold.grad.tolist() == pytest.approx([-JumpReLU.STRENGTH] * 2)
+    assert jump(1.5, 1.0, 4.0).penalty(near(1.2)).item() == 0.0
+
+
+def test_a_penalty_of_every_replica():
+    made = JumpReLU(1.0, torch.Size([2, 1]), DOUBLE)
+    with torch.no_grad():
+        made.log_threshold.copy_(torch.tensor([[0.0], [2.0]]))
+    both = torch.tensor([[[2.0], [3.0]], [[2.0], [9.0]]]).double()
+    assert made.penalty(both).tolist() == pytest.approx([0.0, 0.25 * JumpReLU.STRENGTH])
+
+
+def test_thresholds_begin_at_the_cut_of_the_first_batch():
+    made = JumpReLU(0.5, torch.Size([2, 3]), DOUBLE)
+    assert made.threshold.tolist() == [[0.0] * 3] * 2
+    first = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0)).double()
+    codes = made(first)
+    # 0.5 · 8 rows = 4 of each replica's 24, of equal threshold.
+    assert torch.equal(codes != 0, largest(first, 4))
+    assert made.penalty(first).tolist() == [0.0, 0.0]
+    cuts = first.abs().flatten(1).sort(1).values[:, -4]
+    torch.testing.assert_close(made.threshold, cuts[:, None].expand(2, 3))
+    before = made.log_threshold.detach().clone()
+    made(100 * first)
+    assert torch.equal(made.log_threshold, before)  # the first batch only
+
+
+def test_restarted_subnetworks_begin_at_the_mean_threshold():
+    made = JumpReLU(1.0, torch.Size([1, 2, 3]), DOUBLE)
+    logs = torch.tensor([[[0.0, 3.0, 6.0], [1.0, 2.0, 9.0]]]).double()
+    with torch.no_grad():
+        made.log_threshold.copy_(logs)
+    made.restart((0, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1])))
+    assert made.log_threshold.tolist() == [[[0.0, 3.0, 3.0], [4.0, 4.0, 9.0]]]
+
+
+def test_thresholds_that_were_learned_do_not_begin_anew():
+    one = jump(1.0, 1.0, 4.0)
+    other = JumpReLU(1.0, torch.Size([2]), DOUBLE)
+    other.load_state_dict(one.state_dict())
+    coefficients = near(0.9)
+    assert torch.equal(other(coefficients), one(coefficients))
+    assert torch.equal(other.threshold, one.threshold)
+    one.calibrate(coefficients.abs())
+    assert torch.equal(other.threshold, one.threshold)
+
+
+# The seam: a rule of one's own
+
+
+class TopOfRow(Selection):
+    """The one largest coefficient of every row."""
+
+    kind = "top-of-row"
+
+    def __init__(self, l0: float, lead: torch.Size, like: Tensor) -> None:
+        super().__init__(l0, lead, like)
+        self.register_buffer("threshold", like.new_zeros(lead[:-1]))
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        size = coefficients.detach().abs()
+        return coefficients * (size == size.amax(-1, keepdim=True))
+
+    def alone(self, coefficients: Tensor) -> Tensor:
+        return self(coefficients) != 0
+
+
+def test_a_selection_of_ones_own_is_trained_saved_and_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+):
+    from subscape import Decomposition, decompose
+
+    monkeypatch.setitem(SELECTIONS, TopOfRow.kind, TopOfRow)
+    data = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    made = decompose(
+        torch.nn.Linear(4, 3),
+        data,
+        selection="top-of-row",
+        l0=1.0,
+        n_subnetworks=6,
+        rank=1,
+        steps=30,
+        batch_size=16,
+        n_restarts=2,
+        resample_every=5,
+        progress=False,
+        out=tmp_path,
+    )
+    figures = made.metrics
+    assert figures["l0"] == figures["l0_row_by_row"] == 1.0
+    assert figures["fvu"] == pytest.approx(figures["fvu_row_by_row"])
+    loaded = Decomposition.from_pretrained(tmp_path / "final")
+    assert isinstance(loaded.dictionary.selection, TopOfRow)

@@ -16,7 +16,7 @@ from subscape.cli import toml
 from subscape.cli.earlier_run import is_run, replaced
 from subscape.cli.loading import is_code, load_data, load_model, refuse_code
 from subscape.cli.run_folder import CONFIG
-from subscape.gradients.source import EngineName
+from subscape.gradients.source import EngineName, MetricName
 from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
@@ -54,6 +54,15 @@ class DecomposeRun:
     """Between a row's output and its reference; kl takes logits."""
     reference: Literal["another-row", "mean", "batch-mean", "uniform"] = "another-row"
     """Which output a row is compared with."""
+    row_weight: Literal["norm", "output", "unit"] | float = "norm"
+    """How much a row counts: as its gradient is long (norm, published), by an output gradient of length 1, all
+    the same (unit), or by a power of the length between 0 (norm) and 1 (unit)."""
+    metric: MetricName = "euclidean"
+    """What gradients are measured in: as published, or by their own second moments (kronecker)."""
+    metric_power: float = 0.5
+    """Of the Kronecker metric; 0.5 makes rows isotropic."""
+    metric_damping: float = 0.01
+    """Of the Kronecker metric, as a share of the mean eigenvalue."""
     engine: EngineName = "auto"
     """How row gradients are made."""
     out: Path = Path("runs/decomposition")
@@ -128,6 +137,10 @@ def run(settings: DecomposeRun) -> Decomposition:
         divergence=settings.divergence,
         reference=settings.reference,
         rows=settings.rows,
+        row_weight=settings.row_weight,
+        metric=settings.metric,
+        metric_power=settings.metric_power,
+        metric_damping=settings.metric_damping,
         engine=settings.engine,
         config=settings.training,
     )

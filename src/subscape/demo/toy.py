@@ -16,7 +16,7 @@ from subscape.measures.measure import measure
 from subscape.measures.oracle import oracle, pca_fvu
 from subscape.measures.recovery import Recovery, absolute_cosines, recovery
 from subscape.report import draw_toy_decomposition, write_report
-from subscape.reproduction import reproduction
+from subscape.reproduce.recipes import reproduction
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE

@@ -25,13 +25,7 @@ multiplications: it is written and read a few times (measured on a CPU)."""
 
 
 class Terms:
-    """The terms left_t ⊗ right_t of all rows one after the other, without those that are zero.
-
-    Args:
-        left: [row, term, d_0], or an index [row, term] of the unit vector it is.
-        right: [row, term, d_1].
-        alive: terms that are not zero, [row, term].
-    """
+    """The terms left_t ⊗ right_t of all rows one after the other, without those that are zero."""
 
     def __init__(self, left: Tensor, right: Tensor, alive: Bool[Tensor, "row term"]) -> None:
         self.n_rows, n_terms = alive.shape
@@ -63,18 +57,7 @@ class Terms:
 def through_factors(
     tensor: TensorLayout, n_directions: int, n_rows: int, n_terms: int, element_size: int
 ) -> bool:
-    """Whether low-rank directions are contracted with factors rather than with dense gradients.
-
-    Args:
-        tensor: the parameter and its ranks.
-        n_directions: how many directions.
-        n_rows: how many rows.
-        n_terms: terms of all rows together.
-        element_size: bytes of an entry.
-
-    Returns:
-        True for factors: the cheaper way by its multiplications, or the only one within `DENSE_BUDGET`.
-    """
+    """Whether low-rank directions are contracted with factors rather than with dense gradients."""
     rank = pair_rank(tensor)
     if rank is None:
         return False
@@ -90,17 +73,8 @@ def through_factors(
 
 def terms_gram(
     first: Terms, second: Terms, products: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "row row"]:
-    """Sums over the terms of both rows, some terms of the second at a time.
-
-    Args:
-        first: terms of the rows i.
-        second: terms of the rows j.
-        products: inner products of all terms of the first with some of the second.
-
-    Returns:
-        One number per pair of rows.
-    """
+) -> Float[Tensor, "row other"]:
+    """Sums over the terms of both rows, some terms of the second at a time."""
     step = max(1, BLOCK_ENTRIES // max(1, len(first)))
     places = torch.arange(len(second), device=second.right.device).split(step)
     return second.sum(torch.cat([first.sum(products(at)) for at in places], dim=1).mT).mT

@@ -97,16 +97,6 @@ def loop_gradients(
     """Row gradients one row at a time, by plain autograd through model and divergence.
 
     Slow and obviously right: the oracle that every other engine is tested against.
-
-    Args:
-        target: the model and its parameters.
-        inputs: one sample per row.
-        position: see `row_outputs`.
-        reference: y_r of every row.
-        divergence: one value per row.
-
-    Returns:
-        The gradients.
     """
     rows = []
     for i in range(n_samples(inputs)):

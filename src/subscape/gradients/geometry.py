@@ -93,16 +93,7 @@ class Geometry:
 
 
 def kronecker(batches: Iterable[RowGradients], *, power: float, damping: float) -> Metric:
-    """The Kronecker metric of row gradients, in one pass.
-
-    Args:
-        batches: row gradients, each held whole for a moment.
-        power: p; ½ whitens.
-        damping: λ, as a share of the mean eigenvalue of every second moment.
-
-    Returns:
-        The metric, in which every tensor has the same mean square over the first batch's rows, 1 together.
-    """
+    """The Kronecker metric of row gradients, in one pass."""
     sums: dict[str, list[Tensor]] = {}
     squares: dict[str, float] = {}
     first: Mapping[str, TensorGradient] = {}

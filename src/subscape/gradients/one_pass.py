@@ -115,18 +115,7 @@ class OnePass:
     def gradients(
         self, output_gradient: Float[Tensor, "row *output"], *, again: bool = False
     ) -> FactoredRowGradients:
-        """Row gradients for given ∂D/∂f.
-
-        Args:
-            output_gradient: ∂D/∂f at every row.
-            again: whether others will be asked for, for which the model's graph is then kept.
-
-        Returns:
-            The gradients, in the target's working dtype.
-
-        Raises:
-            EngineError: if an engine fails; names the tensors.
-        """
+        """Row gradients for given ∂D/∂f."""
         e = output_gradient.to(self._outputs.dtype)
         self._again = again
         parts: dict[str, list[TensorGradient]] = {name: [] for name in self._target.names}

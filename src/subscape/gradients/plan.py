@@ -77,21 +77,7 @@ def choose(
     engine: str | Mapping[str, str] = "auto",
     found: Survey | None = None,
 ) -> Plan:
-    """Try engines out and take the first that is right, tensor by tensor.
-
-    Args:
-        target: the model and its parameters.
-        inputs: three samples.
-        kind: what a row is.
-        engine: what is asked for; see `survey.forced`.
-        found: the survey of these samples, if it was made already.
-
-    Returns:
-        The plan.
-
-    Raises:
-        ValueError: if the engine asked for cannot make the gradients of a tensor; says why.
-    """
+    """Try engines out and take the first that is right, tensor by tensor."""
     asked = forced(target.names, engine)
     found = found or survey(target, inputs, kind)
     ways = {name: list(candidates(found, name, target.model)) for name in target.names}

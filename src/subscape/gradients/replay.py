@@ -30,19 +30,7 @@ def replayed(
     batched: list[bool],
     rows_of: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    """Row gradients of a module's parameters for one call.
-
-    Args:
-        module: the module.
-        parameters: the ones to differentiate, by name within the module.
-        call: what it was called with.
-        output_gradients: ∂D/∂output of every kept output, [row, ...].
-        batched: which leaves of the arguments have a sample axis first.
-        rows_of: gives what has an entry per sample, an entry per row.
-
-    Returns:
-        By local name, [row, *shape].
-    """
+    """Row gradients of a module's parameters for one call."""
     where = places(module, parameters)
     leaves, form = tree_flatten((call.args, call.kwargs))
     leaves = [None if _is_cache(x) else x for x in leaves]
@@ -74,19 +62,7 @@ def replayed(
 
 
 def batched_leaves(call: Call, surveyed: list[bool | None], n: int) -> list[bool]:
-    """Which leaves of a call's arguments have an entry per sample, in this call.
-
-    Args:
-        call: the call.
-        surveyed: what they were in the survey; None for no tensor.
-        n: number of samples.
-
-    Returns:
-        One entry per leaf.
-
-    Raises:
-        ValueError: if the leaves are not those of the survey.
-    """
+    """Which leaves of a call's arguments have an entry per sample, in this call."""
     leaves = call.inputs()
     if len(leaves) != len(surveyed):
         raise ValueError(f"it takes {len(leaves)} arguments now and {len(surveyed)} at first")

@@ -79,20 +79,7 @@ class Survey:
 
 
 def survey(target: Target, inputs: Samples, kind: RowKind) -> Survey:
-    """Run the model on two and on three samples and see which modules are called with what.
-
-    Args:
-        target: the model and its parameters.
-        inputs: 3 samples.
-        kind: what a row is.
-
-    Returns:
-        What was seen.
-
-    Raises:
-        ValueError: if the model does not take the data, or its outputs do not fit the rows, are not finite,
-            differ from call to call, or depend on the other samples of a batch.
-    """
+    """Run the model on two and on three samples and see which modules are called with what."""
     owners = _owners(target)
     modules = dict(target.model.named_modules())  # each under its first name only
     around = {
@@ -153,18 +140,7 @@ def candidates(found: Survey, name: str, model: nn.Module) -> Iterator[tuple[Cho
 
 
 def forced(names: list[str], engine: str | Mapping[str, str]) -> dict[str, TensorEngine | None]:
-    """What the user asked for, tensor by tensor; None leaves the choice free.
-
-    Args:
-        names: the parameters.
-        engine: `auto`, one of `ENGINES`, or a mapping from globs over names to these.
-
-    Returns:
-        By parameter name.
-
-    Raises:
-        ValueError: if an engine is unknown or a glob matches nothing.
-    """
+    """What the user asked for, tensor by tensor; None leaves the choice free."""
     by_glob = {"*": engine} if isinstance(engine, str) else dict(engine)
     for pattern, wanted in by_glob.items():
         if wanted == "jacobian":

@@ -116,17 +116,7 @@ class Metric:
 def tensor_metric(
     moments: Sequence[Float[Tensor, "..."]], mean_square: float, power: float, damping: float
 ) -> TensorMetric:
-    """The metric of one tensor from its second moments.
-
-    Args:
-        moments: C_m of every mode, [size, size] or a diagonal [size]; all have the trace `mean_square`.
-        mean_square: E‖g‖² of the tensor.
-        power: p; ½ whitens.
-        damping: λ; every C_m becomes C_m + λ tr(C_m)/size · 1.
-
-    Returns:
-        Modes with traces divided out but once, not yet scaled against other tensors.
-    """
+    """The metric of one tensor from its second moments."""
     modes, inverses = [], []
     for number, moment in enumerate(moments):
         normed = moment / (mean_square if number and mean_square > 0 else 1.0)

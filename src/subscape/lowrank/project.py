@@ -23,13 +23,6 @@ def project(layout: Layout, directions: Float[Tensor, "direction parameter"]) ->
     Tucker by sequentially truncated higher-order SVD (Vannieuwenhoven et al. 2012: best for matrices,
     near-best beyond; each mode sees what the modes before it keep, so that ties are decided alike), CP of
     matrices by SVD; CP of higher order starts from the best terms of the first unfolding.
-
-    Args:
-        layout: the pieces.
-        directions: flattened directions, tensors concatenated in model order.
-
-    Returns:
-        A stack with one leading axis.
     """
     parts: list[Tensor] = []
     dense = directions.double().split([t.numel for t in layout.tensors], dim=-1)

@@ -67,12 +67,6 @@ class Stack:
 
         The factor is spread evenly over the pieces of a tensor (its m-th root to each of m), so that
         no piece drifts to a scale of its own under an optimiser whose steps do not know scale.
-
-        Args:
-            factor: positive.
-
-        Returns:
-            A new stack.
         """
         # A power per tensor, not per entry: powers are slow.
         powers = factor[..., None] ** _shares(self.layout, factor.dtype, factor.device)
@@ -102,17 +96,7 @@ def _owner(layout: Layout, device: torch.device) -> Int[Tensor, " size"]:
 def initial_stack(
     layout: Layout, lead: tuple[int, ...], generator: torch.Generator, like: Tensor
 ) -> Stack:
-    """Random directions of unit norm, every tensor drawn with the same mean square per entry.
-
-    Args:
-        layout: the pieces.
-        lead: leading axes, usually (replica, subnetwork).
-        generator: a CPU generator; the draw is the same on every device.
-        like: device and dtype to follow.
-
-    Returns:
-        A stack whose directions have L2 norm 1 over all tensors together.
-    """
+    """Random directions of unit norm, every tensor drawn with the same mean square per entry."""
     parts = []
     for t in layout.tensors:
         for place, shape in enumerate(t.piece_shapes):

@@ -94,15 +94,7 @@ def pair_rank(tensor: TensorLayout) -> int | None:
 
 
 def pair(tensor: TensorLayout, pieces: list[Tensor]) -> Pair:
-    """The thin matrices of a tensor's directions, where `pair_rank` gives a rank.
-
-    Args:
-        tensor: the layout of its pieces.
-        pieces: the pieces, [*lead, *piece].
-
-    Returns:
-        Left and right.
-    """
+    """The thin matrices of a tensor's directions, where `pair_rank` gives a rank."""
     if tensor.form == "cp":
         rest = pieces[1]
         for factor in pieces[2:]:
@@ -121,15 +113,7 @@ def pair(tensor: TensorLayout, pieces: list[Tensor]) -> Pair:
 
 
 def gram(tensor: TensorLayout, pieces: list[Tensor]) -> Float[Tensor, "*lead n n"]:
-    """Inner products of directions that share the leading axes, the cheaper way.
-
-    Args:
-        tensor: the layout of the pieces.
-        pieces: the pieces, [*lead, n, *piece].
-
-    Returns:
-        ⟨v_k, v_l⟩ in this tensor.
-    """
+    """Inner products of directions that share the leading axes, the cheaper way."""
     lead = pieces[0].dim() - len(tensor.piece_shapes[0])
     n = pieces[0].shape[lead - 1]
     rank = pair_rank(tensor)

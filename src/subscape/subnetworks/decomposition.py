@@ -39,6 +39,7 @@ from subscape.references import FixedOutput, Reference
 from subscape.rows import RowKind
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
+from subscape.subnetworks.evaluation import Evaluation, evaluate
 from subscape.subnetworks.formats import FORMAT_VERSION, checked_config
 from subscape.subnetworks.lora import save_lora
 from subscape.subnetworks.selection import selection_of
@@ -233,6 +234,32 @@ class Decomposition:
         parts = rows.micro_batches(batch_size)
         with torch.no_grad():
             return torch.cat([self.encode_gradients(source.gradients(part)) for part in parts])
+
+    def evaluate(
+        self,
+        model: nn.Module | Target,
+        data: Any,
+        *,
+        n_rows: int = 1024,
+        batch_size: int = 256,
+        alone: bool = False,
+        **options: Any,
+    ) -> Evaluation:
+        """FVU, L0 and active rates on data, best not those trained on.
+
+        Args:
+            model: the model, or the target, that this decomposition was made for.
+            data: inputs.
+            n_rows: rows to look at.
+            batch_size: rows over which batch top-k selects.
+            alone: select row by row, by the threshold, instead.
+            **options: as for `source`.
+
+        Returns:
+            The figures.
+        """
+        source = self.source(model, data, **options)
+        return evaluate(source, self.dictionary, n_rows=n_rows, batch_size=batch_size, alone=alone)
 
     def encode_gradients(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
         """Codes of row gradients of the target; see `encode`."""

@@ -26,20 +26,7 @@ Deltas = Mapping[int, float]
 def displacement(
     stack: Stack, deltas: Deltas, tensors: str | Sequence[str] = "*"
 ) -> dict[str, Float[Tensor, "..."]]:
-    """Σ δ_k v_k by parameter name.
-
-    Args:
-        stack: V_out, [subnetwork].
-        deltas: δ_k by index.
-        tensors: patterns over the names of the target's tensors; the others stay where they are.
-
-    Returns:
-        What is added to every chosen tensor.
-
-    Raises:
-        IndexError: if there is no such subnetwork.
-        ValueError: if a δ is not finite, or a pattern matches no tensor.
-    """
+    """Σ δ_k v_k by parameter name."""
     n = stack.weights.shape[0]
     for index, delta in deltas.items():
         require(
@@ -127,15 +114,7 @@ class Edit:
 
 
 def edited_copy(model: nn.Module, change: Mapping[str, Float[Tensor, "..."]]) -> nn.Module:
-    """A copy of the model with the change made; the model itself stays as it is.
-
-    Args:
-        model: the model.
-        change: what to add, by parameter name.
-
-    Returns:
-        The copy.
-    """
+    """A copy of the model with the change made; the model itself stays as it is."""
     new = copy.deepcopy(model)
     Edit(new, change).apply()
     return new

@@ -90,15 +90,7 @@ def calibrate(
     batch_size: int,
     micro_batch_size: int | None = None,
 ) -> None:
-    """Set the threshold from which a coefficient counts as active when rows are encoded one by one.
-
-    Args:
-        dictionary: its selection's threshold is set.
-        source: rows of the training data.
-        n_rows: rows to pool.
-        batch_size: rows per batch.
-        micro_batch_size: rows whose gradients are made at once; None for all of a batch.
-    """
+    """Set the threshold from which a coefficient counts as active when rows are encoded one by one."""
     batch_size = _batch_size(batch_size, source)
     sizes = []
     for number in range(-(-n_rows // batch_size)):

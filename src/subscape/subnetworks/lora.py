@@ -32,20 +32,7 @@ def save_lora(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write a change of weight matrices as a LoRA that `peft.PeftModel.from_pretrained` loads.
-
-    Args:
-        folder: where to.
-        model: the model it belongs to.
-        change: what is added to every tensor, from `displacement`.
-        overwrite: replace an adapter that this function wrote.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: if a tensor is not the weight of a linear layer, or is tied.
-    """
+    """Write a change of weight matrices as a LoRA that `peft.PeftModel.from_pretrained` loads."""
     modules = dict(model.named_modules())
     # PEFT merges an adapter into a tied weight once for every layer that has it, which is too often.
     uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))

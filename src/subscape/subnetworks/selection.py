@@ -56,9 +56,9 @@ class Selection(nn.Module):
     def alone(self, coefficients: Tensor) -> Bool[Tensor, "*replica row subnetwork"]:
         """Which coefficients are active where rows do not influence each other."""
         threshold = self.threshold
-        if threshold.dim() == coefficients.dim() - 2:  # one for all subnetworks
-            threshold = threshold[..., None]
-        return coefficients.abs() >= threshold[..., None, :]
+        of_each = threshold.dim() == len(self.lead)
+        cut = threshold[..., None, :] if of_each else threshold[..., None, None]
+        return coefficients.abs() >= cut
 
     def select(self, index: int) -> Selection:
         """The selection of one replica of the first leading axis."""
@@ -98,7 +98,7 @@ class JumpReLU(Selection):
     kind = "jumprelu"
     WIDTH = 0.5
     """Of the kernel through which thresholds learn, in units of ln|coefficient|."""
-    STRENGTH = 1.0
+    STRENGTH = 3.0
     """Of the pull to l0: what an L0 twice as large as asked for costs, in FVU."""
 
     def __init__(self, l0: float, lead: torch.Size, like: Tensor) -> None:
@@ -201,7 +201,13 @@ def largest(
     size = coefficients.flatten(-2).abs()
     if keep >= size.shape[-1]:
         return torch.ones_like(coefficients, dtype=torch.bool)
-    cut = _kth_largest(size, keep)
+    if size.device.type != "cpu":  # without a look at the values, which would wait for the device
+        best = size.topk(keep, dim=-1, sorted=False).indices
+        mask = torch.zeros_like(size, dtype=torch.bool).scatter_(-1, best, True)
+        return mask.view(coefficients.shape)
+    # NumPy's partial sort takes a tenth of the time of topk on a CPU.
+    at = size.shape[-1] - keep
+    cut = torch.from_numpy(numpy.partition(size.numpy(), at, axis=-1)[..., at : at + 1])
     mask = size >= cut
     surplus = mask.sum(-1) - keep
     if surplus.any():  # ties at the cut: keep only the first of them
@@ -209,12 +215,3 @@ def largest(
         room = keep - (size > cut).sum(-1, keepdim=True)
         mask = (size > cut) | (tied & (tied.cumsum(-1) <= room))
     return mask.view(coefficients.shape)
-
-
-def _kth_largest(values: Tensor, k: int) -> Tensor:
-    """The k-th largest value along the last axis, which is kept with length 1."""
-    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
-        # NumPy's partial sort takes a tenth of the time of topk on a CPU.
-        at = values.shape[-1] - k
-        return torch.from_numpy(numpy.partition(values.numpy(), at, axis=-1)[..., at : at + 1])
-    return values.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)

@@ -24,18 +24,7 @@ def save_checkpoint(folder: Path, trainer: Trainer) -> None:
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
-    """Bring a fresh trainer to the state of the run folder's checkpoint.
-
-    Args:
-        folder: the run folder.
-        trainer: a trainer made from the same sources and settings.
-
-    Returns:
-        Whether there was a checkpoint.
-
-    Raises:
-        ValueError: if the checkpoint is of a run with other settings or another target.
-    """
+    """Bring a fresh trainer to the state of the run folder's checkpoint."""
     path = folder / NAME
     if not path.exists():
         return False

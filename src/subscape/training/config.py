@@ -28,8 +28,9 @@ class TrainingConfig:
     """Active subnetworks per row, on average; or give active_fraction."""
     active_fraction: float | None = None
     """The same as a share of all subnetworks, k in the paper; 0.1 where neither is given."""
-    selection: Literal["batch-top-k", "jumprelu"] = "batch-top-k"
-    """Which are active: the largest coefficients of a batch, or those above a learned threshold of each."""
+    selection: str = "batch-top-k"
+    """Which are active: `batch-top-k`, the largest coefficients of a batch; `jumprelu`, those above a learned
+    threshold of each; or another key of `SELECTIONS`."""
     steps: int = 10_000
     """Optimiser steps."""
     batch_size: int = 128

@@ -50,16 +50,7 @@ class Replacements(NamedTuple):
 def replacements(
     gradients: RowGradients, dictionary: Dictionary, picks: Float[Tensor, "replica draw"]
 ) -> Replacements:
-    """Choose subnetworks to replace and directions to put in their place.
-
-    Args:
-        gradients: fresh rows, many more than a training batch where that is cheap.
-        dictionary: the subnetworks, [replica, subnetwork].
-        picks: uniform random numbers, `N_CANDIDATES` for each replacement, by replica.
-
-    Returns:
-        The replacements.
-    """
+    """Choose subnetworks to replace and directions to put in their place."""
     decoder, selection = dictionary.decoder, dictionary.selection
     kept = selection(gradients.inner(dictionary.encoder))
     along = gradients.inner(decoder) - kept @ decoder.gram()  # e · v_k

@@ -34,18 +34,7 @@ def train(
     folder: Path | None = None,
     progress: bool = False,
 ) -> Decomposition:
-    """Train the restarts of one target side by side and keep the best.
-
-    Args:
-        source: rows to train on.
-        heldout: rows to choose the restart and to report FVU by.
-        config: the settings.
-        folder: run folder for metrics and checkpoints; a run found there goes on where it stopped.
-        progress: show a progress bar.
-
-    Returns:
-        The restart with the lowest FVU on the held-out rows.
-    """
+    """Train the restarts of one target side by side and keep the best."""
     return train_side_by_side([source], [heldout], config, folder=folder, progress=progress)[0]
 
 
@@ -57,18 +46,7 @@ def train_side_by_side(
     folder: Path | None = None,
     progress: bool = False,
 ) -> list[Decomposition]:
-    """Train several targets of one shape in one vectorised run; see `train`.
-
-    Args:
-        sources: rows to train on, one source per target.
-        heldout: rows to evaluate on, one source per target.
-        config: the settings.
-        folder: run folder for metrics and checkpoints.
-        progress: show a progress bar.
-
-    Returns:
-        One decomposition per source.
-    """
+    """Train several targets of one shape in one vectorised run; see `train`."""
     trainer = Trainer(sources, config)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
