@@ -9,7 +9,9 @@ from subscape.references import FixedOutput, Pairs
 from subscape.report import write_report
 from subscape.subnetworks.decomposition import Decomposition, Subnetwork
 from subscape.targets import Target
-from subscape.training import TrainingConfig, decompose, estimate, prepare
+from subscape.training import TrainingConfig
+from subscape.training.decompose import decompose, prepare
+from subscape.training.estimate import estimate
 
 __all__ = [
     "Decomposition",

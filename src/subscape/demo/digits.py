@@ -16,7 +16,8 @@ from subscape.report import write_report
 from subscape.reproduce.digits import load_digits
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.training import TrainingConfig, decompose
+from subscape.training import TrainingConfig
+from subscape.training.decompose import decompose
 
 TRAINING = TrainingConfig(
     n_subnetworks=20, rank=0.5, active_fraction=0.1, steps=1_000, batch_size=128

@@ -22,7 +22,7 @@ from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
 from subscape.toys import tms, true_subnetworks
-from subscape.training import decompose
+from subscape.training.decompose import decompose
 
 STEPS = 4_000
 N_RESTARTS = 8
