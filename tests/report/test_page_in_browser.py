@@ -364,7 +364,7 @@ def test_what_is_said_of_outputs_follows_the_divergence(make_data, make_page, lo
     assert ("as of logits only differences matter" in page.js(tips)) is logits
     text = page.one("#card").text
     assert "bits per unit δ" in text
-    assert "change of outputs, squared output" in page.one(".sweep").text
+    assert "change, squared output" in page.one(".sweep").text
 
 
 def test_a_thousand_subnetworks(driver, thousand):
