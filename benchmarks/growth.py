@@ -15,7 +15,7 @@ from _lib.memory import GIB, in_own_process, peak, start_peak
 from _lib.shapes import Shape
 from step_vs_training_step import trainer_of
 
-from subscape.training import estimate
+from subscape.training.estimate import estimate
 
 MIDDLE = {"rows": 256, "tokens": 16, "subnetworks": 64, "rank": 8, "width": 128}
 AXES = {

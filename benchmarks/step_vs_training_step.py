@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from subscape import GradientSource, Target
 from subscape.data import take, to_device
-from subscape.training import Trainer, TrainingConfig, estimate
+from subscape.training import Trainer, TrainingConfig
+from subscape.training.estimate import estimate
 
 REPETITIONS = 2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

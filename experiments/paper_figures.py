@@ -25,11 +25,10 @@ from subscape.measures import (
     grid,
     outputs_at,
     random_like,
-    selectivity,
     sweep,
 )
 from subscape.measures.impact import coefficients_over_references, draws_of
-from subscape.measures.selectivity import spread
+from subscape.measures.selectivity import selectivity, spread
 from subscape.report.sweep_figure import draw_grid
 from subscape.reproduce.mixing import compare, mixing_recovery
 from subscape.reproduce.recipes import reproduction
@@ -39,7 +38,7 @@ from subscape.subnetworks.editing import displacement
 from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
 from subscape.toys import TOYS
-from subscape.training import decompose
+from subscape.training.decompose import decompose
 
 N_ROWS = 1_000
 STRONG = 0.25

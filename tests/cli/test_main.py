@@ -164,7 +164,7 @@ def test_help_explains_every_setting(capsys):
     with pytest.raises(SystemExit):
         main(["decompose", "--help"])
     text = capsys.readouterr().out
-    for flag in ("--parameters", "--active-fraction", "--warm-start", "--n-restarts", "--rows"):
+    for flag in ("--parameters", "--active-fraction", "--dense-warmup", "--n-restarts", "--rows"):
         assert flag in text
 
 
@@ -209,7 +209,7 @@ def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys):
     for name in ("toy", "digits"):
         page = (tmp_path / "demo" / name / "report.html").read_text()
         assert page.startswith("<!doctype html>")
-        assert "subscape-report/1" in page
+        assert "subscape-report/2" in page
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys):
     [
         ("model = 3", "model: expected a string; got 3"),
         ('parameters = "a.*"', "parameters: expected a list, each a string; got 'a.*'"),
-        ('rows = "tokens"', "rows: expected one of ['sample', 'token', 'every-token']"),
+        ('rows = "tokens"', "rows: expected one of ['sample', 'sampled-token', 'token']"),
         ("json = 1", "json: expected true or false; got 1"),
         ("steps = 3", "It belongs in the table [training]."),
         ("training = 3", "training: expected a table; got 3"),

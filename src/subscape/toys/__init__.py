@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from subscape.toys.high_rank import high_rank
+from subscape.toys._high_rank import high_rank
+from subscape.toys._squared import squared
+from subscape.toys._tmcs import tmcs
+from subscape.toys._tms import LARGE_TRAINING, tms
+from subscape.toys._tms_identity import tms_identity
+from subscape.toys._tms_parallel import tms_parallel
 from subscape.toys.inputs import SparseInputs
-from subscape.toys.squared import squared
-from subscape.toys.tmcs import tmcs
-from subscape.toys.tms import LARGE_TRAINING, tms
-from subscape.toys.tms_identity import tms_identity
-from subscape.toys.tms_parallel import tms_parallel
 from subscape.toys.toy import Toy
 from subscape.toys.training import ToyTraining
 from subscape.toys.truth import Truth, row_gradients, true_subnetworks

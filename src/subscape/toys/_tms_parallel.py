@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
+from subscape.toys._tms import DEFAULT_TRAINING, tms, tms_recipe
 from subscape.toys.recipe import measure
-from subscape.toys.tms import DEFAULT_TRAINING, tms, tms_recipe
 from subscape.toys.toy import Toy
 from subscape.toys.training import Maker, ToyTraining
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from subscape.toys._tmcs import mixing_recipe
 from subscape.toys.inputs import SparseInputs
-from subscape.toys.tmcs import mixing_recipe
 from subscape.toys.toy import Toy
 from subscape.toys.training import Maker, ToyTraining, train_many
 

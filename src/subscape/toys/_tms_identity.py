@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from subscape.toys.tms import DEFAULT_TRAINING, tms_recipe
+from subscape.toys._tms import DEFAULT_TRAINING, tms_recipe
 from subscape.toys.toy import Toy
 from subscape.toys.training import Maker, ToyTraining, train_many
 
