@@ -3,7 +3,8 @@
 from subscape._version import __version__
 from subscape.data import text_windows
 from subscape.gradients import GradientSource, register_rule
-from subscape.measures import MeasureConfig, Measures, measure
+from subscape.measures import MeasureConfig, Measures
+from subscape.measures.measure import measure
 from subscape.references import FixedOutput, Pairs
 from subscape.report import write_report
 from subscape.subnetworks.decomposition import Decomposition, Subnetwork

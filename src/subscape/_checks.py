@@ -6,8 +6,12 @@ A check states the argument, what was expected, what came and, where it is not o
 repair it. What our own code guarantees is an `assert`, not a check.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from difflib import get_close_matches
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
 
 
 def problem(argument: str, expected: str, got: object, repair: str = "") -> str:
@@ -66,3 +70,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     by_folded = {known.casefold(): known for known in names}
     matches = get_close_matches(name.casefold(), by_folded, n=1)
     return f"Did you mean {by_folded[matches[0]]!r}?" if matches else ""
+
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A settings dataclass with some of its fields changed; refuses unknown ones."""
+    known = [f.name for f in fields(config)]  # pyright: ignore[reportArgumentType]
+    for name in settings:
+        expected = f"a setting, one of {known}"
+        require(name in known, name, expected, "an unknown one", nearest(name, known))
+    return replace(config, **settings)  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,7 @@
 """Small models with decompositions of random directions, whose measures an oracle can check."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,36 @@ class Small:
     target: Any
     data: Any
     decomposition: Any
+
+    def changed(self, *, threshold: float | None = None, **sides: Any) -> "Small":
+        """With another encoder, decoder or threshold."""
+        old = self.decomposition
+        parts = {"encoder": old.encoder, "decoder": old.decoder} | sides
+        new = decomposition_of(
+            *parts.values(),
+            float(old.threshold) if threshold is None else threshold,
+            old.target,
+            dict(old.settings),
+        )
+        return replace(self, decomposition=new)
+
+
+def decomposition_of(encoder, decoder, threshold: float, target: dict, settings: dict) -> Any:
+    from subscape import Decomposition
+    from subscape.subnetworks.dictionary import Dictionary
+    from subscape.subnetworks.selection import BatchTopK
+
+    n = len(encoder.weights)
+    selection = BatchTopK(0.4 * n, torch.Size([n]), encoder.weights)
+    selection.threshold.fill_(threshold)
+    dictionary = Dictionary(encoder, decoder, selection).requires_grad_(False)
+    return Decomposition(dictionary, target, settings)
+
+
+@pytest.fixture(scope="session")
+def make_decomposition() -> Callable[..., Any]:
+    """From encoder, decoder, threshold, fingerprint and settings."""
+    return decomposition_of
 
 
 def mlp() -> nn.Module:
@@ -94,7 +124,7 @@ def cast(data: Any, dtype: torch.dtype) -> Any:
 @pytest.fixture
 def small() -> Callable[..., Small]:
     """Makes a target, data and random subnetworks, the same every time."""
-    from subscape import Decomposition, Target
+    from subscape import Target
     from subscape.lowrank import initial_stack, make_layout
 
     def make(
@@ -120,7 +150,7 @@ def small() -> Callable[..., Small]:
             initial_stack(layout, (k,), torch.Generator().manual_seed(seed), target.like)
             for seed in (1, 2)
         )
-        made = Decomposition(encoder, decoder, threshold, target.fingerprint(), settings or {})
+        made = decomposition_of(encoder, decoder, threshold, target.fingerprint(), settings or {})
         return Small(target, data, made)
 
     return make

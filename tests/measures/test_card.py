@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from subscape import Target
-from subscape.divergences import mse
+from subscape.divergences import MSE
 from subscape.lowrank import Stack, make_layout
-from subscape.measures import RowSet, TopRows
-from subscape.measures.card import Scene, card, mean_of
+from subscape.measures import Impact, RowSet, TopRows
+from subscape.measures.card import Scene, card
+from subscape.measures.record import OutputEffect, TopOutputs, TopSample
 
 
 class Diagonal(nn.Module):
@@ -35,7 +36,7 @@ def scene_of(others=(0, 2, 3, 4), size: float = 0.5, **options) -> Scene:
     return Scene(
         target=Target(Diagonal(**options)),
         data=DATA,
-        divergence=mse,
+        divergence=MSE,
         others=RowSet(torch.tensor(others)),
         size=size,
         n_deltas=3,
@@ -53,30 +54,37 @@ def idle(*flags: bool) -> torch.Tensor:
     return torch.tensor(flags)
 
 
-def card_of(scene: Scene, top: TopRows, which: torch.Tensor, k: int = 0, control: int = 1):
-    return card(scene, k, UNITS.select(k), UNITS.select(control), top, which)
+def card_of(scene: Scene, top: TopRows, which: torch.Tensor, control: Stack | None = None):
+    one = torch.tensor([2.0])
+    found = Impact(
+        one, -one, one * math.nan, one / 4, one[None] / 4, (top,), n_rows=9, n_references=3
+    )
+    return card(scene, 0, UNITS.select(0), control or UNITS.select(1), found, which)
 
 
 def test_a_card_by_hand():
     """Along w₀ rows 1 and 0 change by (2δ)²/3 and δ²/3; 5δ²/6 = 0.5 at δ = 0.77. Others stay."""
     made = card_of(scene_of(), top_of([1, 0], [2, 1]), idle(False, True, True, True))
-    assert made.index == 0
+    assert (made.index, made.impact, made.impact_signed, made.active_rate) == (0, 2, -2, 0.5)
+    assert made.impact_normalised is None
+    assert made.tensors == (1,)
+    assert made.partners == ()
     assert 0.45 <= 5 * made.delta**2 / 6 <= 0.55
     d = made.delta
-    assert made.found.deltas == (-d, -d / 2, -d / 4, 0.0, d / 4, d / 2, d)
-    assert made.relevant.tolist() == [True, True, False, False, False]
-    expected = [[4 * e * e / 3, e * e / 3, 0, 0, 0] for e in made.found.deltas]
-    torch.testing.assert_close(made.found.change, torch.tensor(expected).double())
-    assert mean_of(made.found.change, ~made.relevant) == [0] * 7
-    # The control moves w₁: rows 2, 3, 4 change, the top rows do not.
-    assert mean_of(made.control.change, made.relevant) == [0] * 7
-    assert (made.selectivity.ratio, made.selectivity.auroc) == (math.inf, 1)
-    assert (made.control_selectivity.ratio, made.control_selectivity.auroc) == (0, 0)
+    sweep = made.sweep
+    assert sweep.delta == pytest.approx((-d, -d / 2, -d / 4, 0.0, d / 4, d / 2, d), rel=1e-5)
+    # Means over the two top rows; the others stay, and along the control, w₁, the top rows do.
+    assert sweep.relevant == pytest.approx([5 * e * e / 6 for e in sweep.delta], rel=1e-5)
+    assert sweep.irrelevant == sweep.random == (0,) * 7
+    chosen = made.selectivity
+    assert (chosen.delta, chosen.ratio, chosen.auroc, chosen.auroc_random) == (d, None, 1, 0)
     # Means over the two rows: output 0 by (2 + 1)/2; each row by its own input.
-    up, down = made.outputs
-    assert (up.index.tolist(), up.value.tolist()) == ([0], [1.5])
-    assert down.index.numel() == 0
-    assert [r[0].value.tolist() for r in made.by_row] == [[2], [1]]
+    assert made.top_outputs == TopOutputs(up=(OutputEffect(0, 1.5),))
+    assert made.top_samples == (
+        TopSample(1, None, 2.0, 2.0, TopOutputs(up=(OutputEffect(0, 2.0),))),
+        TopSample(0, None, 1.0, 1.0, TopOutputs(up=(OutputEffect(0, 1.0),))),
+    )
+    assert repr(made) == "SubnetworkMeasures(0: active in 50.0% of rows, impact 2, AUROC 1.00)"
 
 
 def test_the_validity_radius_is_that_of_the_sweep():
@@ -87,7 +95,7 @@ def test_the_validity_radius_is_that_of_the_sweep():
     """
     made = card_of(scene_of(others=(2, 3)), top_of([1, 0], [2, 1]), idle(False, False))
     assert made.selectivity is None  # no row is irrelevant
-    assert made.control_selectivity is None
+    assert made.sweep.irrelevant == (None,) * 7
 
     def r_squared(d: float) -> float:
         predicted = [s * e for e in (-d, d) for s in (4 / 3, -2 / 3)]
@@ -99,53 +107,40 @@ def test_the_validity_radius_is_that_of_the_sweep():
     d = made.delta
     valid = [s for s in (d / 4, d / 2, d) if r_squared(s) >= 0.9]
     assert 0 < len(valid) < 3
-    assert made.validity_radius == max(valid)
+    assert made.validity_radius == pytest.approx(max(valid), rel=1e-5)
 
 
 def test_a_top_row_is_not_irrelevant_too():
+    """Row 0 is among the others: as an irrelevant row it would change."""
     made = card_of(scene_of(), top_of([1, 0], [2, 1]), idle(True, True, True, True))
-    assert len(made.relevant) == 2 + 3
+    assert made.sweep.irrelevant == (0,) * 7
     assert made.selectivity.auroc == 1
 
 
 @pytest.mark.parametrize("top", [top_of([], []), top_of([1], [0.0])])
-def test_without_impact_there_is_no_card(top):
+def test_without_impact_nothing_is_pushed(top):
     made = card_of(scene_of(), top, idle(False, True, True, True))
-    assert made.outputs is None
-    assert made.by_row == ()
-    assert made.found is None
-    assert made.selectivity is None
-    assert math.isnan(made.delta)
-    assert math.isnan(made.validity_radius)
+    pushed = (made.top_outputs, made.delta, made.sweep, made.selectivity, made.validity_radius)
+    assert pushed == (None,) * 5
+    assert [row.outputs for row in made.top_samples] == [None] * len(top.rows)
+    assert repr(made) == "SubnetworkMeasures(0: active in 50.0% of rows, impact 2)"
 
 
 def test_a_change_that_is_never_reached():
     """|δ| can be ‖w‖ = √3 at most, which changes the rows by 5·3/6 = 2.5."""
     made = card_of(scene_of(size=3.0), top_of([1, 0], [2, 1]), idle(False, True, True, True))
-    assert math.isnan(made.delta)
-    assert made.found is None
-    assert made.outputs is not None
-    assert made.relevant.tolist() == [True, True, False, False, False]
+    assert made.delta is None
+    assert made.sweep is None
+    assert made.top_outputs is not None
 
 
 def test_a_control_that_leaves_the_finite_is_not_zero():
     """At w = 1.5 and beyond outputs are infinite; the second moves twice as far as the first."""
-
-    scene = scene_of(size=0.1, cut=1.5)
     far = Stack(LAYOUT, torch.tensor([0.0, 4.0, 0.0]).double())
-    made = card(
-        scene, 0, UNITS.select(0), far, top_of([1, 0], [2, 1]), idle(False, True, True, True)
-    )
-    assert math.isfinite(made.delta)
+    which = idle(False, True, True, True)
+    made = card_of(scene_of(size=0.1, cut=1.5), top_of([1, 0], [2, 1]), which, far)
+    assert made.delta is not None
     assert made.selectivity.auroc == 1
-    assert math.isnan(made.control_selectivity.auroc)
-    means = mean_of(made.control.change, made.relevant)
-    assert means[-1] is None
-    assert means[3] == 0
-
-
-def test_mean_of_by_hand():
-    values = torch.tensor([[1.0, 3.0, 9.0], [1.0, math.nan, 9.0], [1.0, math.inf, 9.0]])
-    assert mean_of(values, torch.tensor([True, True, False])) == [2, None, None]
-    assert mean_of(values, torch.tensor([False, False, True])) == [9, 9, 9]
-    assert mean_of(values, torch.zeros(3, dtype=torch.bool)) == [None] * 3
+    assert made.selectivity.auroc_random is None
+    assert made.sweep.random[-1] is None
+    assert made.sweep.random[3] == 0

@@ -7,14 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from subscape import Decomposition, GradientSource, Target
+from subscape import GradientSource, Target
 from subscape._io import read_tensors, write_tensors
 from subscape.lowrank import Stack, make_layout
-from subscape.measures import impact
-from subscape.measures import impact as impact_function
-from subscape.measures.impact import batches_of, coefficients_over_references
-
-impact_module = __import__("sys").modules[impact_function.__module__]
+from subscape.measures import impact as impact_module
+from subscape.measures.impact import coefficients_over_references, draws_of, impact
+from subscape.rows import permutation
 
 
 def source_of(made, rows="sample", **options) -> GradientSource:
@@ -36,21 +34,18 @@ def by_loop(made, source: GradientSource, n_references: int, batch_size: int) ->
     v = made.decomposition.encoder.flat()
     parameters = [p.detach().clone().requires_grad_() for p in made.target.parameters.values()]
     names = list(made.target.parameters)
-    order = impact_module.permutation(len(source), source.seed, 0)
+    order = permutation(len(source), source.seed, 0)
     found = Plain([], [], torch.empty(0), torch.empty(0))
     coefficients, norms = [], []
-    per_batch = max(1, batch_size // source.rows_per_sample)
-    for number, samples in enumerate(order.split(per_batch)):
-        draws = [
-            source.rows_at(samples, draw=number * n_references + i) for i in range(n_references)
-        ]
+    for draws in draws_of(source, order, n_references, batch_size, first=0):
+        references = [source.reference(source.outputs_at(draw), draw) for draw in draws]
         for row in range(len(draws[0].samples)):
             sample = int(draws[0].samples[row])
             position = 0 if draws[0].position is None else int(draws[0].position[row])
             found.samples.append(sample)
             found.positions.append(position)
             of_row = []
-            for draw in draws:
+            for draw, reference in zip(draws, references, strict=True):
                 assert int(draw.samples[row]) == sample
                 inputs = (
                     {k: x[sample : sample + 1] for k, x in source.data.items()}
@@ -60,7 +55,7 @@ def by_loop(made, source: GradientSource, n_references: int, batch_size: int) ->
                 output = made.target.outputs(inputs, dict(zip(names, parameters, strict=True)))
                 if draw.position is not None:
                     output = output[:, position]
-                value = source.divergence(output, draw.reference[row : row + 1]).sum()
+                value = source.divergence(output, reference[row : row + 1]).sum()
                 gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
                 of_row.append(torch.cat([g.flatten() for g in gradient]))
             g = torch.stack(of_row)
@@ -90,7 +85,7 @@ def assert_right(made, source, found, plain: Plain, n_top: int, repeat: bool) ->
             rows = [i for i in rows if not (plain.samples[i] in seen or seen.add(plain.samples[i]))]
         rows = rows[:n_top]
         assert top.rows.samples.tolist() == [plain.samples[i] for i in rows]
-        if source.rows == "sample":
+        if source.kind == "sample":
             assert top.rows.position is None
         else:
             assert top.rows.position.tolist() == [plain.positions[i] for i in rows]
@@ -102,8 +97,8 @@ CASES = [
     ("mlp", "sample", "mse", "another-row", "*"),
     ("mlp", "sample", "half-reference-mse", "uniform", "*"),
     ("convolution", "sample", "mse", "another-row", "*"),
-    ("tokens", "every-token", "kl", "another-row", "*"),
-    ("llama", "every-token", "kl", "another-row", ["model.layers.1.*"]),
+    ("tokens", "token", "kl", "another-row", "*"),
+    ("llama", "token", "kl", "another-row", ["model.layers.1.*"]),
 ]
 
 
@@ -112,16 +107,10 @@ CASES = [
 def test_impact_is_what_a_plain_loop_finds(
     small, kind, rows, divergence, reference, parameters, repeat: bool
 ):
-    made = small(kind, n=7, parameters=parameters, threshold=0.05)
+    made = small(kind, n=17, parameters=parameters, threshold=0.05)
     source = source_of(made, rows, divergence=divergence, reference=reference, seed=4)
-    per_sample = source.rows_per_sample
-    options = {"n_references": 3, "batch_size": 3 * per_sample}
-    # 7 samples in batches of 3 leave one alone; with several rows it has references of its own.
-    plain = by_loop(made, source, **options) if per_sample > 1 else None
-    if plain is None:
-        made = small(kind, n=8, parameters=parameters, threshold=0.05)
-        source = source_of(made, rows, divergence=divergence, reference=reference, seed=4)
-        plain = by_loop(made, source, **options)
+    options = {"n_references": 3, "batch_size": 9 * source.draws.per_sample}
+    plain = by_loop(made, source, **options)
     found = impact(
         made.decomposition,
         source,
@@ -134,7 +123,7 @@ def test_impact_is_what_a_plain_loop_finds(
     assert_right(made, source, found, plain, 4, repeat)
 
 
-def by_hand() -> tuple[Decomposition, GradientSource]:
+def by_hand(decomposition_of) -> tuple:
     """f = w·x with w = (1, 0), D = f² (mse to 0): g = 2 f x. Subnetworks along x₁ and x₂."""
     model = nn.Linear(2, 1, bias=False).double()
     model.weight.data = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
@@ -143,12 +132,12 @@ def by_hand() -> tuple[Decomposition, GradientSource]:
     layout = make_layout(target.shapes, {"weight": (1, 2)})
     stack = Stack(layout, torch.eye(2, dtype=torch.float64))
     source = GradientSource(target, data, reference="uniform")
-    return Decomposition(stack, stack, 2.0, target.fingerprint()), source
+    return decomposition_of(stack, stack, 2.0, target.fingerprint(), {}), source
 
 
-def test_small_numbers_by_hand():
+def test_small_numbers_by_hand(make_decomposition):
     """Outputs 1, −2, 0, 0.5. Gradients 2 f x: (2, 4), (8, −2), (0, 0), (0.5, 0)."""
-    made, source = by_hand()
+    made, source = by_hand(make_decomposition)
     found = impact(made, source, n_references=2, n_top=2, batch_size=2, progress=False)
     assert found.mean.tolist() == [10.5 / 4, 6 / 4]
     assert found.signed.tolist() == [10.5 / 4, 2 / 4]
@@ -163,19 +152,20 @@ def test_small_numbers_by_hand():
     assert [t.signed.tolist() for t in found.top] == [[8, 2], [4, -2]]
 
 
-def test_rows_without_impact_are_no_top_rows():
-    made, source = by_hand()
+def test_rows_without_impact_are_no_top_rows(make_decomposition):
+    made, source = by_hand(make_decomposition)
     found = impact(made, source, n_references=1, n_top=4, progress=False)
     assert found.top[0].rows.samples.tolist() == [1, 0, 3]
     assert found.top[1].rows.samples.tolist() == [0, 1]
-    nothing = replace(made, encoder=made.encoder.scaled(torch.tensor([1.0, 0.0]).double()))
+    silent = made.encoder.scaled(torch.tensor([1.0, 0.0]).double())
+    nothing = make_decomposition(silent, silent, 2.0, made.target, {})
     empty = impact(nothing, source, n_references=1, n_top=4, progress=False).top[1]
     assert len(empty.rows) == 0
     assert empty.impact.numel() == 0
 
 
-def test_more_top_rows_than_rows():
-    made, source = by_hand()
+def test_more_top_rows_than_rows(make_decomposition):
+    made, source = by_hand(make_decomposition)
     found = impact(made, source, n_references=1, n_top=50, batch_size=3, progress=False)
     assert [len(t.rows) for t in found.top] == [3, 2]
 
@@ -201,12 +191,17 @@ def test_coactivation_is_the_correlation(small):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convolution"])
-def test_the_size_of_batches_does_not_matter_for_given_references(small, kind):
-    """With references that other rows have no part in; `another-row` draws among a batch's rows."""
+def test_the_size_of_batches_does_not_matter(small, kind):
     made = small(kind, n=23)
-    source = source_of(made, reference="uniform")
     one, other = (
-        impact(made.decomposition, source, n_references=2, batch_size=b, n_top=9, progress=False)
+        impact(
+            made.decomposition,
+            source_of(made),
+            n_references=2,
+            batch_size=b,
+            n_top=9,
+            progress=False,
+        )
         for b in (4, 60)
     )
     for name in ("mean", "signed", "normalised", "active_rate", "together"):
@@ -217,21 +212,21 @@ def test_the_size_of_batches_does_not_matter_for_given_references(small, kind):
 
 
 @pytest.mark.parametrize("batch_size", [2, 10, 100, 1000])
-def test_of_equal_rows_those_seen_first_stay(batch_size: int):
-    made, source = by_hand()
+def test_of_equal_rows_those_seen_first_stay(make_decomposition, batch_size: int):
+    made, source = by_hand(make_decomposition)
     data = torch.tensor([[1.0, 2.0]], dtype=torch.float64).expand(300, 2)
     source = GradientSource(source.target, data, reference="uniform", seed=3)
     found = impact(made, source, n_references=1, batch_size=batch_size, progress=False)
-    order = impact_module.permutation(300, 3, 0)
+    order = permutation(300, 3, 0)
     for top in found.top:
         assert top.rows.samples.tolist() == order[:20].tolist()
 
 
 def test_references_are_drawn_anew(small):
     made = small("mlp")
-    coefficients, norms = coefficients_over_references(
-        source_of(made), torch.arange(6), made.decomposition.encoder, 4, 0
-    )
+    source = source_of(made)
+    (draws,) = draws_of(source, torch.arange(6), 4, 256, first=0)
+    coefficients, norms = coefficients_over_references(source, draws, made.decomposition.encoder)
     assert coefficients.shape == (4, 6, 5)
     assert norms.shape == (4, 6)
     assert len(coefficients.flatten(1).unique(dim=0)) == 4
@@ -239,17 +234,9 @@ def test_references_are_drawn_anew(small):
 
 def test_a_number_of_rows_is_rounded_up_to_samples(small):
     made = small("tokens")
-    source = source_of(made, "every-token", divergence="kl")
+    source = source_of(made, "token", divergence="kl")
     assert impact(made.decomposition, source, n_rows=11, progress=False).n_rows == 15
     assert impact(made.decomposition, source, n_rows=10**6, progress=False).n_rows == 100
-
-
-def test_no_batch_is_left_with_one_row():
-    parts = batches_of(torch.arange(7), 3, 1)
-    assert [p.tolist() for p in parts] == [[0, 1, 2], [3, 4, 5, 6]]
-    parts = batches_of(torch.arange(7), 3, 2)
-    assert [p.tolist() for p in parts] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert [p.tolist() for p in batches_of(torch.arange(1), 3, 1)] == [[0]]
 
 
 # Stopping and going on
@@ -277,9 +264,10 @@ TENSORS = ("mean", "signed", "normalised", "active_rate", "together")
 
 
 def passing(small, **options):
-    made = small("tokens", dtype=torch.float32)
-    source = source_of(made, "every-token", divergence="kl", seed=options.pop("seed", 0))
-    settings = {"n_references": 2, "n_top": 3, "batch_size": 10, "progress": False} | options
+    # Groups of 8 samples with 5 positions each are never cut.
+    made = small("tokens", n=80, dtype=torch.float32)
+    source = source_of(made, "token", divergence="kl", seed=options.pop("seed", 0))
+    settings = {"n_references": 2, "n_top": 3, "batch_size": 40, "progress": False} | options
     return lambda **more: impact(made.decomposition, source, **settings, **more)
 
 
@@ -305,7 +293,7 @@ def test_an_interrupted_pass_goes_on_and_ends_the_same(
         with pytest.raises(error):
             run(state=state)
         assert int(read_tensors(state)["n_batches"]) == n_done
-        assert int(read_tensors(state)["n_rows"]) == 10 * n_done
+        assert int(read_tensors(state)["n_rows"]) == 40 * n_done
     found = run(state=state)
     assert len(calls) == 10 + 3
     assert same(found, expected)
@@ -320,7 +308,7 @@ def test_an_interrupted_pass_goes_on_and_ends_the_same(
     [
         ({"n_references": 3}, "n_references"),
         ({"n_top": 4}, "n_top"),
-        ({"batch_size": 20}, "samples at once"),
+        ({"batch_size": 80}, "batch_size"),
         ({"n_rows": 50}, "samples"),
         ({"repeat_samples": True}, "repeat_samples"),
         ({"seed": 1}, "source_seed"),
@@ -342,9 +330,9 @@ def test_the_state_of_other_subnetworks_or_data_is_refused(small, tmp_path, part
     impact(made.decomposition, source_of(made), state=state, progress=False)
     dec = made.decomposition
     if part == "encoder":
-        made = replace(made, decomposition=replace(dec, encoder=dec.decoder))
+        made = made.changed(encoder=dec.decoder)
     elif part == "threshold":
-        made = replace(made, decomposition=replace(dec, threshold=0.11))
+        made = made.changed(threshold=0.11)
     else:
         made = replace(made, data=made.data + 1)
     with pytest.raises(ValueError, match="state: expected a file of the same measurement"):
@@ -366,7 +354,7 @@ def test_a_damaged_state_is_refused(small, tmp_path):
 
 def test_wrong_arguments(small):
     made = small("tokens")
-    every = source_of(made, "every-token", divergence="kl")
+    every = source_of(made, "token", divergence="kl")
     run = lambda source=every, **more: impact(made.decomposition, source, progress=False, **more)  # noqa: E731
     with pytest.raises(ValueError, match="n_references: expected at least 1; got 0"):
         run(n_references=0)
@@ -374,10 +362,10 @@ def test_wrong_arguments(small):
         run(n_top=0)
     with pytest.raises(ValueError, match="data: expected at least 2 rows; got 0"):
         run(n_rows=0)
-    with pytest.raises(ValueError, match="rows='every-token'"):
-        run(source_of(made, "token", divergence="kl"))
+    with pytest.raises(ValueError, match="rows='token'"):
+        run(source_of(made, "sampled-token", divergence="kl"))
     other = small("tokens")
     with torch.no_grad():
         other.target.model[0].weight.add_(1)
     with pytest.raises(ValueError, match="other values"):
-        run(source_of(other, "every-token", divergence="kl"))
+        run(source_of(other, "token", divergence="kl"))

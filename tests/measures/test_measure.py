@@ -1,23 +1,26 @@
 """All measures from end to end: complete, clean, and the same after any interruption."""
 
-import json
 import math
-import sys
 import warnings
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from subscape import Target
+from subscape import Decomposition, Target, prepare
 from subscape._io import read_tensors
-from subscape.measures import MeasureConfig, Measures, measure
-from subscape.measures import measure as measure_function
+from subscape.divergences import KL
+from subscape.lowrank import initial_stack, make_layout
+from subscape.measures import MeasureConfig, Measures, quality
+from subscape.measures import impact as impact_module
+from subscape.measures import measure as measure_module
+from subscape.measures.measure import measure
+from subscape.measures.oracle import pca_fvu
 from subscape.report.build import page_data
 from subscape.report.page import render_page
-
-measure_module = sys.modules[measure_function.__module__]
-impact_module = sys.modules["subscape.measures.impact"]
+from subscape.subnetworks.dictionary import Dictionary
+from subscape.subnetworks.selection import BatchTopK
 
 CONFIG = MeasureConfig(
     n_rows=100, n_references=2, n_top=4, n_others=36, n_outputs=3, n_deltas=3, batch_size=20
@@ -25,34 +28,27 @@ CONFIG = MeasureConfig(
 SETTINGS = {
     "mlp": {"divergence": "mse", "reference": "another-row", "rows": "sample"},
     "convolution": {"divergence": "kl", "reference": "another-row", "rows": "sample"},
-    "llama": {"divergence": "kl", "reference": "another-row", "rows": "token"},
+    "llama": {"divergence": "kl", "reference": "another-row", "rows": "sampled-token"},
 }
 THRESHOLDS = {"mlp": 0.1, "convolution": 0.05, "llama": 0.02}
-KINDS = {"mlp": "vectors", "convolution": "images", "llama": "tokens"}
+SHOWN = {"mlp": "values", "convolution": "image", "llama": "tokens"}
 
 
 def make(small, kind: str, **changes):
     """A decomposition as `decompose` leaves it, in float32."""
     options = {"parameters": ["model.layers.1.*"]} if kind == "llama" else {}
-    settings = SETTINGS[kind] | {"active_fraction": 0.4}
-    return small(
-        kind,
-        n=40,
-        dtype=torch.float32,
-        threshold=THRESHOLDS[kind],
-        settings=settings,
-        **options | changes,
-    )
+    plain = {"n": 40, "dtype": torch.float32, "threshold": THRESHOLDS[kind]}
+    return small(kind, settings=SETTINGS[kind], **plain | options | changes)
 
 
-def run(made, folder=None, **options):
+def run(made, out=None, **options):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="forward mode is not there")
         return measure(
             made.decomposition,
             made.target,
             made.data,
-            folder=folder,
+            out=out,
             progress=False,
             **{"config": CONFIG} | options,
         )
@@ -74,7 +70,7 @@ def test_another_outputs_function_is_refused(small):
 
     with pytest.raises(ValueError, match="made with, 'default_outputs'; got 'doubled'"):
         measured("default_outputs")
-    assert measured("doubled").record["n_rows"] == 40
+    assert measured("doubled").n_rows == 40
 
 
 @pytest.mark.parametrize("kind", list(SETTINGS))
@@ -85,66 +81,64 @@ def test_the_record_is_complete_and_clean(small, kind: str, tmp_path):
     if kind == "llama":
         names["token_names"] = lambda i: f" t{i}"
     found = run(made, tmp_path / "m", labels=labels, **names)
-    record = found.record
-    json.dumps(record, allow_nan=False)
-    per_sample = 5 if kind == "llama" else 1
-    assert record["format"] == "subscape-measures/1"
-    assert record["n_rows"] == (100 if kind == "llama" else 40)
-    assert record["unit"] == ("divergence" if kind == "mlp" else "nats")
-    assert record["settings"]["rows"] == ("every-token" if kind == "llama" else "sample")
-    assert record["spread"] > 0
-    assert 0 < record["quality"]["l0"] <= 5
-    assert record["quality"]["fvu"] > 0
-    fixed, chosen, *others = record["quality"]["baselines"]
-    assert "best codes" not in fixed["name"]
-    assert chosen["name"] == "5 principal directions, best codes"
+    tokens = kind == "llama"
+    assert found.n_rows == (100 if tokens else 40)
+    assert found.unit == ("squared output" if kind == "mlp" else "nats")
+    assert found.logits == (kind != "mlp")
+    assert found.rows == ("token" if tokens else "sample")
+    assert found.spread > 0
+    assert 0 < found.quality.l0 <= 5
+    assert found.quality.fvu > 0
+    fixed, chosen, *others = found.quality.baselines
+    assert "best codes" not in fixed.name
+    assert chosen.name == "5 principal directions, best codes"
     assert not others  # all rows were measured
-    assert chosen["l0"] == pytest.approx(record["quality"]["l0"])
-    assert 0 <= fixed["fvu"] < 1
-    assert 0 <= chosen["fvu"] < 1
-    assert [e["index"] for e in record["subnetworks"]] == list(range(5))
-    assert [len(row) for row in record["coactivation"]] == [5] * 5
-    for entry in record["subnetworks"]:
-        assert entry["impact"] > 0
-        assert 0 < entry["active_rate"] < 1
-        assert 0 < entry["impact_normalised"] <= 1
-        top = entry["top_samples"]
-        assert len({row["sample"] for row in top}) == len(top) == 4
-        assert [r["impact"] for r in top] == sorted((r["impact"] for r in top), reverse=True)
-        assert all(row["impact"] >= abs(row["signed"]) * (1 - 1e-6) for row in top)
-        assert all(("position" in row) == (per_sample > 1) for row in top)
-        assert all(len(row["up"]) + len(row["down"]) > 0 for row in top)
-        assert entry["delta"] > 0
-        sweep = entry["sweep"]
-        d = entry["delta"]
-        assert sweep["delta"] == [-d, -d / 2, -d / 4, 0, d / 4, d / 2, d]
-        assert all(abs(sweep[c][3]) < 1e-6 for c in ("relevant", "irrelevant", "random"))
+    assert chosen.l0 == pytest.approx(found.quality.l0)
+    assert 0 <= fixed.fvu < 1
+    assert 0 <= chosen.fvu < 1
+    assert [entry.index for entry in found] == list(range(5))
+    assert found.coactivation.shape == (5, 5)
+    shares = torch.stack(list(made.decomposition.norms().values()), 1).square()
+    for entry in found:
+        assert entry.impact > 0
+        assert 0 < entry.active_rate < 1
+        assert 0 < entry.impact_normalised <= 1
+        assert entry.tensors == pytest.approx(shares[entry.index].tolist(), rel=1e-4)
+        top = entry.top_samples
+        assert len({row.sample for row in top}) == len(top) == 4
+        assert [r.impact for r in top] == sorted((r.impact for r in top), reverse=True)
+        assert all(row.impact >= abs(row.signed) * (1 - 2e-6) for row in top)
+        assert all((row.position is not None) == tokens for row in top)
+        assert all(len(row.outputs.up) + len(row.outputs.down) > 0 for row in top)
+        d, sweep = entry.delta, entry.sweep
+        assert d > 0
+        halves = [-d, -d / 2, -d / 4, 0, d / 4, d / 2, d]
+        assert sweep.delta == pytest.approx(halves, rel=1e-5)
+        assert all(abs(c[3]) < 1e-6 for c in (sweep.relevant, sweep.irrelevant, sweep.random))
         # Both ends of the sweep together are the share of the spread that was asked for.
-        ends = (sweep["relevant"][0] + sweep["relevant"][-1]) / 2
-        assert ends == pytest.approx(0.1 * record["spread"], rel=0.11)
-        assert 0 <= entry["selectivity"]["auroc"] <= 1
-        assert 0 <= entry["selectivity"]["auroc_random"] <= 1
-        assert entry["validity_radius"] <= d
-        assert len(entry["partners"]) == 3
-        assert entry["index"] not in [other for other, _ in entry["partners"]]
-        assert all(index >= 0 for _, index in entry["partners"])
-    assert set(record["names"]["outputs"].values()) <= {f"<out {i}>" for i in range(11)}
-    for entry in record["subnetworks"]:
-        for i, _ in entry["top_outputs"]["up"] + entry["top_outputs"]["down"]:
-            assert record["names"]["outputs"][str(i)] == f"<out {i}>"
+        ends = (sweep.relevant[0] + sweep.relevant[-1]) / 2
+        assert ends == pytest.approx(0.1 * found.spread, rel=0.11)
+        assert 0 <= entry.selectivity.auroc <= 1
+        assert 0 <= entry.selectivity.auroc_random <= 1
+        assert entry.validity_radius <= d
+        assert len(entry.partners) == 3
+        assert entry.index not in [other for other, _ in entry.partners]
+        assert all(index >= 0 for _, index in entry.partners)
+        for output, _ in entry.top_outputs.up + entry.top_outputs.down:
+            assert found.names.outputs[output] == f"<out {output}>"
     kept = found.samples["index"].tolist()
-    assert kept == sorted({r["sample"] for e in record["subnetworks"] for r in e["top_samples"]})
-    inputs = made.data["input_ids"] if kind == "llama" else made.data
+    assert kept == sorted({row.sample for entry in found for row in entry.top_samples})
+    inputs = made.data["input_ids"] if tokens else made.data
     assert torch.equal(found.samples.get("input_ids", found.samples.get("inputs")), inputs[kept])
-    if kind == "llama":
+    if tokens:
         used = {int(i) for i in inputs[kept].unique()}
-        assert record["names"]["tokens"] == {str(i): f" t{i}" for i in sorted(used)}
+        assert found.names.tokens == {i: f" t{i}" for i in sorted(used)}
     if labels is not None:
         assert torch.equal(found.samples["labels"], labels[kept])
     loaded = Measures.load(tmp_path / "m")
-    assert loaded.record == record
+    assert loaded.record == found.record
     page = page_data(made.decomposition, loaded, title="A title")
-    assert page["kind"] == KINDS[kind]
+    assert all(SHOWN[kind] in shown for shown in page["samples"].values())
     assert "A title" in render_page(page)
 
 
@@ -158,54 +152,117 @@ def test_without_a_folder_nothing_is_written(small, tmp_path, monkeypatch):
 
 def test_the_settings_of_the_decomposition_can_be_overridden(small):
     made = make(small, "mlp")
-    found = run(made, divergence="half-reference-mse", reference="uniform").record
-    assert found["settings"]["divergence"] == "half_reference_mse"
-    assert found["settings"]["reference"] == "uniform"
+    found = run(made, divergence="half-reference-mse", reference="uniform")
+    assert (found.divergence, found.reference) == ("half-reference-mse", "uniform")
     # It is not smallest at the own output, so changes are measured by the squared error.
-    assert min(v for e in found["subnetworks"] for v in e["sweep"]["relevant"]) >= 0
+    assert min(v for entry in found for v in entry.sweep.relevant) >= 0
+
+
+def test_a_divergence_of_ones_own_says_its_unit(small):
+    made = make(small, "mlp")
+    bits = replace(KL, name="bits", unit="bits", is_distance=False)
+    found = run(made, divergence=bits)
+    assert (found.divergence, found.unit, found.logits) == ("bits", "bits", True)
+    assert found.unit_of_changes == "squared output"
+    plain = run(made, divergence=lambda f, y: (f - y).abs().sum(1))
+    assert plain.unit == plain.unit_of_changes == "an unknown unit"
+
+
+def test_a_model_in_place_of_a_target_and_settings_by_keyword(small):
+    made = make(small, "mlp")
+    expected = run(made, config=replace(CONFIG, n_top=2)).record
+    model = made.target.model
+    assert (
+        measure(made.decomposition, model, made.data, config=CONFIG, n_top=2, progress=False).record
+        == expected
+    )
+    with pytest.raises(ValueError, match="n_tops: expected a setting.*Did you mean 'n_top'"):
+        run(made, n_tops=2)
+    with pytest.raises(ValueError, match="outputs: expected the outputs function"):
+        made = replace(
+            made,
+            decomposition=replace(made.decomposition, settings={"outputs": "default_outputs"}),
+        )
+        measure(made.decomposition, model, made.data, outputs=doubled, progress=False)
 
 
 def test_a_decomposition_without_settings(small):
     made = make(small, "mlp")
     made = replace(made, decomposition=replace(made.decomposition, settings={}))
-    record = run(made).record
-    assert record["settings"]["divergence"] == "mse"
-    assert 0 < record["quality"]["l0"] <= 5
+    found = run(made)
+    assert found.divergence == "mse"
+    assert 0 < found.quality.l0 <= 5
 
 
 def test_one_subnetwork_has_no_partner(small):
-    record = run(make(small, "mlp", k=1)).record
-    assert record["subnetworks"][0]["partners"] == []
-    assert record["coactivation"] == [[1.0]]
+    found = run(make(small, "mlp", k=1))
+    assert found[0].partners == ()
+    assert found.coactivation.tolist() == [[1.0]]
 
 
 def test_one_that_is_dead(small):
     made = make(small, "mlp")
     weights = made.decomposition.encoder.weights.clone()
     weights[2] = 0
-    encoder = replace(made.decomposition.encoder, weights=weights)
-    made = replace(made, decomposition=replace(made.decomposition, encoder=encoder))
+    made = made.changed(encoder=replace(made.decomposition.encoder, weights=weights))
     found = run(made)
-    entry = found.record["subnetworks"][2]
-    assert entry["impact"] == entry["active_rate"] == 0
-    assert entry["top_samples"] == []
-    assert entry["delta"] is None
-    assert not {"sweep", "selectivity", "top_outputs"} & entry.keys()
-    assert found.record["coactivation"][2] == [None] * 5
+    entry = found[2]
+    assert entry.impact == entry.active_rate == 0
+    assert entry.top_samples == ()
+    assert (entry.delta, entry.sweep, entry.selectivity, entry.top_outputs) == (None,) * 4
+    assert found.coactivation[2].isnan().all()
     render_page(page_data(made.decomposition, found, title="x"))
 
 
 def test_windows_longer_than_the_rows_of_the_quality(small, monkeypatch):
-    monkeypatch.setattr(measure_module, "N_QUALITY_ROWS", 3)
+    monkeypatch.setattr(quality, "N_ROWS", 3)
     made = make(small, "llama", k=2)
     few = replace(CONFIG, n_rows=20, n_top=2, n_deltas=1)
-    assert run(made, config=few).record["quality"]["n_rows"] >= 5
+    assert run(made, config=few).quality.n_rows >= 5
 
 
 def test_batches_smaller_than_a_window(small):
     made = make(small, "llama", k=2)
     few = replace(CONFIG, n_rows=20, n_top=2, n_deltas=1, n_others=2, batch_size=2)
-    assert run(made, config=few).record["n_rows"] == 20
+    assert run(made, config=few).n_rows == 20
+
+
+def test_the_targets_hash_is_made_once(small, tmp_path, monkeypatch):
+    made = make(small, "mlp")
+    target, hashed = Target(made.target.model), []
+    right = Target._hash
+    monkeypatch.setattr(Target, "_hash", lambda self: hashed.append(self) or right(self))
+    run(replace(made, target=target), tmp_path / "m")
+    assert len(hashed) == 1
+
+
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+        self.forwards = 0
+
+    def forward(self, x):
+        self.forwards += 1
+        return self.layers(x)
+
+
+def test_one_forward_serves_all_references():
+    """Preparing takes three forwards, and ten references of n batches n, not 10 n."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, data = Counted(), torch.randn(120, 4)
+        encoder = initial_stack(
+            make_layout(Target(model).shapes, 1), (3,), torch.Generator().manual_seed(0), data
+        )
+    ready = prepare(model, data, engine="rule", n_subnetworks=3)
+    dictionary = Dictionary(encoder, encoder, BatchTopK(1.0, torch.Size([3]), data))
+    found = Decomposition(dictionary, ready.source.target.fingerprint())
+    n_batches = len(
+        impact_module.draws_of(ready.source, torch.arange(len(ready.source)), 1, 24, first=0)
+    )
+    impact_module.impact(found, ready.source, n_references=10, batch_size=24, progress=False)
+    assert n_batches <= model.forwards <= 3 + n_batches
 
 
 # Interrupted
@@ -236,7 +293,7 @@ STAGES = [
     (measure_module, "card", 1),
     (measure_module, "card", 4),
     (measure_module, "interaction", 3),
-    (measure_module, "_quality", 1),
+    (measure_module, "quality_of", 1),
     (Measures, "save", 1),
 ]
 
@@ -309,8 +366,7 @@ def test_another_measurement_in_the_same_folder_is_refused(small, tmp_path, part
     elif part == "reference":
         options = {"reference": "uniform"}
     else:
-        other = getattr(dec, part).select(torch.tensor([1, 0, 2, 3, 4]))
-        made = replace(made, decomposition=replace(dec, **{part: other}))
+        made = made.changed(**{part: getattr(dec, part).select(torch.tensor([1, 0, 2, 3, 4]))})
     with pytest.raises(ValueError, match=r"the same measurement|of another measurement"):
         run(made, tmp_path, **options)
 
@@ -363,11 +419,26 @@ def test_another_model(small):
 
 
 def test_a_baseline_of_other_rows_where_there_are_any(small, monkeypatch):
-    monkeypatch.setattr(measure_module, "N_QUALITY_ROWS", 20)
-    quality = run(make(small, "mlp"), config=replace(CONFIG, batch_size=10)).record["quality"]
-    assert quality["n_rows"] == 20
-    assert [b["name"] for b in quality["baselines"]][1:] == [
+    monkeypatch.setattr(quality, "N_ROWS", 20)
+    found = run(make(small, "mlp"), config=replace(CONFIG, batch_size=10)).quality
+    assert found.n_rows == 20
+    assert [b.name for b in found.baselines][1:] == [
         "5 principal directions, best codes",
         "5 principal directions of 20 other rows, best codes",
     ]
-    assert quality["baselines"][1]["fvu"] < quality["baselines"][2]["fvu"] < 1
+    assert found.baselines[1].fvu < found.baselines[2].fvu < 1
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convolution", "llama"])
+def test_baselines_are_those_of_the_dense_gradients(small, monkeypatch, kind: str):
+    monkeypatch.setattr(quality, "N_ROWS", 80)
+    made = make(small, kind, n=160 if kind != "llama" else 32, dtype=torch.float64)
+    source = made.decomposition.source(made.target, made.data, seed=CONFIG.seed)
+    found = quality.quality_of(made.decomposition, source, replace(CONFIG, batch_size=40))
+    rows, other = (
+        torch.cat([source.gradients(source.rows(i, 40)).flat for i in part])
+        for part in ((0, 1), (2, 3))
+    )
+    l0, few = found.l0, max(1, round(found.l0))
+    expected = [pca_fvu(rows, few), pca_fvu(rows, 5, l0), pca_fvu(rows, 5, l0, fit=other)]
+    assert [b.fvu for b in found.baselines] == pytest.approx(expected, rel=1e-5)

@@ -11,19 +11,21 @@ import pytest
 import torch
 
 from subscape._io import read_metadata, read_tensors, write_json, write_tensors
-from subscape.measures import MeasureConfig, measure
+from subscape.measures import MeasureConfig
+from subscape.measures.measure import measure
 
 CONFIG = MeasureConfig(
     n_rows=40, n_references=2, n_top=4, n_others=36, n_outputs=3, n_deltas=2, batch_size=20
 )
-FILES = ("impact.safetensors", "measures.json", "samples.safetensors", "subnetworks.jsonl")
+FILES = ("impact.safetensors", "measures.json", "measures.safetensors", "subnetworks.jsonl")
 CHILD = """
 import os, signal, sys
 from pathlib import Path
 import torch
 from subscape import Decomposition, Target
 from subscape._io import read_json, read_tensors
-from subscape.measures import MeasureConfig, measure
+from subscape.measures import MeasureConfig
+from subscape.measures.measure import measure
 
 made, folder, stop, how = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).eval()
@@ -47,7 +49,7 @@ measure(
     Target(model),
     read_tensors(made / "data.safetensors")["data"],
     config=MeasureConfig(**read_json(made / "config.json")),
-    folder=folder,
+    out=folder,
     progress=False,
 )
 """
@@ -66,7 +68,7 @@ def made(small, tmp_path):
 
 def run(made, folder):
     return measure(
-        made.decomposition, made.target, made.data, config=CONFIG, folder=folder, progress=False
+        made.decomposition, made.target, made.data, config=CONFIG, out=folder, progress=False
     )
 
 
@@ -105,7 +107,7 @@ def test_two_processes_in_one_folder(made, tmp_path):
             run(made, folder)
         # Not even to measure anew.
         with pytest.raises(BlockingIOError):
-            measure(made.decomposition, made.target, made.data, folder=folder, overwrite=True)
+            measure(made.decomposition, made.target, made.data, out=folder, overwrite=True)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == there
         first.communicate("", timeout=60)
     assert first.returncode == 0

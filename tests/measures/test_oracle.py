@@ -3,10 +3,13 @@ from itertools import combinations
 import pytest
 import torch
 
-from subscape.measures import line_clusters, oracle, pca_fvu
 from subscape.measures.oracle import (
     best_subsets,
+    line_clusters,
+    oracle,
     orthogonal_least_squares,
+    pca_fvu,
+    pca_fvu_of_grams,
     principal_directions,
     spread,
 )
@@ -155,3 +158,15 @@ def test_principal_directions_of_other_rows():
     g, other = torch.diag(torch.tensor([4.0, 2.0, 1.0])), torch.tensor([[0.0, 3.0, 0.0]])
     assert pca_fvu(g, 1, fit=other) == pytest.approx(17 / 21)
     assert pca_fvu(g, 3, 1.0, fit=other) == pytest.approx(17 / 21)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("l0", [None, 1.5])
+@pytest.mark.parametrize("n", [1, 3, 50])
+def test_from_inner_products_alone_it_is_the_same(dtype, l0, n: int):
+    draw = torch.Generator().manual_seed(0)
+    g, other = (torch.randn(20, 60, generator=draw).to(dtype) * torch.arange(60) for _ in range(2))
+    close = {"rel": 1e-9 if dtype == torch.float64 else 1e-4, "abs": 1e-6}
+    assert pca_fvu_of_grams(g @ g.T, n, l0) == pytest.approx(pca_fvu(g, n, l0), **close)
+    found = pca_fvu_of_grams(g @ g.T, n, l0, fit=other @ other.T, cross=g @ other.T)
+    assert found == pytest.approx(pca_fvu(g, n, l0, fit=other), **close)

@@ -7,8 +7,12 @@ import torch
 from torch import nn
 
 from subscape import Target
-from subscape.measures import RowSet, output_effects, top_outputs
-from subscape.measures.output_effects import derivative, output_effects_by_difference
+from subscape.measures import RowSet, top_outputs
+from subscape.measures.output_effects import (
+    derivative,
+    output_effects,
+    output_effects_by_difference,
+)
 
 FALLS_BACK = "forward mode is not there for this model as loaded"
 
@@ -209,20 +213,17 @@ def test_derivative_by_hand():
 def test_top_outputs_by_hand():
     """Means over the two rows: 1, −3, 0, 2."""
     effects = torch.tensor([[0.0, -2.0, 1.0, 5.0], [2.0, -4.0, -1.0, -1.0]])
-    up, down = top_outputs(effects, 3)
-    assert up.index.tolist() == [3, 0]  # an output that stays is not increased
-    assert up.value.tolist() == [2, 1]
-    assert down.index.tolist() == [1]
-    assert down.value.tolist() == [-3]
-    up, _ = top_outputs(effects, 1)
-    assert up.index.tolist() == [3]
+    top = top_outputs(effects, 3)
+    assert top.up == ((3, 2), (0, 1))  # an output that stays is not increased
+    assert top.down == ((1, -3),)
+    assert (top.up[0].output, top.up[0].effect) == (3, 2)
+    assert top_outputs(effects, 1).up == ((3, 2),)
 
 
 def test_of_logits_only_differences_matter():
     effects = torch.tensor([[5.0, 6.0, 7.0]])
-    up, down = top_outputs(effects, 5, centred=True)
-    assert (up.index.tolist(), up.value.tolist()) == ([2], [1])
-    assert (down.index.tolist(), down.value.tolist()) == ([0], [-1])
-    up, down = top_outputs(effects, 5)
-    assert up.index.tolist() == [2, 1, 0]
-    assert down.index.numel() == 0
+    top = top_outputs(effects, 5, centred=True)
+    assert (top.up, top.down) == (((2, 1),), ((0, -1),))
+    top = top_outputs(effects, 5)
+    assert [pair.output for pair in top.up] == [2, 1, 0]
+    assert top.down == ()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from subscape.measures import purity
+from subscape.measures.purity import purity
 
 
 def test_purity_by_hand():

@@ -1,85 +1,236 @@
+"""The record in Python and as a file: short to look at, exact to save, and refused by the field that is wrong."""
+
 import json
 import math
-from dataclasses import replace
+import re
 
 import pytest
 import torch
 
-from subscape.measures import Impact, Measures, RowSet, Selectivity, Sweep, TopRows
-from subscape.measures.card import Card
-from subscape.measures.output_effects import TopOutputs
-from subscape.measures.record import card_record, names_of, numbers, samples_of, token_ids
+from subscape.measures import MeasureConfig, Measures, RowSet, Selectivity, SubnetworkMeasures
+from subscape.measures.kept import names_of, samples_of, token_ids
+from subscape.measures.record import (
+    Baseline,
+    Names,
+    OutputEffect,
+    Partner,
+    Quality,
+    SweepMeans,
+    TopOutputs,
+    TopSample,
+    number,
+)
 
 
-def outputs(index, value) -> TopOutputs:
-    return TopOutputs(torch.tensor(index, dtype=torch.long), torch.tensor(value))
-
-
-def found_of(position=None) -> Impact:
-    place = None if position is None else torch.tensor(position)
-    top = TopRows(
-        RowSet(torch.tensor([4, 1]), place), torch.tensor([0.5, 0.25]), torch.tensor([-0.5, 0.25])
+def entry_of(k: int, auroc: tuple | None = None, **more) -> SubnetworkMeasures:
+    chosen = None if auroc is None else Selectivity(0.5, None, *auroc)
+    return SubnetworkMeasures(
+        index=k,
+        impact=2.0,
+        impact_signed=-2.0,
+        impact_normalised=None,
+        active_rate=0.25,
+        tensors=(0.75, 0.25),
+        selectivity=chosen,
+        **more,
     )
-    one = torch.tensor([2.0])
-    return Impact(
-        one, -one, one * math.nan, one / 4, one[None] / 4, (top,), n_rows=9, n_references=3
+
+
+def measures_of(*entries: SubnetworkMeasures) -> Measures:
+    return Measures(
+        format="subscape-measures/2",
+        subscape_version="0",
+        target="abc",
+        decomposition="abc def",
+        settings=MeasureConfig(n_top=2),
+        divergence="kl",
+        unit="nats",
+        unit_of_changes="nats",
+        logits=True,
+        reference="another-row",
+        rows="token",
+        n_rows=1200,
+        n_references=3,
+        spread=None,
+        quality=Quality(0.25, 1.5, 100, (Baseline("2 principal directions", 2.0, 0.5),)),
+        names=Names({3: "three"}, {7: " a"}),
+        subnetworks=entries,
+        coactivation=torch.tensor([[1.0, math.nan], [math.nan, 1.0]]),
+        samples={"index": torch.tensor([4, 1]), "inputs": torch.zeros(2, 3)},
     )
 
 
-def card_of(**changes) -> Card:
-    relevant = torch.tensor([True, True, False])
-    change = torch.tensor([[1.0, 3, 0], [0, 0, 0], [1, math.nan, 0]])
-    sweep = Sweep((-0.5, 0.0, 0.5), change, change)
-    made = Card(
-        index=0,
-        outputs=(outputs([3], [1.5]), outputs([], [])),
-        by_row=((outputs([3], [1.0]), outputs([0], [-2.0])),) * 2,
-        delta=0.5,
-        found=sweep,
-        control=sweep,
-        relevant=relevant,
-        selectivity=Selectivity(0.5, math.inf, 1.0),
-        control_selectivity=Selectivity(0.5, 1.0, math.nan),
-        validity_radius=math.nan,
-    )
-    return replace(made, **changes)
+FULL = entry_of(
+    0,
+    (0.9, 0.5),
+    top_samples=(
+        TopSample(4, 2, 0.5, -0.5, TopOutputs((OutputEffect(3, 1.0),), (OutputEffect(0, -2.0),))),
+        TopSample(1, 0, 0.25, 0.25),
+    ),
+    top_outputs=TopOutputs(up=(OutputEffect(3, 1.5),)),
+    delta=0.5,
+    sweep=SweepMeans((-0.5, 0.0), (2.0, None), (0.0, 0.0), (1.0, 0.0)),
+    partners=(Partner(1, 0.125),),
+)
 
 
-def test_a_card_becomes_what_json_can_hold():
-    record = card_record(card_of(), found_of([2, 0]), 0)
-    row = {"up": [[3, 1.0]], "down": [[0, -2.0]]}
-    assert record == {
-        "index": 0,
-        "impact": 2.0,
-        "impact_signed": -2.0,
-        "impact_normalised": None,
-        "active_rate": 0.5,
-        "delta": 0.5,
-        "validity_radius": None,
-        "top_samples": [
-            {"sample": 4, "position": 2, "impact": 0.5, "signed": -0.5, **row},
-            {"sample": 1, "position": 0, "impact": 0.25, "signed": 0.25, **row},
-        ],
-        "top_outputs": {"up": [[3, 1.5]], "down": []},
-        "sweep": {
-            "delta": [-0.5, 0.0, 0.5],
-            "relevant": [2.0, 0.0, None],
-            "irrelevant": [0.0, 0.0, 0.0],
-            "random": [2.0, 0.0, None],
-        },
-        "selectivity": {"delta": 0.5, "ratio": None, "auroc": 1.0, "auroc_random": None},
+def test_they_are_a_sequence():
+    made = measures_of(FULL, entry_of(1))
+    assert len(made) == 2
+    assert [entry.index for entry in made] == [0, 1]
+    assert made[0].top_outputs.up[0].output == 3
+    assert made[0].selectivity.auroc == 0.9
+    assert made[-1].partners == ()
+    assert (made.names.output(3), made.names.output(4)) == ("three", "output 4")
+    assert (made.names.token(7), made.names.token(8)) == (" a", "8")
+
+
+def test_they_are_short_to_look_at():
+    entries = [entry_of(k, a) for k, a in enumerate([(0.9, 0.5), (0.7, 0.4), (None, 0.1), None])]
+    made = measures_of(*entries)
+    assert repr(made) == "Measures(4 subnetworks over 1,200 rows)"
+    assert repr(made[1]) == ("SubnetworkMeasures(1: active in 25.0% of rows, impact 2, AUROC 0.70)")
+    assert str(made).splitlines() == [
+        "4 subnetworks over 1,200 rows, 3 references each",
+        "FVU 0.250 at L0 1.50",
+        "2 principal directions: FVU 0.500 at L0 2.00",
+        "selectivity AUROC 0.80, of random directions 0.45 (means over 2 subnetworks)",
+    ]
+    assert "AUROC" not in str(measures_of(entry_of(0)))
+
+
+def test_numbers_have_six_digits_and_are_finite():
+    assert number(0.123456789) == 0.123457
+    assert number(1234567.0) == 1234570
+    assert [number(x) for x in (math.nan, math.inf, -math.inf)] == [None] * 3
+
+
+# In a folder
+
+
+def test_saved_and_loaded(tmp_path):
+    made = measures_of(FULL, entry_of(1))
+    made.save(tmp_path / "m")
+    loaded = Measures.load(tmp_path / "m")
+    assert loaded.record == made.record
+    assert torch.equal(loaded.coactivation.isnan(), made.coactivation.isnan())
+    assert loaded.samples.keys() == {"index", "inputs"}
+    assert torch.equal(loaded.samples["index"], made.samples["index"])
+    files = {p.name for p in (tmp_path / "m").iterdir()}
+    assert files == {"measures.json", "measures.safetensors"}
+
+
+def test_the_file_says_the_same_as_the_record(tmp_path):
+    measures_of(FULL, entry_of(1)).save(tmp_path)
+    record = json.loads((tmp_path / "measures.json").read_text())
+    entry = record["subnetworks"][0]
+    assert entry["top_samples"][0] == {
+        "sample": 4,
+        "position": 2,
+        "impact": 0.5,
+        "signed": -0.5,
+        "outputs": {"up": [[3, 1.0]], "down": [[0, -2.0]]},
     }
-    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert entry["sweep"]["relevant"] == [2.0, None]
+    assert entry["partners"] == [[1, 0.125]]
+    assert record["subnetworks"][1]["sweep"] is None
+    assert record["names"] == {"outputs": {"3": "three"}, "tokens": {"7": " a"}}
+    assert record["settings"]["n_top"] == 2
 
 
-def test_what_is_not_there_is_left_out():
-    made = card_of(
-        outputs=None, by_row=(), found=None, control=None, selectivity=None, delta=math.nan
-    )
-    record = card_record(made, found_of(), 0)
-    assert record["delta"] is None
-    assert record["top_samples"][0] == {"sample": 4, "impact": 0.5, "signed": -0.5}
-    assert not {"top_outputs", "sweep", "selectivity"} & record.keys()
+DAMAGED = {
+    "subnetworks[1].impact": ("high", "Expected `float`, got `str`"),
+    "subnetworks[0].impact": (-1.0, "`float` >= 0.0"),
+    "subnetworks[0].active_rate": (1.5, "`float` <= 1.0"),
+    "subnetworks[1].index": (2, "subnetworks[1].index: expected 1; got 2"),
+    "subnetworks[0].partners": ([[2, 0.5]], "expected indices below 2; got [2]"),
+    "subnetworks[0].sweep.random": ([0.5], "random: expected 2 numbers, one a δ; got 1"),
+    "subnetworks[0].sweep.delta[1]": (None, "Expected `float`, got `null`"),
+    "subnetworks[0].top_samples[0].sample": (1.5, "Expected `int`, got `float`"),
+    "subnetworks[0].top_outputs.up[0]": ([3], "Expected `array`"),
+    "subnetworks": ({}, "Expected `array`, got `object`"),
+    "quality": (None, "Expected `object`, got `null`"),
+    "quality.fvu": (True, "Expected `float`, got `bool`"),
+    "settings.n_top": (0, "n_top: expected a whole number of at least 1; got 0"),
+    "names.tokens": ({"x": "y"}, "Expected `int`, got `str`"),
+    "rows": ("word", "Invalid enum value 'word'"),
+}
+
+
+ABSENT = object()
+NEEDED = [path for path in DAMAGED if not re.search(r"\]$|partners$|n_top$", path)]
+
+
+def refused(folder, path: str, value) -> str:
+    """What is said of measures with one entry replaced or, for ABSENT, taken out."""
+    measures_of(FULL, entry_of(1)).save(folder)
+    file = folder / "measures.json"
+    record = place = json.loads(file.read_text())
+    *steps, last = [int(s) if s.isdigit() else s for s in re.findall(r"\w+", path)]
+    for step in steps:
+        place = place[step]
+    if value is ABSENT:
+        del place[last]
+    else:
+        place[last] = value
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError) as caught:
+        Measures.load(folder)
+    message = str(caught.value)
+    assert message.startswith(str(file))
+    assert "\n" not in message
+    assert "Measure again: subscape measure RUN --overwrite." in message
+    return message
+
+
+@pytest.mark.parametrize("path", DAMAGED)
+def test_a_damaged_file_is_refused_by_the_field(tmp_path, path: str):
+    value, words = DAMAGED[path]
+    message = refused(tmp_path, path, value)
+    assert words in message
+    assert "expected " in words or f"`$.{path.split('[')[0]}" in message
+
+
+@pytest.mark.parametrize("path", NEEDED)
+def test_a_field_that_is_not_there_is_named(tmp_path, path: str):
+    last = re.findall(r"\w+", path)[-1]
+    assert f"missing required field `{last}`" in refused(tmp_path, path, ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '{"format": "subscape-measures/1"}',
+            "format subscape-measures/2; got subscape-measures/1.",
+        ),
+        ('{"format": "subscape-measures/3"}', "got subscape-measures/3"),
+        ("{}", "got none"),
+        ("[1]", "Expected `object`"),
+        ("{", "expected a JSON file"),
+        ("\x00", "expected a JSON file"),
+    ],
+)
+def test_another_file_is_refused(tmp_path, text: str, words: str):
+    with pytest.raises(FileNotFoundError, match="Measure first: subscape measure RUN"):
+        Measures.load(tmp_path)
+    (tmp_path / "measures.json").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        Measures.load(tmp_path)
+    assert words in str(caught.value)
+    assert "subscape measure RUN --overwrite" in str(caught.value)
+
+
+def test_tensors_that_are_not_there(tmp_path):
+    from subscape._io import write_tensors
+
+    measures_of(FULL, entry_of(1)).save(tmp_path)
+    write_tensors(tmp_path / "measures.safetensors", {"coactivation": torch.eye(2)})
+    with pytest.raises(ValueError, match=r"measures.safetensors: expected .* samples.index"):
+        Measures.load(tmp_path)
+
+
+# What is kept beside the numbers
 
 
 def test_token_ids_are_whole_numbers_in_two_axes():
@@ -91,88 +242,28 @@ def test_token_ids_are_whole_numbers_in_two_axes():
         assert token_ids(other) is None
 
 
-def test_names_of_what_the_record_speaks_of():
+def test_names_of_what_the_measures_speak_of():
     """Tokens of the windows of top samples, outputs of all rows and of the mean."""
     ids = torch.arange(12).view(6, 2)
-    record = {"subnetworks": [card_record(card_of(), found_of([1, 0]), 0)]}
-    names = names_of(record, {"input_ids": ids}, lambda i: f"t{i}", lambda i: f"o{i}")
-    # Samples 4 and 1 hold the tokens 8, 9 and 2, 3.
-    assert names["tokens"] == {"2": "t2", "3": "t3", "8": "t8", "9": "t9"}
-    assert names["outputs"] == {"0": "o0", "3": "o3"}
-    assert names_of(record, ids.float(), None, None) == {"outputs": {}, "tokens": {}}
-    assert names_of(record, ids.float(), lambda i: f"t{i}", None)["tokens"] == {}
+    names = names_of([FULL], {"input_ids": ids}, lambda i: f"t{i}", lambda i: f"o{i}\ud800")
+    # Samples 4 and 1 hold the tokens 8, 9 and 2, 3; what is no text becomes a question mark.
+    assert names.tokens == {2: "t2", 3: "t3", 8: "t8", 9: "t9"}
+    assert names.outputs == {0: "o0?", 3: "o3?"}
+    assert names_of([FULL], ids.float(), None, None) == Names({}, {})
+    assert names_of([FULL], ids.float(), lambda i: f"t{i}", None).tokens == {}
 
 
 def test_the_samples_that_top_rows_point_to():
-    data = torch.arange(12.0).view(6, 2)
-    kept = samples_of(found_of(), data, torch.arange(6) * 10)
+    data, rows = torch.arange(12.0).view(6, 2), [RowSet(torch.tensor([4, 1]))]
+    kept = samples_of(rows, data, torch.arange(6) * 10)
     assert kept["index"].tolist() == [1, 4]
     assert kept["inputs"].tolist() == [[2, 3], [8, 9]]
     assert kept["labels"].tolist() == [10, 40]
     by_name = {"input_ids": data.long(), "labels": data.long(), "index": torch.zeros(6)}
-    kept = samples_of(found_of([0, 1]), by_name, None)
+    kept = samples_of(rows, by_name, None)
     # Labels of tokens are no label of a sample, and a column called index is not ours.
     assert kept.keys() == {"index", "input_ids"}
     assert kept["index"].tolist() == [1, 4]
-
-
-def test_no_top_rows_at_all():
-    none = TopRows(RowSet(torch.zeros(0, dtype=torch.long)), torch.zeros(0), torch.zeros(0))
-    kept = samples_of(replace(found_of(), top=(none,)), torch.zeros(6, 2), None)
-    assert kept["index"].numel() == 0
-    assert kept["inputs"].shape == (0, 2)
-
-
-def test_numbers():
-    values = torch.tensor([[0.123456, math.nan], [math.inf, -1.0]])
-    assert numbers(values) == [[0.1235, None], [None, -1.0]]
-
-
-# In a folder
-
-
-def measures_of(**changes) -> Measures:
-    record = {
-        "format": "subscape-measures/1",
-        "n_rows": 1200,
-        "n_references": 3,
-        "quality": {
-            "fvu": 0.25,
-            "l0": 1.5,
-            "baselines": [{"name": "2 principal directions", "l0": 2, "fvu": 0.5}],
-        },
-        "subnetworks": [
-            {"selectivity": {"auroc": 0.9, "auroc_random": 0.5}},
-            {"selectivity": {"auroc": 0.7, "auroc_random": 0.4}},
-            {"selectivity": {"auroc": None, "auroc_random": 0.1}},
-            {},
-        ],
-    }
-    return Measures(record | changes, {"index": torch.tensor([2, 3])})
-
-
-def test_measures_print_their_means():
-    assert str(measures_of()).splitlines() == [
-        "4 subnetworks over 1,200 rows, 3 references each",
-        "FVU 0.250 at L0 1.50",
-        "2 principal directions: FVU 0.500 at L0 2.00",
-        "selectivity AUROC 0.80, of random directions 0.45 (means over 2 subnetworks)",
-    ]
-    assert "AUROC" not in str(measures_of(subnetworks=[{}]))
-
-
-def test_saved_and_loaded(tmp_path):
-    made = measures_of()
-    made.save(tmp_path / "m")
-    loaded = Measures.load(tmp_path / "m")
-    assert loaded.record == made.record
-    assert torch.equal(loaded.samples["index"], made.samples["index"])
-    assert {p.name for p in (tmp_path / "m").iterdir()} == {"measures.json", "samples.safetensors"}
-
-
-def test_nothing_or_something_else_in_the_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Measure first: subscape measure RUN"):
-        Measures.load(tmp_path)
-    (tmp_path / "measures.json").write_text("[1]")
-    with pytest.raises(ValueError, match="format subscape-measures/1; got something else"):
-        Measures.load(tmp_path)
+    none = samples_of([RowSet(torch.zeros(0, dtype=torch.long))], torch.zeros(6, 2), None)
+    assert none["index"].numel() == 0
+    assert none["inputs"].shape == (0, 2)

@@ -4,8 +4,7 @@ import sys
 import pytest
 import torch
 
-from subscape.measures import recovery
-from subscape.measures.recovery import match
+from subscape.measures.recovery import match, recovery
 
 EYE = torch.eye(3)
 

@@ -9,18 +9,25 @@ import torch
 from torch import nn
 
 from subscape import Target
-from subscape.divergences import kl, mse
+from subscape.divergences import KL, MSE, as_divergence
 from subscape.measures import (
     RowSet,
     auroc,
     delta_of_change,
     grid,
     interaction,
-    selectivity,
     sweep,
     validity_radius,
 )
-from subscape.measures.selectivity import Sweep, r_squared, slopes, spread
+from subscape.measures.selectivity import (
+    Sweep,
+    mean_of,
+    means,
+    r_squared,
+    selectivity,
+    slopes,
+    spread,
+)
 
 
 class Line(nn.Module):
@@ -77,7 +84,7 @@ def all_of(data) -> RowSet:
 def test_a_sweep_of_a_linear_model_by_hand():
     """a = 1 + δ: outputs (1 + δ) x, changes (δ x)²/2 over two outputs."""
     data = column(1, 2, 0)
-    found = sweep(Target(Line()), data, all_of(data), A, [-2.0, 0.0, 1.0], mse)
+    found = sweep(Target(Line()), data, all_of(data), A, [-2.0, 0.0, 1.0], MSE)
     assert found.deltas == (-2, 0, 1)
     assert found.change.tolist() == [[2, 8, 0], [0, 0, 0], [0.5, 2, 0]]
     # To the next row's output, 2, 0, 1: ((1+δ) x − y)²/2 − (x − y)²/2.
@@ -93,7 +100,7 @@ def test_base_and_reference_can_be_given():
     target, rows = Target(Line()), all_of(data)
     base = torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
     zero = torch.zeros_like(base)
-    found = sweep(target, data, rows, A, [1.0], mse, base=base, reference=zero)
+    found = sweep(target, data, rows, A, [1.0], MSE, base=base, reference=zero)
     assert found.change.tolist() == [[0.5, 2]]
     assert found.drift.tolist() == [[(4 - 1) / 2, (16 - 4) / 2]]
 
@@ -101,13 +108,15 @@ def test_base_and_reference_can_be_given():
 def test_change_is_from_the_own_output_whatever_its_divergence_from_itself():
     """KL of logits to themselves is 0; a divergence that adds a constant must not show it."""
     data = column(1, 2)
-    found = sweep(Target(Line()), data, all_of(data), A, [0.0, 1.0], lambda f, y: mse(f, y) + 7)
+    found = sweep(
+        Target(Line()), data, all_of(data), A, [0.0, 1.0], as_divergence(lambda f, y: MSE(f, y) + 7)
+    )
     assert found.change.tolist() == [[0, 0], [0.5, 2]]
 
 
 def test_outputs_that_are_not_finite_are_nan():
     data = column(1, -1)
-    found = sweep(Target(Explodes()), data, all_of(data), W, [0.5, 1.0], mse)
+    found = sweep(Target(Explodes()), data, all_of(data), W, [0.5, 1.0], MSE)
     assert torch.isfinite(found.change[0]).all()
     assert found.change[1].isnan().tolist() == [True, False]
     assert found.drift[1].isnan().tolist() == [True, False]
@@ -116,9 +125,9 @@ def test_outputs_that_are_not_finite_are_nan():
 
 def test_spread_by_hand():
     """Outputs 0, 1, 3: squared differences of all pairs, each twice: 1, 1, 4, 4, 9, 9."""
-    assert spread(column(0, 1, 3), mse) == 4
+    assert spread(column(0, 1, 3), MSE) == 4
     with pytest.raises(ValueError, match="at least 2 rows"):
-        spread(column(0), mse)
+        spread(column(0), MSE)
 
 
 # The δ of a change
@@ -129,7 +138,7 @@ def test_delta_of_a_linear_model():
     data = column(1, 1)
     target = Target(Line(a=100.0))
     for size in (1e-6, 0.02, 30.0):
-        found = delta_of_change(target, data, all_of(data), A, mse, size)
+        found = delta_of_change(target, data, all_of(data), A, MSE, size)
         assert 0.9 * size <= found**2 / 2 <= 1.1 * size
 
 
@@ -137,7 +146,7 @@ def test_delta_of_a_linear_model():
 def test_the_change_is_met_within_a_tenth(log_size: float, w: float):
     """f = w² x moves by (2wδ + δ²) x; over both signs of δ the mean square is 4w²δ² + δ⁴."""
     size, data = 10**log_size, column(1, 1)
-    found = delta_of_change(Target(Squared(1000 + w)), data, all_of(data), W, mse, size)
+    found = delta_of_change(Target(Squared(1000 + w)), data, all_of(data), W, MSE, size)
     change = 4 * (1000 + w) ** 2 * found**2 + found**4
     assert 0.9 * size <= change <= 1.1 * size
 
@@ -145,20 +154,20 @@ def test_the_change_is_met_within_a_tenth(log_size: float, w: float):
 def test_a_change_that_is_never_reached_has_no_delta():
     """The output is cut off at 1, so it never changes by more than 2; nor by anything at x = 0."""
     data = column(1, 1)
-    found = delta_of_change(Target(Squared(1.0, limit=1.0)), data, all_of(data), W, mse, 5.0)
+    found = delta_of_change(Target(Squared(1.0, limit=1.0)), data, all_of(data), W, MSE, 5.0)
     assert math.isnan(found)
     flat = column(0, 0)
-    assert math.isnan(delta_of_change(Target(Squared(1.0)), flat, all_of(flat), W, mse, 0.1))
+    assert math.isnan(delta_of_change(Target(Squared(1.0)), flat, all_of(flat), W, MSE, 0.1))
 
 
 def test_delta_is_no_longer_than_the_parameters():
     """‖a‖ = 3; a change of δ²/2 = 2 needs δ = 2, one of 8 needs 4."""
     data = column(1, 1)
-    run = lambda size: delta_of_change(Target(Line(a=3.0)), data, all_of(data), A, mse, size)  # noqa: E731
+    run = lambda size: delta_of_change(Target(Line(a=3.0)), data, all_of(data), A, MSE, size)  # noqa: E731
     assert run(2.0) == pytest.approx(2.0, rel=0.06)
     assert run(4.5) == pytest.approx(3.0, rel=0.06)
     assert math.isnan(run(8.0))
-    assert math.isnan(delta_of_change(Target(Line(a=0.0)), data, all_of(data), A, mse, 0.1))
+    assert math.isnan(delta_of_change(Target(Line(a=0.0)), data, all_of(data), A, MSE, 0.1))
 
 
 def test_delta_where_outputs_stop_being_finite():
@@ -170,9 +179,9 @@ def test_delta_where_outputs_stop_being_finite():
             super().__init__()
             self.w.data += 0.5
 
-    found = delta_of_change(Target(Near()), data, all_of(data), W, mse, 1.0)
+    found = delta_of_change(Target(Near()), data, all_of(data), W, MSE, 1.0)
     assert 0 < found < 0.5
-    both = sweep(Target(Near()), data, all_of(data), W, [found, -found], mse).change.mean()
+    both = sweep(Target(Near()), data, all_of(data), W, [found, -found], MSE).change.mean()
     assert both == pytest.approx(1.0, rel=0.1)
 
     class Cliff(nn.Module):
@@ -185,13 +194,13 @@ def test_delta_where_outputs_stop_being_finite():
         def forward(self, x):
             return torch.where((self.w - 1).abs() <= 0.01, self.w * x, math.inf)
 
-    assert math.isnan(delta_of_change(Target(Cliff()), data, all_of(data), W, mse, 1.0))
+    assert math.isnan(delta_of_change(Target(Cliff()), data, all_of(data), W, MSE, 1.0))
 
 
 @pytest.mark.parametrize("size", [0.0, math.nan])
 def test_no_change_to_aim_at_is_no_delta(size: float):
     data = column(1, 1)
-    assert math.isnan(delta_of_change(Target(Line()), data, all_of(data), A, mse, size))
+    assert math.isnan(delta_of_change(Target(Line()), data, all_of(data), A, MSE, size))
 
 
 # Selectivity
@@ -202,25 +211,39 @@ def test_selectivity_by_hand():
     change = torch.tensor([[3.0, 2, 2, 1, 0], [5.0, 2, 2, 1, 0]])
     relevant = torch.tensor([True, True, False, False, False])
     found = selectivity(change, relevant, 0.7)
-    assert found.delta == 0.7
-    assert found.ratio == 3
-    assert found.auroc == pytest.approx(5.5 / 6)
+    assert (found.delta, found.ratio, found.auroc_random) == (0.7, 3, None)
+    assert found.auroc == pytest.approx(5.5 / 6, abs=1e-6)
+    # Along the random direction the others change more.
+    both = selectivity(change, relevant, 0.7, random=6 - change)
+    assert (both.ratio, both.auroc) == (found.ratio, found.auroc)
+    assert both.auroc_random == pytest.approx(0.5 / 6, abs=1e-6)
 
 
 def test_selectivity_where_others_or_all_do_not_change():
     relevant = torch.tensor([True, False])
     only = selectivity(torch.tensor([[1.0, 0.0]]), relevant, 1.0)
-    assert (only.ratio, only.auroc) == (math.inf, 1)
+    assert (only.ratio, only.auroc) == (None, 1)
     none = selectivity(torch.tensor([[0.0, 0.0]]), relevant, 1.0)
-    assert math.isnan(none.ratio)
-    assert none.auroc == 0.5
+    assert (none.ratio, none.auroc) == (None, 0.5)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_selectivity_of_a_change_that_is_not_finite_is_nan(bad: float):
-    found = selectivity(torch.tensor([[1.0, bad]]), torch.tensor([True, False]), 1.0)
-    assert math.isnan(found.ratio)
-    assert math.isnan(found.auroc)
+def test_selectivity_of_a_change_that_is_not_finite_is_none(bad: float):
+    change, relevant = torch.tensor([[1.0, bad]]), torch.tensor([True, False])
+    found = selectivity(change, relevant, 1.0, random=torch.ones(1, 2))
+    assert (found.ratio, found.auroc, found.auroc_random) == (None, None, 0.5)
+    assert selectivity(torch.ones(1, 2), relevant, 1.0, random=change).auroc_random is None
+
+
+def test_means_by_hand():
+    values = torch.tensor([[1.0, 3.0, 9.0], [1.0, math.nan, 9.0], [1.0, math.inf, 9.0]])
+    which = torch.tensor([True, True, False])
+    assert mean_of(values, which) == (2, None, None)
+    assert mean_of(values, torch.zeros(3, dtype=torch.bool)) == (None,) * 3
+    deltas = (-1.0, 0.0, 1.0)
+    found = means(Sweep(deltas, values, values), Sweep(deltas, values + 1, values), which)
+    assert (found.delta, found.relevant) == (deltas, (2, None, None))
+    assert (found.irrelevant, found.random) == ((9, 9, 9), (3, None, None))
 
 
 @pytest.mark.parametrize("relevant", [[True, True], [False, False]])
@@ -248,7 +271,7 @@ def test_slopes_are_derivatives_of_the_divergence(small):
     rows = RowSet(torch.arange(6))
     v = made.decomposition[0].dense()
     base = made.target.outputs(made.data[:6]).detach()
-    for divergence in (mse, kl):
+    for divergence in (MSE, KL):
         reference = base.roll(-1, 0)
         found = slopes(made.target, made.data, rows, v, divergence, reference)
         h = 1e-5
@@ -261,7 +284,7 @@ def test_a_divergence_linear_in_delta_is_valid_everywhere():
     """D = Σ (f − y) is linear in a, so its gradient predicts every δ."""
     data = column(1, 2, -1)
     target, rows = Target(Line()), all_of(data)
-    linear = lambda f, y: (f - y).sum(1)  # noqa: E731
+    linear = as_divergence(lambda f, y: (f - y).sum(1))
     base = target.outputs(data).detach()
     found = sweep(target, data, rows, A, [-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0], linear)
     slope = slopes(target, data, rows, A, linear, base.roll(-1, 0))

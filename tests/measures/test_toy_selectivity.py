@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from subscape import GradientSource, Target
-from subscape.gradients import generator_of
-from subscape.measures import RowSet, delta_of_change, outputs_at, random_like, selectivity, sweep
-from subscape.measures.impact import coefficients_over_references
-from subscape.measures.selectivity import spread
+from subscape.measures import RowSet, delta_of_change, outputs_at, random_like, sweep
+from subscape.measures.impact import coefficients_over_references, draws_of
+from subscape.measures.selectivity import selectivity, spread
 from subscape.reproduction import reproduction
+from subscape.rows import generator_of
 from subscape.toys import TOYS
 from subscape.training import train_side_by_side
 
@@ -30,9 +30,8 @@ def test_tms_subnetworks_are_selective():
         for part, x in enumerate(inputs)
     )
     (found,) = train_side_by_side([train], [heldout], what.training, progress=False)
-    coefficients, _ = coefficients_over_references(
-        fresh, torch.arange(N_ROWS), found.encoder, 20, 0
-    )
+    (draws,) = draws_of(fresh, torch.arange(N_ROWS), 20, N_ROWS, first=0)
+    coefficients, _ = coefficients_over_references(fresh, draws, found.encoder)
     impact = coefficients.abs().mean(0)
     active = toy.inputs.active_groups(inputs[2])
     rows, base = (

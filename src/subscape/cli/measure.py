@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import tyro
 
 from subscape._checks import problem
@@ -14,8 +15,9 @@ from subscape.cli.loading import load_labels
 from subscape.cli.names import output_namer, token_namer
 from subscape.cli.run_folder import open_run
 from subscape.data import Samples
-from subscape.measures import MeasureConfig, Measures, measure
-from subscape.measures.record import token_ids
+from subscape.measures import MeasureConfig, Measures
+from subscape.measures.kept import token_ids
+from subscape.measures.measure import measure
 from subscape.targets import Target
 
 
@@ -68,7 +70,7 @@ def run(settings: MeasureRun) -> Measures:
     data = opened.samples(settings.window)
     target = opened.target()
     check_vocabulary(target, data)
-    folder = settings.out or opened.measures
+    out = settings.out or opened.measures
     tokens = token_namer(opened.tokenizer())
     found = measure(
         opened.decomposition,
@@ -78,14 +80,14 @@ def run(settings: MeasureRun) -> Measures:
         labels=load_labels(opened.data or ""),
         token_names=tokens,
         output_names=output_namer(settings.names, target.model, tokens),
-        folder=folder,
+        out=out,
         overwrite=settings.overwrite,
         progress=not settings.json,
     )
     if settings.json:
-        print(json.dumps({"out": str(folder), **found.record}))
+        print(json.dumps({"out": str(out)} | msgspec.to_builtins(found.record)))
     else:
-        print(f"\n{found}\n\nSaved in {folder}; look at it with\n")
+        print(f"\n{found}\n\nSaved in {out}; look at it with\n")
         more = "" if settings.out is None else f" --measures {settings.out}"
         print(f"  subscape top {settings.run}{more}")
         print(f"  subscape report {settings.run}{more} -o report.html")

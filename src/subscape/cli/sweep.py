@@ -17,7 +17,7 @@ from subscape.cli.run_folder import Run, check_index, open_run
 from subscape.data import Samples, n_samples
 from subscape.divergences import DIVERGENCES, Divergence
 from subscape.measures import Measures, RowSet, grid, outputs_at, random_like, sweep
-from subscape.measures.card import mean_of
+from subscape.measures.selectivity import mean_of
 from subscape.report.sweep_figure import draw_grid, draw_sweep
 from subscape.rows import generator_of
 from subscape.subnetworks.editing import displacement
@@ -106,10 +106,10 @@ def run(settings: SweepRun) -> dict[str, Any]:
         rows = rows.joined(_top_rows(measures, settings.beside))
         found = _grid(target, data, rows, directions, settings, divergence)
     else:
-        control = random_like(opened.decomposition.decoder).select(settings.subnetwork).dense()
+        control = random_like(opened.decomposition.directions).select(settings.subnetwork).dense()
         control = {n: v for n, v in control.items() if n in directions[0]}
         found = _sweep(target, data, rows, directions[0], control, settings, divergence)
-    found["unit"] = measures.record["unit"]
+    found["unit"] = measures.unit_of_changes
     if settings.out is not None:
         draw = draw_sweep if settings.beside is None else draw_grid
         draw(settings.out, found)
@@ -128,7 +128,7 @@ def _is_sweep(path: Path) -> bool:
 
 def _divergence(measures: Measures) -> Divergence:
     """What the measures count changes in; the authors' variant is no distance, so theirs is mse."""
-    name = measures.record["settings"]["divergence"]
+    name = measures.divergence
     if name not in DIVERGENCES:
         raise ValueError(
             problem(
@@ -142,7 +142,7 @@ def _divergence(measures: Measures) -> Divergence:
 
 
 def _restricted(opened: Any, index: int, tensors: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    return displacement(opened.decomposition.decoder, {index: 1.0}, tensors)
+    return displacement(opened.decomposition.directions, {index: 1.0}, tensors)
 
 
 def _measured_data(opened: Run, measures: Measures) -> Samples:
@@ -168,16 +168,16 @@ def _measured_data(opened: Run, measures: Measures) -> Samples:
 
 
 def _top_rows(measures: Measures, index: int) -> RowSet:
-    top = measures.record["subnetworks"][index]["top_samples"]
+    top = measures[index].top_samples
     if not top:
         raise ValueError(
             problem(
                 "subnetwork", "one with top samples", f"{index}, which has no impact on any row"
             )
         )
-    samples = torch.tensor([row["sample"] for row in top])
-    position = [row["position"] for row in top] if "position" in top[0] else None
-    return RowSet(samples, None if position is None else torch.tensor(position))
+    samples = torch.tensor([row.sample for row in top])
+    position = [row.position for row in top]
+    return RowSet(samples, None if position[0] is None else torch.tensor(position))
 
 
 def _sweep(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 import tyro
-from torch import Tensor
 
 from subscape._checks import require
 from subscape.cli.run_folder import check_index, open_run
-from subscape.measures import Measures
+from subscape.measures import Measures, SubnetworkMeasures, TopOutputs
+from subscape.measures.record import TopSample
 
 CONTEXT = 8
 """Tokens shown on either side of the one a subnetwork matters for."""
@@ -51,77 +51,68 @@ def run(settings: TopRun) -> None:
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)
     if settings.subnetwork is None:
-        entries = sorted(measures.record["subnetworks"], key=lambda e: -e["impact"])[: settings.n]
-        if settings.json:
-            print(json.dumps(entries))
-        else:
-            print(_list(entries, measures))
-        return
-    check_index(opened, settings.subnetwork)
-    entry = measures.record["subnetworks"][settings.subnetwork]
-    print(json.dumps(entry) if settings.json else _one(entry, measures, settings.n))
+        entries = sorted(measures, key=lambda entry: -entry.impact)[: settings.n]
+        text = _list(entries, measures)
+        shown = msgspec.to_builtins(entries)
+    else:
+        check_index(opened, settings.subnetwork)
+        entry = measures[settings.subnetwork]
+        text = _one(entry, measures, settings.n)
+        shown = msgspec.to_builtins(entry)
+    print(json.dumps(shown) if settings.json else text)
 
 
-def _list(entries: list[dict[str, Any]], measures: Measures) -> str:
-    unit = measures.record["unit"]
+def _list(entries: list[SubnetworkMeasures], measures: Measures) -> str:
+    impact = f"impact ({measures.unit} per δ)"
+    width = max(24, len(impact))
     lines = [
-        f"{'subnetwork':>10} {'active':>7} {f'impact ({unit} per δ)':>24} {'AUROC':>6} {'random':>6}"
-        "  increases"
+        f"{'subnetwork':>10} {'active':>7} {impact:>{width}} {'AUROC':>6} {'random':>6}  increases"
     ]
     for e in entries:
-        s = e.get("selectivity") or {}
-        up = " ".join(_output(i, measures) for i, _ in e.get("top_outputs", {}).get("up", [])[:5])
+        up = e.top_outputs.up[:5] if e.top_outputs else ()
+        names = " ".join(_output(pair.output, measures) for pair in up)
+        s = e.selectivity
+        aurocs = (None, None) if s is None else (s.auroc, s.auroc_random)
         lines.append(
-            f"{e['index']:>10} {e['active_rate']:>7.1%} {e['impact']:>24.3g} "
-            f"{_figure(s.get('auroc'))} {_figure(s.get('auroc_random'))}  {up}"
+            f"{e.index:>10} {e.active_rate:>7.1%} {e.impact:>{width}.3g} "
+            f"{' '.join(map(_figure, aurocs))}  {names}"
         )
     return "\n".join(lines)
 
 
-def _one(entry: Mapping[str, Any], measures: Measures, n: int) -> str:
-    head = (
-        f"subnetwork {entry['index']}: active in {entry['active_rate']:.1%} of rows, "
-        f"impact {entry['impact']:.3g} {measures.record['unit']} per unit δ"
-    )
-    lines = [head, ""]
-    for side, word in (("up", "increases"), ("down", "decreases")):
-        found = entry.get("top_outputs", {}).get(side, [])
-        if found:
-            names = "  ".join(f"{_output(i, measures)} {v:+.2g}" for i, v in found)
+def _one(entry: SubnetworkMeasures, measures: Measures, n: int) -> str:
+    lines = [
+        f"subnetwork {entry.index}: active in {entry.active_rate:.1%} of rows, "
+        f"impact {entry.impact:.3g} {measures.unit} per unit δ",
+        "",
+    ]
+    top = entry.top_outputs or TopOutputs()
+    for word, pairs in (("increases", top.up), ("decreases", top.down)):
+        if pairs:
+            names = "  ".join(f"{_output(i, measures)} {v:+.2g}" for i, v in pairs)
             lines.append(f"{word}: {names}")
     lines += ["", f"{'impact':>10}  sample"]
-    lines += [
-        f"{row['impact']:>10.3g}  {_sample(row, measures)}" for row in entry["top_samples"][:n]
-    ]
+    lines += [f"{row.impact:>10.3g}  {_sample(row, measures)}" for row in entry.top_samples[:n]]
     return "\n".join(lines)
 
 
-def _sample(row: Mapping[str, Any], measures: Measures) -> str:
-    ids = measures.samples.get("input_ids")
-    names = measures.record["names"]["tokens"]
-    where = f"{row['sample']}" + (f", position {row['position']}" if "position" in row else "")
-    if ids is None or not names:
-        label = _label(row, measures)
-        return f"sample {where}{label}"
-    place = measures.samples["index"].tolist().index(row["sample"])
-    texts = [names.get(str(int(i)), str(int(i))) for i in ids[place]]
-    at = row.get("position", len(texts) - 1)
-    before, after = texts[max(0, at - CONTEXT) : at], texts[at + 1 : at + 1 + CONTEXT]
-    text = f"{''.join(before)}[{texts[at]}]{''.join(after)}"
-    return f"{text!r}  ({where})"
-
-
-def _label(row: Mapping[str, Any], measures: Measures) -> str:
-    labels: Tensor | None = measures.samples.get("labels")
-    if labels is None:
-        return ""
-    place = measures.samples["index"].tolist().index(row["sample"])
-    return f", label {labels[place].item()}"
+def _sample(row: TopSample, measures: Measures) -> str:
+    kept = measures.samples
+    where = f"{row.sample}" + ("" if row.position is None else f", position {row.position}")
+    place = kept["index"].tolist().index(row.sample)
+    if "input_ids" in kept and measures.names.tokens:
+        texts = [measures.names.token(i) for i in kept["input_ids"][place].tolist()]
+        at = len(texts) - 1 if row.position is None else row.position
+        before, after = texts[max(0, at - CONTEXT) : at], texts[at + 1 : at + 1 + CONTEXT]
+        return f"{''.join([*before, f'[{texts[at]}]', *after])!r}  ({where})"
+    label = f", label {kept['labels'][place].item()}" if "labels" in kept else ""
+    return f"sample {where}{label}"
 
 
 def _output(index: int, measures: Measures) -> str:
-    name = measures.record["names"]["outputs"].get(str(int(index)))
-    return repr(name) if name is not None else f"output {int(index)}"
+    named = index in measures.names.outputs
+    name = measures.names.output(index)
+    return repr(name) if named else name
 
 
 def _figure(value: float | None) -> str:

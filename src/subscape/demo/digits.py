@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from subscape._checks import problem
 from subscape.demo.folder import clear
-from subscape.measures import MeasureConfig, Measures, measure
+from subscape.measures import Measures
+from subscape.measures.measure import measure
 from subscape.report import write_report
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.targets import Target
 from subscape.training import TrainingConfig, decompose
 
 TRAINING = TrainingConfig(
@@ -48,7 +48,7 @@ class DigitsResult:
             "fvu": metrics["fvu"],
             "l0": metrics["l0"],
             "dead": metrics["dead"],
-            "baselines": self.measures.record["quality"]["baselines"],
+            "baselines": [asdict(b) for b in self.measures.quality.baselines],
             "classes": self.classes(),
         }
 
@@ -57,16 +57,16 @@ class DigitsResult:
         kept = self.measures.samples
         label = dict(zip(kept["index"].tolist(), kept["labels"].tolist(), strict=True))
         found = []
-        for entry in self.measures.record["subnetworks"]:
-            classes = [label[row["sample"]] for row in entry["top_samples"]]
-            if entry["active_rate"] > 0 and classes:
+        for entry in self.measures:
+            classes = [label[row.sample] for row in entry.top_samples]
+            if entry.active_rate > 0 and classes:
                 most = max(set(classes), key=classes.count)
                 found.append({
-                    "subnetwork": entry["index"],
-                    "active_rate": entry["active_rate"],
+                    "subnetwork": entry.index,
+                    "active_rate": entry.active_rate,
                     "class": most,
                     "share": classes.count(most) / len(classes),
-                    "impact": entry["impact"],
+                    "impact": entry.impact,
                 })
         return sorted(found, key=lambda f: -f["impact"])
 
@@ -128,13 +128,13 @@ def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResu
     )
     measures = measure(
         found,
-        Target(model),
+        model,
         images,
-        config=MeasureConfig(n_references=10, seed=seed),
         labels=labels,
         output_names=lambda i: f"digit {i}",
-        folder=out / "measures",
+        out=out / "measures",
         progress=progress,
+        seed=seed,
     )
     title = "Handwritten digits · small convolutional network"
     report = write_report(out / "report.html", found, measures, title=title, overwrite=True)

@@ -12,7 +12,7 @@ import torch
 from subscape._io import read_json, write_json
 from subscape.demo.folder import clear
 from subscape.gradients import GradientSource
-from subscape.measures import MeasureConfig, measure
+from subscape.measures.measure import measure
 from subscape.measures.oracle import oracle, pca_fvu
 from subscape.measures.recovery import Recovery, absolute_cosines, recovery
 from subscape.report import draw_toy_decomposition, write_report
@@ -132,10 +132,11 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
         found,
         target,
         fresh,
-        config=MeasureConfig(change=1.0, seed=seed),
         output_names=lambda i: f"output {i}",
-        folder=out / "measures",
+        out=out / "measures",
         progress=progress,
+        change=1.0,
+        seed=seed,
     )
     write_report(
         out / "report.html",

@@ -1,23 +1,24 @@
-"""Measures: one idea a file, each from tensors or a decomposition to a small result."""
+"""Measures: one idea a file, each from tensors or a decomposition to a small result.
 
+A function with the name of its file is imported from there: `from subscape.measures.impact import impact`.
+"""
+
+from subscape.measures.config import MeasureConfig
 from subscape.measures.control import random_like
-from subscape.measures.impact import Impact, TopRows, impact
-from subscape.measures.measure import MeasureConfig, measure
+from subscape.measures.impact import Impact, TopRows
 from subscape.measures.mixing import MixingRecovery, mixing_recovery
-from subscape.measures.oracle import Oracle, line_clusters, oracle, pca_fvu
-from subscape.measures.output_effects import output_effects, top_outputs
-from subscape.measures.purity import Purity, purity
-from subscape.measures.record import Measures
-from subscape.measures.recovery import Recovery, recovery
+from subscape.measures.oracle import Oracle, line_clusters, pca_fvu
+from subscape.measures.output_effects import top_outputs
+from subscape.measures.purity import Purity
+from subscape.measures.record import Measures, Selectivity, SubnetworkMeasures, TopOutputs
+from subscape.measures.recovery import Recovery
 from subscape.measures.rows import RowSet, outputs_at
 from subscape.measures.selectivity import (
-    Selectivity,
     Sweep,
     auroc,
     delta_of_change,
     grid,
     interaction,
-    selectivity,
     sweep,
     validity_radius,
 )
@@ -32,24 +33,19 @@ __all__ = [
     "Recovery",
     "RowSet",
     "Selectivity",
+    "SubnetworkMeasures",
     "Sweep",
+    "TopOutputs",
     "TopRows",
     "auroc",
     "delta_of_change",
     "grid",
-    "impact",
     "interaction",
     "line_clusters",
-    "measure",
     "mixing_recovery",
-    "oracle",
     "outputs_at",
-    "output_effects",
     "pca_fvu",
-    "purity",
     "random_like",
-    "recovery",
-    "selectivity",
     "sweep",
     "top_outputs",
     "validity_radius",

@@ -1,30 +1,33 @@
-"""What there is to know about one subnetwork beside its impact: outputs moved, sweep, selectivity."""
+"""One subnetwork pushed: outputs moved, sweep, selectivity, beside its impact."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from subscape._shapes import Bool, Float
+from subscape._shapes import Bool
 from subscape.data import Samples
 from subscape.divergences import Divergence
 from subscape.lowrank import Stack
-from subscape.measures.impact import TopRows
-from subscape.measures.output_effects import TopOutputs, output_effects, top_outputs
+from subscape.measures.impact import Impact, TopRows
+from subscape.measures.output_effects import output_effects, top_outputs
+from subscape.measures.record import SubnetworkMeasures, TopOutputs, TopSample, number, rounded
 from subscape.measures.rows import RowSet, outputs_at
 from subscape.measures.selectivity import (
-    Selectivity,
-    Sweep,
     delta_of_change,
+    means,
     selectivity,
     slopes,
     sweep,
     validity_radius,
 )
 from subscape.targets import Target
+
+N_OUTPUTS_OF_ROW = 5
+"""Outputs to name of a single row at most, increased and decreased each."""
 
 
 @dataclass(frozen=True)
@@ -49,40 +52,14 @@ class Scene:
     """Whether outputs are logits, of which only differences matter."""
 
 
-@dataclass(frozen=True)
-class Card:
-    """Measures of one subnetwork."""
-
-    index: int
-    """Which subnetwork."""
-    outputs: tuple[TopOutputs, TopOutputs] | None
-    """Outputs most increased and most decreased along +δ, averaged over its top rows."""
-    by_row: tuple[tuple[TopOutputs, TopOutputs], ...]
-    """The same for every top row alone."""
-    delta: float
-    """δ at which the outputs of its top rows change by the size aimed at; NaN if they never do."""
-    found: Sweep | None
-    """Its sweep, over top rows and irrelevant rows."""
-    control: Sweep | None
-    """The sweep of a random direction of the same norm and rank in every tensor."""
-    relevant: Bool[Tensor, " row"]
-    """Which rows of the sweeps are its top rows."""
-    selectivity: Selectivity | None
-    """At ±`delta`."""
-    control_selectivity: Selectivity | None
-    """The same of the random direction."""
-    validity_radius: float
-    """Largest δ of the sweep at which gradients still predict it; see `selectivity.validity_radius`."""
-
-
 def card(
     scene: Scene,
     index: int,
     direction: Stack,
     control: Stack,
-    top: TopRows,
+    found: Impact,
     idle: Bool[Tensor, " row"],
-) -> Card:
+) -> SubnetworkMeasures:
     """Measure one subnetwork.
 
     Args:
@@ -90,66 +67,69 @@ def card(
         index: its number.
         direction: v_k, without leading axes.
         control: a random direction beside it.
-        top: its rows of largest impact.
+        found: the impact of all.
         idle: which of the scene's other rows it does not matter for.
 
     Returns:
-        Its measures; parts are None where it has no top rows, no impact or no irrelevant rows.
+        Its measures, all but its partners; None where it has no top rows, no impact or no irrelevant rows.
     """
-    target, data = scene.target, scene.data
-    v = direction.dense()
+    target, data, divergence = scene.target, scene.data, scene.divergence
+    top, v = found.top[index], direction.dense()
     rows = top.rows
-    none = Card(
-        index,
-        None,
-        (),
-        math.nan,
-        None,
-        None,
-        torch.zeros(0, dtype=torch.bool),
-        None,
-        None,
-        math.nan,
+    made = SubnetworkMeasures(
+        index=index,
+        impact=rounded(float(found.mean[index])),
+        impact_signed=rounded(float(found.signed[index])),
+        impact_normalised=number(float(found.normalised[index])),
+        active_rate=rounded(float(found.active_rate[index])),
+        tensors=tuple(map(rounded, direction.norms().square().tolist())),
+        top_samples=_top_samples(top),
     )
     if len(rows) == 0 or float(top.impact.max()) == 0:
-        return none
-    outputs, by_row = None, ()
+        return made
     effects = output_effects(target, data, rows, v)
     if effects.dim() == 2:
         n, centred = scene.n_outputs, scene.centred
+        few = min(n, N_OUTPUTS_OF_ROW)
+        by_row = tuple(top_outputs(e[None], few, centred=centred) for e in effects)
         outputs = top_outputs(effects, n, centred=centred)
-        by_row = tuple(top_outputs(e[None], min(n, 5), centred=centred) for e in effects)
-    delta = delta_of_change(target, data, rows, v, scene.divergence, scene.size)
-    idle_rows = scene.others.select(idle & ~rows.holds(scene.others))
-    both = rows.joined(idle_rows)
-    relevant = torch.arange(len(both)) < len(rows)
+        made = replace(made, top_outputs=outputs, top_samples=_top_samples(top, by_row))
+    delta = delta_of_change(target, data, rows, v, divergence, scene.size)
     if math.isnan(delta):
-        return Card(index, outputs, by_row, delta, None, None, relevant, None, None, math.nan)
+        return made
+    both = rows.joined(scene.others.select(idle & ~rows.holds(scene.others)))
+    relevant = torch.arange(len(both)) < len(rows)
     sizes = [delta / 2**i for i in range(scene.n_deltas)]
     deltas = [*[-d for d in sizes], 0.0, *reversed(sizes)]
     base = outputs_at(target, data, both)
     reference = base.roll(-1, 0)
-    found = sweep(target, data, both, v, deltas, scene.divergence, base=base, reference=reference)
-    chance = sweep(
-        target,
-        data,
-        both,
-        control.dense(),
-        deltas,
-        scene.divergence,
-        base=base,
-        reference=reference,
+    along, beside = (
+        sweep(target, data, both, way, deltas, divergence, base=base, reference=reference)
+        for way in (v, control.dense())
     )
     ends = [0, len(deltas) - 1]
-    chosen, beside = (
-        selectivity(s.change[ends], relevant, delta) if len(idle_rows) else None
-        for s in (found, chance)
+    chosen = None
+    if len(both) > len(rows):
+        chosen = selectivity(along.change[ends], relevant, delta, random=beside.change[ends])
+    radius = validity_radius(along, slopes(target, data, both, v, divergence, reference))
+    return replace(
+        made,
+        delta=rounded(delta),
+        sweep=means(along, beside, relevant),
+        selectivity=chosen,
+        validity_radius=rounded(radius),
     )
-    radius = validity_radius(found, slopes(target, data, both, v, scene.divergence, reference))
-    return Card(index, outputs, by_row, delta, found, chance, relevant, chosen, beside, radius)
 
 
-def mean_of(values: Float[Tensor, "delta row"], which: Bool[Tensor, " row"]) -> list[float | None]:
-    """The mean change of some rows at every δ; None where one of them is not finite."""
-    means = values[:, which].mean(1).tolist() if bool(which.any()) else [math.nan] * len(values)
-    return [m if math.isfinite(m) else None for m in means]
+def _top_samples(top: TopRows, outputs: tuple[TopOutputs, ...] = ()) -> tuple[TopSample, ...]:
+    n = len(top.rows)
+    positions = [None] * n if top.rows.position is None else top.rows.position.tolist()
+    values = zip(
+        top.rows.samples.tolist(),
+        positions,
+        map(rounded, top.impact.tolist()),
+        map(rounded, top.signed.tolist()),
+        outputs or [None] * n,
+        strict=True,
+    )
+    return tuple(TopSample(*row) for row in values)

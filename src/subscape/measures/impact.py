@@ -145,9 +145,6 @@ def impact(
         state: file to keep what was measured in; a pass that was interrupted goes on from there.
         progress: show a progress bar.
 
-    Returns:
-        The impact.
-
     Raises:
         ValueError: if the source is another target's, draws positions, or `state` is of another pass.
     """
@@ -191,7 +188,7 @@ def impact(
         for number in range(done, len(batches)):
             draws = batches[number]
             found, norms = coefficients_over_references(source, draws, decomposition.encoder)
-            active = decomposition.dictionary.selection.alone(found)
+            active = decomposition.dictionary.selection.alone(found.flatten(0, 1))
             sums = _added(sums, found, active, norms, draws[0], repeat_samples)
             bar.update()
             if state is not None and (number + 1) % SAVE_EVERY == 0:
@@ -228,7 +225,7 @@ def _nothing(decomposition: Decomposition, n_top: int) -> Sums:
 def _added(
     sums: Sums,
     coefficients: Float[Tensor, "reference row subnetwork"],
-    active: Bool[Tensor, "reference row subnetwork"],
+    active: Bool[Tensor, "pair subnetwork"],
     norms: Float[Tensor, "reference row"],
     rows: Rows,
     repeat_samples: bool,
@@ -237,7 +234,7 @@ def _added(
     coefficients, per_sample = coefficients.cpu(), rows.per_sample
     size = coefficients.abs().mean(0).double()
     signed = coefficients.mean(0).double()
-    flat = active.cpu().float().flatten(0, 1)
+    flat = active.cpu().float()
     value, place = _largest(size, per_sample, sums.top_value.shape[1], repeat_samples)
     merged = {
         "top_value": (sums.top_value, value),

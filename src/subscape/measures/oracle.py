@@ -59,23 +59,31 @@ def oracle(
         l0: mean number of active directions per row.
         max_active: largest number of active directions in one row; by default 6, or three times the L0 if
             that is more.
-
-    Returns:
-        What was reached.
     """
     require(l0 >= 0, "l0", "0 or more", l0)
     require(len(directions) > 0, "directions", "at least one", "none")
     g = gradients.double()
     t = directions.double() / directions.double().norm(dim=1, keepdim=True)
-    total = g.square().sum()
+    return _best_codes(g @ t.mT, t @ t.mT, g.square().sum(), l0, max_active)
+
+
+def _best_codes(
+    inner: Float[Tensor, "row direction"],
+    gram: Float[Tensor, "direction direction"],
+    total: Tensor,
+    l0: float | int,
+    max_active: int | None,
+) -> Oracle:
+    """`oracle` from ⟨g, t⟩, ⟨t, t⟩ and Σ‖g‖²."""
     require(bool(total > 0), "gradients", "not all zero", "only zeros")
-    largest = min(max_active or max(6, math.ceil(3 * l0)), len(t))
-    explained, n_tried = _explained(g @ t.mT, t @ t.mT, largest)
-    n_active = spread(explained, round(l0 * len(g)))
+    n_rows, n = inner.shape
+    largest = min(max_active or max(6, math.ceil(3 * l0)), n)
+    explained, n_tried = _explained(inner, gram, largest)
+    n_active = spread(explained, round(l0 * n_rows))
     reached = explained.gather(1, n_active[:, None]).sum()
     # A row at `largest` might have taken more, had that been allowed.
     within = bool((n_active <= n_tried).all()) and (
-        largest == len(t) or bool((n_active < largest).all())
+        largest == n or bool((n_active < largest).all())
     )
     return Oracle(float(1 - reached / total), float(n_active.double().mean()), n_active, within)
 
@@ -98,16 +106,7 @@ def _explained(
 def best_subsets(
     inner: Float[Tensor, "row direction"], gram: Float[Tensor, "direction direction"], size: int
 ) -> Float[Tensor, " row"]:
-    """Most energy explained by any subset of a size: max over S of p_S · K_S⁻¹ p_S.
-
-    Args:
-        inner: ⟨g, t⟩.
-        gram: ⟨t, t⟩.
-        size: directions in a subset.
-
-    Returns:
-        The energy per row.
-    """
+    """Most energy explained by any subset of a size: max over S of p_S · K_S⁻¹ p_S."""
     subsets = torch.tensor(list(combinations(range(inner.shape[1]), size)), device=inner.device)
     within = gram[subsets[:, :, None], subsets[:, None, :]]
     # Pseudo-inverse: subsets of dependent directions explain what their span does.
@@ -126,14 +125,6 @@ def orthogonal_least_squares(
 
     Gram-Schmidt in the space of inner products: u_1, u_2, … is the orthonormal basis of a row's chosen
     directions, `basis[i]` holds ⟨u_i, t_l⟩ for every l.
-
-    Args:
-        inner: ⟨g, t⟩.
-        gram: ⟨t, t⟩.
-        largest: number of directions to add.
-
-    Returns:
-        The energy per row and size, from size 0.
     """
     residual = inner.clone()
     outside = gram.diagonal().expand_as(inner).clone()
@@ -161,13 +152,6 @@ def spread(explained: Float[Tensor, "row size"], budget: int) -> Int[Tensor, " r
 
     A row's gains need not fall with size (two directions may help only together), so they are replaced by
     the slopes of their concave hull: min over a ≤ i of max over b ≥ i of the mean gain of steps a..b.
-
-    Args:
-        explained: energy per row with 0, 1, 2, … active directions, not falling.
-        budget: active directions in all rows together.
-
-    Returns:
-        Active directions per row.
     """
     n_sizes = explained.shape[1] - 1
     slopes = torch.empty_like(explained[:, 1:])
@@ -196,15 +180,40 @@ def pca_fvu(
         l0: mean number of active directions per row, with the best codes; all are active if None.
         fit: rows to take the directions from; by default the same ones, which flatters the directions, as
             fewer other rows than a training has seen does them wrong.
-
-    Returns:
-        The FVU.
     """
     g = gradients.double()
     directions = principal_directions(g if fit is None else fit.double(), n_components)
+    return _fvu(g @ directions.mT, g.square().sum(), l0)
+
+
+def pca_fvu_of_grams(
+    gram: Float[Tensor, "row row"],
+    n_components: int,
+    l0: float | int | None = None,
+    *,
+    fit: Float[Tensor, "other other"] | None = None,
+    cross: Float[Tensor, "row other"] | None = None,
+) -> float:
+    """`pca_fvu` from inner products alone, whatever the number of parameters.
+
+    Args:
+        gram: ⟨g_i, g_j⟩ of the rows.
+        n_components: number of directions.
+        l0: as for `pca_fvu`.
+        fit: ⟨h_i, h_j⟩ of the rows to take the directions from, Σ_j u_j h_j / √λ; by default the same ones.
+        cross: ⟨g_i, h_j⟩, to go with `fit`.
+    """
+    fit, cross = (gram if other is None else other for other in (fit, cross))
+    inner = cross.double() @ _principal_weights(fit.double(), n_components, fit.dtype)
+    return _fvu(inner, gram.double().trace(), l0)
+
+
+def _fvu(inner: Float[Tensor, "row direction"], total: Tensor, l0: float | int | None) -> float:
+    """With orthonormal directions, from the inner products with them."""
     if l0 is None:
-        return float(1 - (g @ directions.mT).square().sum() / g.square().sum())
-    return oracle(g, directions, l0).fvu
+        return float(1 - inner.square().sum() / total)
+    gram = torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
+    return _best_codes(inner, gram, total, l0, None).fvu
 
 
 def principal_directions(
@@ -214,10 +223,18 @@ def principal_directions(
     # The Gram matrix of the rows, where it is the smaller one, takes a tenth of the time of an SVD.
     if len(gradients) >= gradients.shape[1]:
         return torch.linalg.svd(gradients, full_matrices=False).Vh[:n]
-    values, vectors = torch.linalg.eigh(gradients @ gradients.mT)
+    return (gradients.mT @ _principal_weights(gradients @ gradients.mT, n, gradients.dtype)).mT
+
+
+def _principal_weights(
+    gram: Float[Tensor, "row row"], n: int, made_in: torch.dtype
+) -> Float[Tensor, "row direction"]:
+    """What of every row makes each of the first principal directions."""
+    values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0)[:n], vectors.flip(1)[:, :n]
-    real = values > SMALL_PIVOT * values[0]
-    return (gradients.mT @ vectors[:, real] / values[real].sqrt()).mT
+    # Eigenvalues below the rounding of the products are noise.
+    real = values > max(SMALL_PIVOT, torch.finfo(made_in).eps) * values[0]
+    return vectors[:, real] / values[real].sqrt()
 
 
 def line_clusters(
@@ -234,9 +251,6 @@ def line_clusters(
         n_clusters: number of lines.
         generator: draws the rows to start from, spread out as in k-means++.
         n_iterations: rounds of assigning rows and turning lines.
-
-    Returns:
-        Unit directions.
     """
     g = gradients.double()
     energy = g.square().sum(1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subscape._checks import problem, require
-from subscape._shapes import Float, Int
+from subscape._shapes import Bool, Float
 from subscape.data import Samples
+from subscape.measures.record import OutputEffect, TopOutputs, rounded
 from subscape.measures.rows import RowSet, outputs_at
 from subscape.rows import generator_of
 from subscape.targets import Target
@@ -62,18 +62,7 @@ def output_effects(
 def output_effects_by_difference(
     target: Target, data: Samples, rows: RowSet, direction: Direction, step: float = 1e-5
 ) -> Float[Tensor, "row *output"]:
-    """Central finite differences of the outputs: the oracle of `output_effects`, for float64.
-
-    Args:
-        target: the model and its parameters.
-        data: samples.
-        rows: which of them.
-        direction: by parameter name.
-        step: δ of the two points.
-
-    Returns:
-        Output units per unit of δ.
-    """
+    """Central finite differences of the outputs: the oracle of `output_effects`, for float64."""
     ahead, behind = (
         outputs_at(target, data, rows, {name: sign * step * v for name, v in direction.items()})
         for sign in (1, -1)
@@ -84,19 +73,7 @@ def output_effects_by_difference(
 def derivative(
     function: Callable[..., Tensor], values: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> Tensor:
-    """Directional derivative by the first way that the model's operations allow.
-
-    Args:
-        function: of as many tensors as there are values.
-        values: where.
-        tangents: in which direction.
-
-    Returns:
-        The derivative, of the shape of the function's value.
-
-    Raises:
-        RuntimeError: if none of the ways works.
-    """
+    """Directional derivative by the first way that the model's operations allow."""
     try:
         return _forward(function, values, tangents).detach()
     except (RuntimeError, NotImplementedError) as error:
@@ -166,20 +143,10 @@ _WAYS: dict[str, Callable[[Callable[..., Tensor], tuple, tuple], Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
-class TopOutputs:
-    """The outputs that a subnetwork moves most, averaged over rows."""
-
-    index: Int[Tensor, " output"]
-    """Which outputs, falling."""
-    value: Float[Tensor, " output"]
-    """Mean ∂f/∂δ there."""
-
-
 def top_outputs(
     effects: Float[Tensor, "row output"], n: int = 10, *, centred: bool = False
-) -> tuple[TopOutputs, TopOutputs]:
-    """The outputs most increased and most decreased along +δ.
+) -> TopOutputs:
+    """The outputs most increased and most decreased along +δ, averaged over rows.
 
     Args:
         effects: from `output_effects`.
@@ -187,8 +154,7 @@ def top_outputs(
         centred: subtract the mean over outputs first: of logits only differences matter.
 
     Returns:
-        Increased outputs (largest first) and decreased ones (most negative first); only those that have
-        the sign, so there may be fewer.
+        Only those that have the sign, so there may be fewer.
 
     Raises:
         ValueError: if an output of a row is not a vector.
@@ -199,7 +165,11 @@ def top_outputs(
         mean = mean - mean.mean()
     n = min(n, len(mean))
     up, down = mean.topk(n), mean.topk(n, largest=False)
-    return (
-        TopOutputs(up.indices[up.values > 0], up.values[up.values > 0]),
-        TopOutputs(down.indices[down.values < 0], down.values[down.values < 0]),
-    )
+    return TopOutputs(_pairs(up, up.values > 0), _pairs(down, down.values < 0))
+
+
+def _pairs(
+    found: torch.return_types.topk, real: Bool[Tensor, " output"]
+) -> tuple[OutputEffect, ...]:
+    which, effects = found.indices[real].tolist(), found.values[real].tolist()
+    return tuple(OutputEffect(i, rounded(v)) for i, v in zip(which, effects, strict=True))

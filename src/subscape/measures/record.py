@@ -1,60 +1,286 @@
-"""The record of all measures: `measures.json` and the samples it points to. Its keys: docs/file-format.md."""
+"""What is known of every subnetwork: what Python users read, `measures.json`, and what the report page shows.
+
+One frozen record a subnetwork. Numbers have six digits; one that is not finite is None, null in the file.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
-import torch
+import msgspec
+from msgspec import Meta
 from torch import Tensor
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 from subscape._hash import sha256_of
-from subscape._io import read_json, read_tensors, write_json, write_tensors
+from subscape._io import read_tensors, write_json, write_tensors
 from subscape._shapes import Float
-from subscape.data import Samples, take
-from subscape.measures.card import Card, mean_of
-from subscape.measures.impact import Impact
-from subscape.measures.output_effects import TopOutputs
+from subscape.measures.config import MeasureConfig
+from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
 
-FORMAT = "subscape-measures/1"
-NAME = "measures.json"
-SAMPLES = "samples.safetensors"
+FORMAT = "subscape-measures/2"
+NAME, TENSORS = "measures.json", "measures.safetensors"
+AGAIN = "Measure again: subscape measure RUN --overwrite."
+
+Count = Annotated[int, Meta(ge=0)]
+Size = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class OutputEffect(NamedTuple):
+    """What a subnetwork does to one output; a pair in the file."""
+
+    output: Count
+    """Which output."""
+    effect: float
+    """∂f/∂δ there."""
+
+
+class Partner(NamedTuple):
+    """A subnetwork that is often active together with this one; a pair in the file."""
+
+    subnetwork: Count
+    """Which one."""
+    interaction: float
+    """How far two moves together are from the sum of each."""
 
 
 @dataclass(frozen=True)
-class Measures:
-    """The measures of a decomposition."""
+class TopOutputs:
+    """The outputs that a subnetwork moves most along +δ."""
 
-    record: Mapping[str, Any]
-    """All numbers, as in `measures.json`."""
+    up: tuple[OutputEffect, ...] = ()
+    """Increased, largest first."""
+    down: tuple[OutputEffect, ...] = ()
+    """Decreased, most negative first."""
+
+
+@dataclass(frozen=True)
+class TopSample:
+    """A row on which a subnetwork has a large impact."""
+
+    sample: Count
+    """Its place in the data."""
+    position: Count | None
+    """Position of a token row; None where a sample is a row."""
+    impact: Size
+    """Mean size of the coefficient over references."""
+    signed: float
+    """The same with its sign."""
+    outputs: TopOutputs | None = None
+    """The outputs moved most there; None where an output is not a vector."""
+
+
+@dataclass(frozen=True)
+class SweepMeans:
+    """Mean changes of outputs over δ."""
+
+    delta: tuple[float, ...]
+    """δ of every point."""
+    relevant: tuple[float | None, ...]
+    """Of the top rows."""
+    irrelevant: tuple[float | None, ...]
+    """Of rows in which the subnetwork is not active."""
+    random: tuple[float | None, ...]
+    """Of the top rows along a random direction of the same norm and rank in every tensor."""
+
+    def __post_init__(self) -> None:
+        for name in ("relevant", "irrelevant", "random"):
+            n, want = len(getattr(self, name)), len(self.delta)
+            require(n == want, name, f"{want} numbers, one a δ", n)
+
+
+@dataclass(frozen=True)
+class Selectivity:
+    """How well the change of outputs along one direction tells its relevant rows, over both signs of δ."""
+
+    delta: float
+    """δ at which it was taken."""
+    ratio: Size | None
+    """Mean change of relevant rows over that of the others; None if the others do not change."""
+    auroc: Share | None
+    """Chance that a relevant row changes more than another one; ties count half."""
+    auroc_random: Share | None = None
+    """The same along a random direction."""
+
+
+@dataclass(frozen=True, repr=False)
+class SubnetworkMeasures:
+    """What is known of one subnetwork. Impacts are in divergence per unit of δ."""
+
+    index: Count
+    """Its number."""
+    impact: Size
+    """Mean over rows of the mean size of its coefficient over references."""
+    impact_signed: float
+    """The same with signs."""
+    impact_normalised: Size | None
+    """Impact over the mean length of a row gradient: 1 if all gradients lie along it."""
+    active_rate: Share
+    """Share of (row, reference) pairs whose coefficient reaches the threshold."""
+    tensors: tuple[Size, ...]
+    """Share of its squared norm in every tensor of the decomposition's layout."""
+    top_samples: tuple[TopSample, ...] = ()
+    """Rows of largest impact, falling."""
+    top_outputs: TopOutputs | None = None
+    """Outputs moved most, averaged over its top rows; of logits, less the mean over outputs."""
+    delta: Size | None = None
+    """δ at which the outputs of its top rows have changed by the share of the spread asked for."""
+    sweep: SweepMeans | None = None
+    """Up to that δ; None without it."""
+    selectivity: Selectivity | None = None
+    """At that δ; None without irrelevant rows too."""
+    validity_radius: Size | None = None
+    """Largest δ of the sweep at which gradients still predict it."""
+    partners: tuple[Partner, ...] = ()
+    """Subnetworks most often active together with it."""
+
+    def __repr__(self) -> str:
+        auroc = self.selectivity and self.selectivity.auroc
+        more = "" if auroc is None else f", AUROC {auroc:.2f}"
+        rate = f"active in {self.active_rate:.1%} of rows"
+        return f"SubnetworkMeasures({self.index}: {rate}, impact {self.impact:.3g}{more})"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How well other directions reconstruct the same gradients."""
+
+    name: str
+    """In words."""
+    l0: Size
+    """Directions active in a row."""
+    fvu: float
+    """Fraction of variance unexplained."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Reconstruction of the rows measured."""
+
+    fvu: float
+    """Fraction of variance unexplained."""
+    l0: Size
+    """Active subnetworks per row."""
+    n_rows: Count
+    """Rows it was taken on."""
+    baselines: tuple[Baseline, ...] = ()
+    """Principal directions."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Text by number, of what the record speaks of."""
+
+    outputs: dict[int, str]
+    """Of outputs."""
+    tokens: dict[int, str]
+    """Of input tokens."""
+
+    def output(self, index: int) -> str:
+        """Name of an output; its number where it has none."""
+        return self.outputs.get(index, f"output {index}")
+
+    def token(self, index: int) -> str:
+        """Text of a token; its number where it has none."""
+        return self.tokens.get(index, str(index))
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that `measures.json` holds."""
+
+    format: Literal["subscape-measures/2"]
+    """Its format."""
+    subscape_version: str
+    """For information."""
+    target: str
+    """SHA-256 of the decomposition's target."""
+    decomposition: str
+    """Which decomposition these are the measures of."""
+    settings: MeasureConfig
+    """How much was measured."""
+    divergence: str
+    """Name of the divergence between outputs."""
+    unit: str
+    """What it is counted in; impacts are in this per unit of δ."""
+    unit_of_changes: str
+    """What changes of outputs are counted in: the same, unless the divergence is no distance."""
+    logits: bool
+    """Whether outputs are logits, of which only differences matter."""
+    reference: str
+    """Name of the reference rule."""
+    rows: RowKind
+    """What a row is."""
+    n_rows: Count
+    """Rows measured."""
+    n_references: Count
+    """References of each."""
+    spread: Size | None
+    """Median divergence between the outputs of two rows."""
+    quality: Quality
+    """Reconstruction."""
+    names: Names
+    """Of outputs and tokens."""
+    subnetworks: tuple[SubnetworkMeasures, ...]
+    """One each, in their order."""
+
+    def __post_init__(self) -> None:
+        n = len(self.subnetworks)
+        for k, entry in enumerate(self.subnetworks):
+            require(entry.index == k, f"subnetworks[{k}].index", f"{k}", entry.index)
+            partners = [p.subnetwork for p in entry.partners]
+            known = all(p < n for p in partners)
+            require(known, f"subnetworks[{k}].partners", f"indices below {n}", partners)
+
+
+@dataclass(frozen=True, repr=False)
+class Measures(Record):
+    """The measures of a decomposition: a sequence of `SubnetworkMeasures`, and what they have in common."""
+
+    coactivation: Float[Tensor, "subnetwork subnetwork"]
+    """Correlation of being active; NaN for a subnetwork that never or always is."""
     samples: Mapping[str, Tensor]
-    """The samples that top rows point to: `index` in the data, and the inputs under their names."""
+    """The samples that top rows point to: `index` in the data, inputs by name, `labels` if there were any."""
+
+    def __len__(self) -> int:
+        return len(self.subnetworks)
+
+    def __getitem__(self, index: int) -> SubnetworkMeasures:
+        return self.subnetworks[index]
+
+    def __iter__(self) -> Iterator[SubnetworkMeasures]:
+        return iter(self.subnetworks)
+
+    def __repr__(self) -> str:
+        return f"Measures({len(self)} subnetworks over {self.n_rows:,} rows)"
 
     def __str__(self) -> str:
-        r = self.record
-        chosen = [e["selectivity"] for e in r["subnetworks"] if e.get("selectivity")]
-        chosen = [s for s in chosen if None not in (s["auroc"], s["auroc_random"])]
+        q = self.quality
         lines = [
-            f"{len(r['subnetworks'])} subnetworks over {r['n_rows']:,} rows, "
-            f"{r['n_references']} references each",
-            f"FVU {r['quality']['fvu']:.3f} at L0 {r['quality']['l0']:.2f}",
+            f"{len(self)} subnetworks over {self.n_rows:,} rows, {self.n_references} references each",
+            f"FVU {q.fvu:.3f} at L0 {q.l0:.2f}",
+            *(f"{b.name}: FVU {b.fvu:.3f} at L0 {b.l0:.2f}" for b in q.baselines),
         ]
-        lines += [
-            f"{b['name']}: FVU {b['fvu']:.3f} at L0 {b['l0']:.2f}"
-            for b in r["quality"]["baselines"]
-        ]
+        both = [(s.auroc, s.auroc_random) for k in self if (s := k.selectivity)]
+        chosen = [(mine, other) for mine, other in both if mine is not None and other is not None]
         if chosen:
-            means = [sum(s[key] for s in chosen) / len(chosen) for key in ("auroc", "auroc_random")]
+            mine, other = (sum(values) / len(chosen) for values in zip(*chosen, strict=True))
             lines.append(
-                f"selectivity AUROC {means[0]:.2f}, of random directions {means[1]:.2f} "
+                f"selectivity AUROC {mine:.2f}, of random directions {other:.2f} "
                 f"(means over {len(chosen)} subnetworks)"
             )
         return "\n".join(lines)
+
+    @property
+    def record(self) -> Record:
+        """What `measures.json` holds."""
+        return Record(**{f.name: getattr(self, f.name) for f in fields(Record)})
 
     def verify(self, decomposition: Decomposition) -> None:
         """Refuse a decomposition that these are not the measures of.
@@ -65,29 +291,21 @@ class Measures:
         Raises:
             ValueError: if they are of another one, such as an earlier one of the same model.
         """
-        if self.record.get("decomposition") != identity_of(decomposition):
-            raise ValueError(
-                problem(
-                    "measures",
-                    f"those of this decomposition of {len(decomposition)} subnetworks",
-                    f"those of {len(self.record['subnetworks'])} subnetworks of another one",
-                    "Measure this one: subscape measure RUN --overwrite.",
-                )
-            )
+        require(
+            self.decomposition == identity_of(decomposition),
+            "measures",
+            f"those of this decomposition of {len(decomposition)} subnetworks",
+            f"those of {len(self)} subnetworks of another one",
+            AGAIN,
+        )
 
-    def save(self, folder: str | Path) -> Path:
-        """Write `measures.json` and `samples.safetensors`.
-
-        Args:
-            folder: where to; files of an earlier measurement are replaced.
-
-        Returns:
-            The folder.
-        """
-        folder = Path(folder)
-        write_tensors(folder / SAMPLES, self.samples)
-        write_json(folder / NAME, dict(self.record))
-        return folder
+    def save(self, out: str | Path) -> Path:
+        """Write `measures.json` and `measures.safetensors`; those of an earlier measurement are replaced."""
+        out = Path(out)
+        samples = {f"samples.{name}": values for name, values in self.samples.items()}
+        write_tensors(out / TENSORS, {"coactivation": self.coactivation} | samples)
+        write_json(out / NAME, msgspec.to_builtins(self.record))
+        return out
 
     @classmethod
     def load(cls, folder: str | Path) -> Measures:
@@ -101,24 +319,40 @@ class Measures:
 
         Raises:
             FileNotFoundError: if nothing was measured there.
-            ValueError: if the file is of another kind.
+            ValueError: if a file is of another kind or damaged; says which field.
         """
-        folder = Path(folder)
-        if not (folder / NAME).is_file():
-            raise FileNotFoundError(
-                problem(
-                    "run",
-                    f"measures in {folder}",
-                    f"no {NAME} there",
-                    "Measure first: subscape measure RUN.",
-                )
-            )
-        record = read_json(folder / NAME)
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise ValueError(
-                problem(str(folder / NAME), f"measures of format {FORMAT}", "something else")
-            )
-        return cls(record, read_tensors(folder / SAMPLES))
+        file, tensors = Path(folder) / NAME, Path(folder) / TENSORS
+        if not file.is_file():
+            expected, repair = f"measures in {folder}", "Measure first: subscape measure RUN."
+            raise FileNotFoundError(problem("run", expected, f"no {NAME} there", repair))
+        text = file.read_bytes()
+        version = decoded(text, _Version, str(file)).format
+        require(version == FORMAT, str(file), f"measures of format {FORMAT}", version, AGAIN)
+        record, kept = decoded(text, Record, str(file)), read_tensors(tensors)
+        samples = {n[8:]: values for n, values in kept.items() if n.startswith("samples.")}
+        whole = "coactivation" in kept and "index" in samples
+        require(whole, str(tensors), "coactivation and samples.index", f"{list(kept)}", AGAIN)
+        return cls(**vars(record), coactivation=kept["coactivation"], samples=samples)
+
+
+@dataclass(frozen=True)
+class _Version:
+    format: str = "none"
+
+
+T = TypeVar("T")
+
+
+def decoded(text: str | bytes, kind: type[T], where: str) -> T:
+    """A record from JSON, checked; a wrong one is refused in one line that names the field."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            problem(where, f"measures of format {FORMAT}", f"{error}", AGAIN)
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(problem(where, "a JSON file", f"{error}", AGAIN)) from None
 
 
 def identity_of(decomposition: Decomposition) -> str:
@@ -128,105 +362,11 @@ def identity_of(decomposition: Decomposition) -> str:
     return f"{decomposition.target['sha256'][:16]} {digest}"
 
 
-def card_record(made: Card, found: Impact, k: int) -> dict[str, Any]:
-    """The entry of one subnetwork.
-
-    Args:
-        made: its measures.
-        found: the impact of all.
-        k: its number.
-
-    Returns:
-        What JSON can hold; null where a number is not finite.
-    """
-    top = found.top[k]
-    record: dict[str, Any] = {
-        "index": k,
-        "impact": float(found.mean[k]),
-        "impact_signed": float(found.signed[k]),
-        "impact_normalised": _number(float(found.normalised[k])),
-        "active_rate": float(found.active_rate[k]),
-        "delta": _number(made.delta),
-        "validity_radius": _number(made.validity_radius),
-        "top_samples": [],
-    }
-    for i in range(len(top.rows)):
-        row: dict[str, Any] = {
-            "sample": int(top.rows.samples[i]),
-            "impact": float(top.impact[i]),
-            "signed": float(top.signed[i]),
-        }
-        if top.rows.position is not None:
-            row["position"] = int(top.rows.position[i])
-        if made.by_row:
-            row["up"], row["down"] = map(_outputs, made.by_row[i])
-        record["top_samples"].append(row)
-    if made.outputs is not None:
-        record["top_outputs"] = dict(zip(("up", "down"), map(_outputs, made.outputs), strict=True))
-    if made.found is not None and made.control is not None:
-        record["sweep"] = {
-            "delta": list(made.found.deltas),
-            "relevant": mean_of(made.found.change, made.relevant),
-            "irrelevant": mean_of(made.found.change, ~made.relevant),
-            "random": mean_of(made.control.change, made.relevant),
-        }
-    if made.selectivity is not None and made.control_selectivity is not None:
-        record["selectivity"] = {
-            "delta": made.selectivity.delta,
-            "ratio": _number(made.selectivity.ratio),
-            "auroc": _number(made.selectivity.auroc),
-            "auroc_random": _number(made.control_selectivity.auroc),
-        }
-    return record
+def rounded(value: float) -> float:
+    """To the digits of the record."""
+    return float(f"{value:.6g}")
 
 
-def names_of(
-    record: Mapping[str, Any],
-    data: Samples,
-    token_names: Callable[[int], str] | None,
-    output_names: Callable[[int], str] | None,
-) -> dict[str, dict[str, str]]:
-    """Names of the outputs and the tokens that the record speaks of."""
-    outputs: set[int] = set()
-    tokens: set[int] = set()
-    ids = token_ids(data)
-    for entry in record["subnetworks"]:
-        places = [entry.get("top_outputs", {}), *entry["top_samples"]]
-        outputs |= {i for p in places for side in ("up", "down") for i, _ in p.get(side, [])}
-        if ids is not None:
-            tokens |= {int(i) for row in entry["top_samples"] for i in ids[row["sample"]].tolist()}
-    return {
-        "outputs": {str(i): output_names(i) for i in sorted(outputs)} if output_names else {},
-        "tokens": {str(i): token_names(i) for i in sorted(tokens)} if token_names else {},
-    }
-
-
-def token_ids(data: Samples) -> Tensor | None:
-    """The token ids of samples that are sequences of them, [sample, position]; None of others."""
-    ids = data if isinstance(data, Tensor) else data.get("input_ids")
-    return ids if ids is not None and not ids.is_floating_point() and ids.dim() == 2 else None
-
-
-def samples_of(found: Impact, data: Samples, labels: Tensor | None) -> dict[str, Tensor]:
-    """The samples that top rows point to: `index` in the data, inputs by name, and `labels` if given."""
-    index = torch.cat([t.rows.samples for t in found.top]).unique()
-    inputs = take(data, index)
-    by_name = {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
-    # Labels of the data may be something else, such as the next token of every token.
-    kept = {name: values for name, values in by_name.items() if name != "labels"}
-    if labels is not None:
-        kept["labels"] = torch.as_tensor(labels)[index]
-    return {**kept, "index": index}
-
-
-def _outputs(found: TopOutputs) -> list[list[int | float]]:
-    return [[int(i), float(v)] for i, v in zip(found.index, found.value, strict=True)]
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def numbers(matrix: Float[Tensor, "row column"]) -> list[list[float | None]]:
-    """A matrix as JSON takes it, to four digits; null where an entry is not finite."""
-    return [[_number(round(v, 4)) for v in row] for row in matrix.tolist()]
+def number(value: float) -> float | None:
+    """As the record has it: to its digits, None if it is not finite."""
+    return rounded(value) if math.isfinite(value) else None

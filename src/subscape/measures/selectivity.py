@@ -19,6 +19,7 @@ from subscape._shapes import Bool, Float
 from subscape.data import Samples
 from subscape.divergences import Divergence, output_gradient
 from subscape.measures.output_effects import Direction, output_effects
+from subscape.measures.record import Selectivity, SweepMeans, number, rounded
 from subscape.measures.rows import RowSet, outputs_at
 from subscape.targets import Target
 
@@ -29,21 +30,8 @@ VALID_R2 = 0.9
 
 
 @dataclass(frozen=True)
-class Selectivity:
-    """How well the change of outputs along one direction tells its relevant rows."""
-
-    delta: float
-    """δ at which it was taken; both signs, averaged."""
-    ratio: float
-    """Mean change of relevant rows over that of the others; infinite if only the others do not change,
-    NaN if no row does."""
-    auroc: float
-    """Chance that a relevant row changes more than another one; ties count half."""
-
-
-@dataclass(frozen=True)
 class Sweep:
-    """What happens to the outputs of rows as a direction is moved along."""
+    """What happens to the outputs of rows as they are moved along a direction."""
 
     deltas: tuple[float, ...]
     """δ of every point."""
@@ -93,6 +81,23 @@ def sweep(
         change.append(torch.where(finite, divergence(safe, base) - own, torch.nan))
         drift.append(torch.where(finite, divergence(safe, reference) - before, torch.nan))
     return Sweep(tuple(deltas), torch.stack(change), torch.stack(drift))
+
+
+def means(found: Sweep, random: Sweep, relevant: Bool[Tensor, " row"]) -> SweepMeans:
+    """The mean changes of relevant and other rows, beside a random direction."""
+    return SweepMeans(
+        tuple(map(rounded, found.deltas)),
+        mean_of(found.change, relevant),
+        mean_of(found.change, ~relevant),
+        mean_of(random.change, relevant),
+    )
+
+
+def mean_of(
+    values: Float[Tensor, "delta row"], which: Bool[Tensor, " row"]
+) -> tuple[float | None, ...]:
+    """The mean change of some rows at every δ; None where one of them is not finite."""
+    return tuple(number(m) for m in values[:, which].mean(1).tolist())
 
 
 def spread(outputs: Float[Tensor, "row *output"], divergence: Divergence) -> float:
@@ -163,7 +168,11 @@ def delta_of_change(
 
 
 def selectivity(
-    change: Float[Tensor, "delta row"], relevant: Bool[Tensor, " row"], delta: float
+    change: Float[Tensor, "delta row"],
+    relevant: Bool[Tensor, " row"],
+    delta: float,
+    *,
+    random: Float[Tensor, "delta row"] | None = None,
 ) -> Selectivity:
     """Ratio and AUROC from the changes at +δ and −δ.
 
@@ -171,9 +180,10 @@ def selectivity(
         change: Δ_i at both signs, from `sweep`.
         relevant: which rows the subnetwork is for.
         delta: the δ.
+        random: the same as `change` along a random direction.
 
     Returns:
-        The figures; NaN where a change is not finite.
+        The figures; None where a change is not finite.
 
     Raises:
         ValueError: if no row is relevant, or all are.
@@ -184,14 +194,18 @@ def selectivity(
         "some relevant rows and some others",
         f"{int(relevant.sum())} of {len(relevant)}",
     )
-    mean = change.mean(0)
+    ratio, own = _ratio_and_auroc(change.mean(0), relevant)
+    chance = None if random is None else _ratio_and_auroc(random.mean(0), relevant)[1]
+    return Selectivity(rounded(delta), ratio, own, chance)
+
+
+def _ratio_and_auroc(
+    mean: Float[Tensor, " row"], relevant: Bool[Tensor, " row"]
+) -> tuple[float | None, float | None]:
     if not torch.isfinite(mean).all():
-        return Selectivity(delta, math.nan, math.nan)
+        return None, None
     inside, outside = mean[relevant], mean[~relevant]
-    below = outside.mean().item()
-    above = inside.mean().item()
-    ratio = above / below if below > 0 else math.inf if above > 0 else math.nan
-    return Selectivity(delta, ratio, auroc(inside, outside))
+    return number((inside.mean() / outside.mean()).item()), rounded(auroc(inside, outside))
 
 
 def auroc(inside: Float[Tensor, " a"], outside: Float[Tensor, " b"]) -> float:
@@ -208,19 +222,7 @@ def slopes(
     divergence: Divergence,
     reference: Float[Tensor, "row *output"],
 ) -> Float[Tensor, " row"]:
-    """⟨g_i, v⟩, the derivative of every row's divergence along a direction, from ∂f/∂δ.
-
-    Args:
-        target: the model and its parameters.
-        data: samples.
-        rows: which of them.
-        direction: v, by parameter name.
-        divergence: from a reference.
-        reference: y_i of every row.
-
-    Returns:
-        Divergence per unit of δ.
-    """
+    """⟨g_i, v⟩, the derivative of every row's divergence along a direction, from ∂f/∂δ."""
     e = output_gradient(divergence, outputs_at(target, data, rows), reference)
     return (e * output_effects(target, data, rows, direction)).flatten(1).sum(1)
 
@@ -229,14 +231,7 @@ def validity_radius(found: Sweep, slope: Float[Tensor, " row"]) -> float:
     """The largest δ of a sweep up to which gradients predict the drift of the divergence.
 
     R² of δ⟨g_i, v⟩ against D(f(x_i, W0 + δ v), y_i) − D(f(x_i, W0), y_i) over rows, both signs of δ
-    together; the radius is the largest |δ| up to which R² stays at `VALID_R2` or above.
-
-    Args:
-        found: the sweep, its drift with the reference of the slopes.
-        slope: ⟨g_i, v⟩.
-
-    Returns:
-        The radius; 0 if even the smallest δ is outside.
+    together; the radius is the largest |δ| up to which R² stays at `VALID_R2` or above, 0 if none is valid.
     """
     sizes = sorted({abs(d) for d in found.deltas if d})
     radius = 0.0

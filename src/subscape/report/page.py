@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page of a decomposition, to open, read and share.
 
-In go data in the format `subscape-report/1` (see `page_data`), out comes one file that holds its own
-style, script and pictures and is forbidden to ask the network for anything. Nothing is measured here.
+In go data (see `build.page_data`), out comes one file that holds its own style, script and pictures and is
+forbidden to ask the network for anything. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from subscape._io import check_free, write_text
-from subscape.report.page_data import FORMAT, checked
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ SCRIPTS = (
 )
 """The script of the page, in the order in which its parts need one another."""
 
+FAMILY = "subscape-report/"
+"""In every page of any version of the report, by which one is told."""
+FORMAT = f"{FAMILY}2"
 LARGE = 10_000_000
 """A page of more bytes than this is written, with a warning."""
 
@@ -43,72 +47,45 @@ _UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 
 
 def render_page(data: Mapping[str, Any]) -> str:
-    """Make the report page of a decomposition.
-
-    Args:
-        data: what to show, in the format `subscape-report/1`.
-
-    Returns:
-        The page as HTML.
-
-    Raises:
-        TypeError: if the data are no mapping.
-        ValueError: if something in them is missing, unknown, of the wrong length or not finite.
-    """
-    page = checked(data)
+    """The page as text."""
     style = _asset("page.css")
     parts = [_asset(name) for name in SCRIPTS]
     script = "\n".join(['"use strict";\n(() => {', *parts, "})();"])
     fields = {
-        "title": html.escape(_printable(page["title"])),
+        "title": html.escape(_printable(data["title"])),
         "policy": _policy(script, style),
         "style": style,
         "script": script,
-        "data": _embedded(page),
+        "data": _embedded(data),
     }
     # All at once, so that a title such as "{{data}}" stays what it is.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], _asset("page.html"))
 
 
-def write_page(path: str | Path, data: Mapping[str, Any], *, overwrite: bool = False) -> Path:
-    """Write the report page of a decomposition, whole or not at all.
-
-    Args:
-        path: the file to write; its folder is made if need be.
-        data: what to show, in the format `subscape-report/1`.
-        overwrite: whether to replace a file that is there.
-
-    Returns:
-        The file written.
-
-    Raises:
-        IsADirectoryError: if the path is a folder.
-        FileExistsError: if the file exists and is not to be replaced.
-        OSError: if it cannot be written.
-        TypeError: if the data are no mapping.
-        ValueError: if something in them is missing, unknown, of the wrong length or not finite.
-    """
-    path = Path(path)
-    check_free(path, overwrite=overwrite, owned=_is_page)
+def write_page(out: str | Path, data: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+    """Write the page to a file, whole or not at all; warns of a large one."""
+    out = Path(out)
+    check_free(out, overwrite=overwrite, owned=_is_page, name="out")
     page = render_page(data)
-    write_text(path, page)
+    write_text(out, page)
     size = len(page.encode())
     if size > LARGE:
-        logger.warning("%s has %.1f MB: fewer top samples would make it smaller", path, size / 1e6)
-    return path
+        logger.warning("%s has %.1f MB: fewer top samples would make it smaller", out, size / 1e6)
+    return out
 
 
 def _is_page(path: Path) -> bool:
     text = path.read_text(encoding="utf-8", errors="replace")
-    return text.startswith("<!doctype html>") and FORMAT in text
+    return text.startswith("<!doctype html>") and FAMILY in text
 
 
 def _asset(name: str) -> str:
     return (resources.files("subscape.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _embedded(page: dict[str, Any]) -> str:
+def _embedded(data: Mapping[str, Any]) -> str:
     """JSON that can stand inside a script element, whatever its strings hold."""
+    page = {"format": FORMAT, **msgspec.to_builtins(data)}
     text = json.dumps(page, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

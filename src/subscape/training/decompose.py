@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from subscape._checks import nearest, problem, require
+from subscape._checks import problem, require, with_settings
 from subscape._io import check_free
 from subscape._lock import locked
 from subscape.data import Samples, as_samples, hashes, n_samples, take
@@ -197,16 +197,7 @@ def prepare(
             error=TypeError,
         )
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
-    known = [f.name for f in fields(TrainingConfig)]
-    for name in settings:
-        require(
-            name in known,
-            name,
-            f"a setting, one of {known}",
-            "an unknown one",
-            nearest(name, known),
-        )
-    config = replace(config or TrainingConfig(), **settings)
+    config = with_settings(config or TrainingConfig(), settings)
     (samples, pairs), (kept, kept_pairs) = _split(as_samples(data), heldout, reference, config.seed)
     source = GradientSource(
         target,

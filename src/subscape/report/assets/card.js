@@ -3,8 +3,8 @@ const card = document.getElementById("card");
 const wish = { outputs: false };
 
 const toward = (sample) => (sample.signed < 0 ? "neg" : "pos");
-const place = (sample) => (sample.position === undefined ? `${sample.sample}` : `${sample.sample}:${sample.position}`);
-const placeTip = (sample) => `Sample ${sample.sample}${sample.position === undefined ? "" : `, position ${sample.position}`}: impact ${number(sample.impact)}, signed ${signed(sample.signed)} ${unit}.`;
+const place = (sample) => (sample.position === null ? `${sample.sample}` : `${sample.sample}:${sample.position}`);
+const placeTip = (sample) => `Sample ${sample.sample}${sample.position === null ? "" : `, position ${sample.position}`}: impact ${number(sample.impact)}, signed ${signed(sample.signed)} ${unit}.`;
 
 /** So many tokens before and after the relevant one show at once; longer contexts unfold. */
 const SPAN = [24, 16];
@@ -14,32 +14,31 @@ const unfold = (text, label) => {
 };
 
 const context = (sample, top) => {
-  const { tokens, next } = sample;
-  const at = sample.at ?? tokens.length - 1;
+  const tokens = tokensOf(sample);
+  const at = placeIn(tokens, sample);
+  const next = tokens[at + 1];
   const [from, to] = [Math.max(0, at - SPAN[0]), Math.min(tokens.length, at + SPAN[1])];
   const before = tokens.slice(from, at).join("");
-  // The true next token stands in the context already, unless the context ends here or it was edited.
-  const inside = next !== undefined && tokens[at + 1] === next;
-  const after = tokens.slice(at + (inside ? 2 : 1), to).join("");
+  const after = tokens.slice(at + 2, to).join("");
   const rest = (part, side) => part.length ? unfold(part.join(""), plural(part.length, "token") + side) : null;
   const strength = 16 + 34 * (top > 0 ? sample.impact / top : 1);
-  const follows = next === undefined || inside ? null : h("span.next", { title: "The token that truly comes next" }, h("span", { role: "img", "aria-label": "next token:" }, "→"), token(next));
   return h("p.context", { dir: "auto" }, rest(tokens.slice(0, from), " before"), h("span.before", null, shown(from ? before : before.trimStart(), false)),
     h(`mark.${toward(sample)}${/^[ \u2581]/.test(tokens[at]) ? "" : ".joined"}`, { style: { "--strength": `${strength}%` } }, shown(tokens[at] || "(empty)", true)),
-    inside ? h("span.after", null, next.match(/^[ \u2581]*/)[0].replace(/\u2581/g, " "), h("span.true", { title: "The token that truly comes next" }, shown(next.replace(/^[ \u2581]+/, ""), false))) : null,
-    after ? h("span.after", null, shown(after, false)) : null, rest(tokens.slice(to), " after"), follows);
+    next !== undefined ? h("span.after", null, next.match(/^[ \u2581]*/)[0].replace(/\u2581/g, " "), h("span.true", { title: "The token that truly comes next" }, shown(next.replace(/^[ \u2581]+/, ""), false))) : null,
+    after ? h("span.after", null, shown(after, false)) : null, rest(tokens.slice(to), " after"));
 };
 
 const moves = (sample) => {
-  const lists = [["up", "▲", "raises"], ["down", "▼", "lowers"]].filter(([d]) => sample[d] && sample[d].length);
-  return lists.length ? h("p.moved", null, ...lists.map(([d, mark, name]) => h(`span.moves.${d}`, null, h("span", { role: "img", "aria-label": name }, mark), ...sample[d].map(([text, v]) => h("span.move", null, token(text), h("small", null, signed(v))))))) : null;
+  const lists = [["up", "▲", "raises"], ["down", "▼", "lowers"]].filter(([d]) => sample.outputs && sample.outputs[d].length);
+  return lists.length ? h("p.moved", null, ...lists.map(([d, mark, name]) => h(`span.moves.${d}`, null, h("span", { role: "img", "aria-label": name }, mark), ...sample.outputs[d].map(([i, v]) => h("span.move", null, token(outputName(i)), h("small", null, signed(v))))))) : null;
 };
 
 const sampleRow = (sample, top) => {
+  const { values, label } = shownOf(sample);
   let content = null;
-  if (sample.tokens && sample.tokens.length) content = context(sample, top);
-  else if (sample.values) content = h("p.vector", null, sample.label !== undefined ? token(sample.label) : null, strip(sample.values, 200, 24), peaks(sample.values));
-  else content = h("p", null, sample.label !== undefined ? token(sample.label) : `sample ${sample.sample}`);
+  if (tokensOf(sample)) content = context(sample, top);
+  else if (values) content = h("p.vector", null, label !== undefined ? token(label) : null, strip(values, 200, 24), peaks(values));
+  else content = h("p", null, label !== undefined ? token(label) : `sample ${sample.sample}`);
   return h("li", null, h(`div.size.${toward(sample)}`, { "data-tip": placeTip(sample) }, h("span.num", null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0)),
     h("div.what", null, h("span.unseen", null, placeTip(sample)), content, moves(sample)), h("span.place", { "data-tip": placeTip(sample), "aria-hidden": "true" }, place(sample)));
 };
@@ -48,20 +47,23 @@ const peaks = (values) => {
   return h("small", null, order.map(([i, v]) => `x${i} = ${number(v)}`).join(", ") || "all zero");
 };
 
-const sampleTile = (sample, top) => h("li.tile", null,
-  h("figure", null, h("img", { src: images[sample.image], alt: `${sample.label ?? "sample"} (sample ${sample.sample})`, width: 72, height: 72, decoding: "async" }),
-    h("figcaption", { "data-tip": placeTip(sample) }, sample.label !== undefined ? token(sample.label) : null, h(`span.num.${toward(sample)}`, null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0, toward(sample)))),
-  moves(sample));
+const sampleTile = (sample, top) => {
+  const { image, label } = shownOf(sample);
+  return h("li.tile", null,
+    h("figure", null, h("img", { src: image, alt: `${label ?? "sample"} (sample ${sample.sample})`, width: 72, height: 72, decoding: "async" }),
+      h("figcaption", { "data-tip": placeTip(sample) }, label !== undefined ? token(label) : null, h(`span.num.${toward(sample)}`, null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0, toward(sample)))),
+    moves(sample));
+};
 
 const samplesPanel = (s) => {
   const samples = s.top_samples;
   const title = h("h2", null, term("Top samples", "top_samples"));
   if (!samples.length) return h("section.panel.samples", null, title, h("p.note", null, "None: this subnetwork had no impact on any measured row."));
   const top = Math.max(...samples.map((x) => x.impact));
-  const tiled = samples.every((x) => x.image !== undefined);
+  const tiled = samples.every((x) => shownOf(x).image);
   const items = h(tiled ? "ul.tiles" : "ol.samples", null, ...samples.map((x) => (tiled ? sampleTile(x, top) : sampleRow(x, top))));
   items.classList.toggle("with-outputs", wish.outputs);
-  const some = samples.some((x) => (x.up && x.up.length) || (x.down && x.down.length));
+  const some = samples.some((x) => x.outputs && (x.outputs.up.length || x.outputs.down.length));
   const toggle = some ? h("label.toggle", null, h("input", { type: "checkbox", checked: wish.outputs, onchange: (event) => { wish.outputs = event.target.checked; items.classList.toggle("with-outputs", wish.outputs); } }), " outputs of each") : null;
   return h("section.panel.samples", { "aria-label": "Top samples" }, h("div.panel-head", null, title, h("span.note", null, term(unit, "sample_impact")), toggle), items);
 };
@@ -70,7 +72,7 @@ const outputsPanel = (s) => {
   const { up, down } = s.top_outputs;
   const top = Math.max(1e-30, ...[...up, ...down].map(([, v]) => Math.abs(v)));
   const side = (pairs, kind, title) => h(`div.side.${kind}`, null, h("h3", null, title),
-    pairs.length ? h("ol", null, ...pairs.map(([text, v]) => h("li", null, token(text), h("span.num", null, signed(v)), bar(Math.abs(v) / top)))) : h("p.note", null, "none"));
+    pairs.length ? h("ol", null, ...pairs.map(([i, v]) => h("li", null, token(outputName(i)), h("span.num", null, signed(v)), bar(Math.abs(v) / top)))) : h("p.note", null, "none"));
   return panel("Top outputs per unit δ", "top_outputs", h("div.sides", null, side(down, "neg", "▼ lowered"), side(up, "pos", "▲ raised")));
 };
 
@@ -93,7 +95,7 @@ const figures = (s) => {
     stat("Active rate", "active_rate", percent(s.active_rate), oneIn(s.active_rate)),
     stat("Impact", "impact", number(s.impact), unit),
     stat("Signed mean", "impact_signed", signed(s.impact_signed)),
-    stat("Share of impact", "impact_share", percent(s.impact_share), `rank ${rank} of ${count(all.length)}`),
+    stat("Share of impact", "impact_share", percent(impactShare(s)), `rank ${rank} of ${count(all.length)}`),
   ];
   if (typeof sel.auroc === "number") facts.push(stat("AUROC", "auroc", fixed(sel.auroc), typeof sel.auroc_random === "number" ? `random ${fixed(sel.auroc_random)}` : null));
   if (typeof sel.ratio === "number") facts.push(stat("Selectivity", "ratio", `${number(sel.ratio)}×`, typeof sel.delta === "number" ? `at δ = ${number(sel.delta)}` : null));
@@ -119,6 +121,6 @@ const drawCard = (k, focus) => {
     h("div.columns.three", null,
       relations("Most similar", "similarity", all.length > 1 ? neighbours("similarity", k, 6) : [], 2),
       relations("Active together", "coactivation", all.length > 1 ? neighbours("coactivation", k, 6) : [], 2),
-      relations("Interacts with", "partners", [...(s.partners || [])].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 6), 2)));
+      relations("Interacts with", "partners", [...s.partners].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 6), 2)));
   if (focus) heading.focus({ preventScroll: true });
 };

@@ -164,7 +164,7 @@ const sweepChart = (subnetwork) => {
   const pad = (high - low || 1) * 0.06;
   const x = axis(xs[0], xs[xs.length - 1], box.left + 6, box.right - 6, false, short);
   const y = axis(low - (low < 0 ? pad : 0), high > low ? high + pad : low + 1, box.bottom, box.top, false, short);
-  const svg = frame(x, y, "δ, how far the weights are moved", `change of outputs, ${effectUnit}`,
+  const svg = frame(x, y, "δ, how far the weights are moved", `change of outputs, ${measures.unit_of_changes}`,
     `Change of the outputs over δ from ${short(xs[0])} to ${short(xs[xs.length - 1])}; the numbers are in the table below.`, box);
   if (radius > 0) {
     const from = Math.max(box.left, x.place(Math.max(-radius, xs[0])));

@@ -3,11 +3,11 @@ const COLUMNS = [
   { key: "index", title: "#", tip: "subnetwork", value: (s) => s.index, rising: true },
   { key: "active_rate", title: "active rate", tip: "active_rate", value: (s) => s.active_rate, show: (s) => percent(s.active_rate) },
   { key: "impact", title: "impact", tip: "impact", value: (s) => s.impact, show: (s) => number(s.impact) },
-  { key: "share", title: "share", tip: "impact_share", value: (s) => s.impact_share, show: (s) => percent(s.impact_share) },
-  { key: "auroc", title: "AUROC", tip: "auroc", value: (s) => (s.selectivity ? s.selectivity.auroc ?? null : null), show: (s) => fixed(s.selectivity ? s.selectivity.auroc : null) },
+  { key: "share", title: "share", tip: "impact_share", value: impactShare, show: (s) => percent(impactShare(s)) },
+  { key: "auroc", title: "AUROC", tip: "auroc", value: (s) => s.selectivity?.auroc ?? null, show: (s) => fixed(s.selectivity?.auroc) },
   { key: "tensor", title: "main tensor", tip: "main_tensor", value: (s) => nameOf(mainTensor(s.index)), rising: true },
   { key: "preview", title: "top samples and outputs", tip: "top_samples" },
-].filter((c) => c.key !== "auroc" || all.some((s) => s.selectivity && typeof s.selectivity.auroc === "number"));
+].filter((c) => c.key !== "auroc" || all.some((s) => typeof s.selectivity?.auroc === "number"));
 
 const state = { sort: "impact", falling: true, words: "", order: all.map((_, k) => k) };
 const search = document.getElementById("search");
@@ -21,12 +21,13 @@ const column = (key) => COLUMNS.find((c) => c.key === key);
 const haystacks = memo(() => all.map((s, k) => {
   const words = [`#${k}`, `subnetwork ${k}`, nameOf(mainTensor(k))];
   s.tensors.forEach((share, t) => { if (share >= 0.05) words.push(nameOf(t)); });
-  const outputs = (o) => { if (o) for (const pairs of [o.up, o.down]) for (const [text] of pairs || []) words.push(text); };
+  const outputs = (o) => { if (o) for (const [i] of [...o.up, ...o.down]) words.push(outputName(i)); };
   outputs(s.top_outputs);
   for (const sample of s.top_samples) {
-    if (sample.tokens) words.push(sample.tokens.join(""), ...sample.tokens);
-    words.push(sample.label ?? "", sample.next ?? "");
-    outputs(sample);
+    const tokens = tokensOf(sample);
+    if (tokens) words.push(tokens.join(""), ...tokens);
+    words.push(shownOf(sample).label ?? "");
+    outputs(sample.outputs);
   }
   return words.join("\n").replace(/\u2581/g, " ").toLowerCase();
 }));
@@ -48,14 +49,14 @@ const compare = () => {
   };
 };
 
-const topShare = memo(() => Math.max(...all.map((s) => s.impact_share)) || 1);
+const topShare = memo(() => Math.max(...all.map(impactShare)) || 1);
 
 const makeRow = (k) => {
   const s = all[k];
   const main = mainTensor(k);
   const cells = COLUMNS.map((c) => {
     if (c.key === "index") return h("th.c-index", { scope: "row" }, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, String(k)));
-    if (c.key === "share") return h("td.c-share.num", null, c.show(s), bar(s.impact_share / topShare()));
+    if (c.key === "share") return h("td.c-share.num", null, c.show(s), bar(impactShare(s) / topShare()));
     if (c.key === "tensor") return h("td.c-tensor", { title: `${nameOf(main)} holds ${percent(s.tensors[main])} of the squared norm` }, h("span.short", null, tail(nameOf(main))), h("small", null, percent(s.tensors[main])));
     if (c.key === "preview") return h("td.c-preview", null);
     return h(`td.c-${c.key}.num`, null, c.show(s));

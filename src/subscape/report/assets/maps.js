@@ -1,6 +1,6 @@
 // The two n × n maps: unpacking, ordering, drawing on canvas, reading out.
 
-/** Undo the packing of `page_data`: upper triangle of 16-bit numbers, 32,000 for 1. */
+/** Undo `build.packed`: upper triangle of 16-bit numbers, 32,000 for 1. */
 const unpack = (text) => {
   const bytes = atob(text);
   const view = new DataView(new ArrayBuffer(bytes.length));

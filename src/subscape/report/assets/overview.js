@@ -4,27 +4,33 @@
 const preview = (k, outputs = 2) => {
   const subnetwork = all[k];
   const parts = [];
-  const pictured = hasImages ? subnetwork.top_samples.filter((s) => s.image !== undefined).slice(0, 6) : [];
-  if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map((s) => h("img", { src: images[s.image], alt: s.label ?? `sample ${s.sample}`, width: 24, height: 24, loading: "lazy", decoding: "async" }))));
+  const pictured = hasImages ? subnetwork.top_samples.map((s) => [s, shownOf(s)]).filter(([, shown]) => shown.image).slice(0, 6) : [];
+  if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map(([s, { image, label }]) => h("img", { src: image, alt: label ?? `sample ${s.sample}`, width: 24, height: 24, loading: "lazy", decoding: "async" }))));
   else if (subnetwork.top_samples.length) {
     const found = headlines(k).slice(0, 4);
-    const first = subnetwork.top_samples[0];
+    const { values } = shownOf(subnetwork.top_samples[0]);
     if (found.length) for (const [head, times] of found) parts.push(h("span.head", null, headChip(head), times > 1 ? h("small", null, `×${times}`) : null));
-    else if (first.values && first.values.length) parts.push(strip(first.values, 90, 16));
+    else if (values && values.length) parts.push(strip(values, 90, 16));
   }
   const top = subnetwork.top_outputs;
   for (const [direction, mark, name] of [["up", "▲", "raises"], ["down", "▼", "lowers"]]) {
     const list = (top ? top[direction] : []).slice(0, outputs);
-    if (list.length) parts.push(h(`span.moves.${direction}`, null, h("span", { role: "img", "aria-label": name }, mark), ...list.map(([text]) => token(text))));
+    if (list.length) parts.push(h(`span.moves.${direction}`, null, h("span", { role: "img", "aria-label": name }, mark), ...list.map(([i]) => token(outputName(i)))));
   }
   return h("span.preview", null, ...parts);
 };
 
+/** On held-out rows where the decomposition knows them, otherwise as measured. */
+const quality = {
+  fvu: measures.quality.fvu, l0: measures.quality.l0, heldout_rows: measures.quality.n_rows,
+  dead: all.filter((s) => s.active_rate === 0).length / all.length, ...data.heldout,
+};
+
 const lede = () => {
-  const { fvu, l0 } = data.quality;
+  const { fvu, l0 } = quality;
   const n = all.length;
   const explained = `${percent(Math.max(0, 1 - fvu))} of the squared gradient.`;
-  return h("p.lede", null, `${plural(n, "subnetwork")} of ${data.model.name ?? "the model"}, found in ${plural(tensors.length, "tensor")} with ${plural(data.target.n_parameters, "parameter")}. `,
+  return h("p.lede", null, `${plural(n, "subnetwork")} of ${data.model}, found in ${plural(tensors.length, "tensor")} with ${plural(data.n_parameters, "parameter")}. `,
     n === 1 ? `On held-out rows it explains ${explained}` : `On an average held-out row ${fixed(l0, 1)} of them are active; together they explain ${explained}`);
 };
 
@@ -34,28 +40,27 @@ const guide = () => h("details.guide", null, h("summary", null, "How to read thi
   h("p", null, "Underlined words explain themselves on hover, focus or tap. ", h("kbd", null, "←"), " ", h("kbd", null, "→"), " step through subnetworks in the order of the list, ", h("kbd", null, "/"), " searches, ", h("kbd", null, "Esc"), " goes back to the list."));
 
 const stats = () => {
-  const { quality, measured, target } = data;
   return h("dl.stats", null,
     stat("Subnetworks", "subnetwork", count(all.length)),
-    stat("Parameters", "parameters", count(target.n_parameters), `in ${plural(tensors.length, "tensor")}`),
+    stat("Parameters", "parameters", count(data.n_parameters), `in ${plural(tensors.length, "tensor")}`),
     stat("FVU", "fvu", number(quality.fvu), `at L0 ${fixed(quality.l0, 1)}`),
     stat("L0", "l0", fixed(quality.l0, 1), `of ${count(all.length)}`),
     stat("Dead", "dead", percent(quality.dead)),
     stat("Held out", "heldout", count(quality.heldout_rows), "rows"),
-    stat("Measured", "measured", count(measured.n_rows), `rows × ${plural(measured.n_references, "reference")}`));
+    stat("Measured", "measured", count(measures.n_rows), `rows × ${plural(measures.n_references, "reference")}`));
 };
 
 const qualityPanel = () => {
-  const q = data.quality;
-  const rows = [{ name: "these, on held-out rows", fvu: q.fvu, l0: q.l0, ours: true }];
-  if (q.fvu_row_by_row !== undefined) rows.push({ name: "the same, chosen row by row", fvu: q.fvu_row_by_row, l0: q.l0_row_by_row, ours: true });
-  if (q.fvu_measured !== undefined) rows.push({ name: "these, on measured rows", fvu: q.fvu_measured, l0: q.l0_measured, ours: true });
-  rows.push(...(q.baselines || []));
+  const { fvu, l0, fvu_row_by_row, l0_row_by_row } = quality;
+  const rows = [{ name: "these, on held-out rows", fvu, l0, ours: true }];
+  if (fvu_row_by_row !== undefined) rows.push({ name: "the same, chosen row by row", fvu: fvu_row_by_row, l0: l0_row_by_row, ours: true });
+  if (data.heldout.fvu !== undefined) rows.push({ ...measures.quality, name: "these, on measured rows", ours: true });
+  rows.push(...measures.quality.baselines);
   const top = Math.max(1, ...rows.map((r) => r.fvu));
   return panel("Reconstruction", "fvu",
     h("table.bars", null, h("caption.unseen", null, "Fraction of variance unexplained, lower is better"),
       h("thead", null, h("tr", null, h("th", { scope: "col" }, ""), h("th.num", { scope: "col" }, term("L0", "l0")), h("th", { scope: "col", colspan: 2 }, term("FVU", "fvu"), h("small", null, "lower is better")))),
-      h("tbody", null, ...rows.map((r) => h(r.ours ? "tr.ours" : "tr", null, h("th", { scope: "row" }, r.name), h("td.num", null, r.l0 === undefined ? "–" : fixed(r.l0, 1)), h("td.num", null, number(r.fvu)), h("td.barcell", null, bar(r.fvu / top)))))));
+      h("tbody", null, ...rows.map((r) => h(r.ours ? "tr.ours" : "tr", null, h("th", { scope: "row" }, r.name), h("td.num", null, fixed(r.l0, 1)), h("td.num", null, number(r.fvu)), h("td.barcell", null, bar(r.fvu / top)))))));
 };
 
 const meanShares = memo(() => tensors.map((_, t) => all.reduce((sum, s) => sum + s.tensors[t], 0) / all.length));
@@ -82,18 +87,17 @@ const tensorPanel = () => {
 
 const strongestPanel = () => {
   const order = all.map((_, k) => k).sort((a, b) => all[b].impact - all[a].impact).slice(0, 8);
-  const top = all[order[0]].impact_share || 1;
+  const top = impactShare(all[order[0]]) || 1;
   return panel("Largest impact", "impact",
-    h("ol.leaders", null, ...order.map((k) => h("li", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, h("span.idx", null, String(k)), h("span.num", null, percent(all[k].impact_share)), bar(all[k].impact_share / top), preview(k, 3))))),
+    h("ol.leaders", null, ...order.map((k) => h("li", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, h("span.idx", null, String(k)), h("span.num", null, percent(impactShare(all[k]))), bar(impactShare(all[k]) / top), preview(k, 3))))),
     h("p", null, h("a.all", { href: "#subnetworks" }, `All ${plural(all.length, "subnetwork")} →`)));
 };
 
 const settingsPanel = () => {
-  const facts = [...Object.entries(data.model).map(([key, value]) => [key === "name" ? "model" : `model ${key}`, value]), ...Object.entries(data.settings), ["unit of impact", unit], ["subscape", data.subscape_version]];
-  const notes = data.measured.notes || [];
+  const facts = [["model", data.model], ...Object.entries(data.settings), ["unit of impact", unit], ["subscape", measures.subscape_version]];
   return panel("Settings", null,
-    h("dl.facts", null, ...facts.map(([key, value]) => h("div", null, h("dt", null, key.replaceAll("_", " ")), h("dd", null, typeof value === "number" ? String(value).replace("-", MINUS) : value === null ? "–" : typeof value === "boolean" ? (value ? "yes" : "no") : value)))),
-    notes.length ? h("ul.notes", null, ...notes.map((note) => h("li", null, note))) : null);
+    h("dl.facts", null, ...facts.map(([key, value]) => h("div", null, h("dt", null, key.replaceAll("_", " ")), h("dd", null, typeof value === "number" ? String(value).replace("-", MINUS) : typeof value === "boolean" ? (value ? "yes" : "no") : value)))),
+    h("ul.notes", null, ...data.notes.map((note) => h("li", null, note))));
 };
 
 const figuresPanel = () => panel("Figures", null, h("div.figures", null, ...data.figures.map((f) =>
@@ -111,7 +115,7 @@ const drawOverview = memo(() => {
       tensorPanel());
     setTimeout(() => {
       if (all.length > 1) overview.append(panel("How subnetworks relate", null, maps()));
-      if (data.figures && data.figures.length) overview.append(figuresPanel());
+      if (data.figures.length) overview.append(figuresPanel());
       overview.append(settingsPanel());
       overview.dataset.drawn = "all";
     }, 0);

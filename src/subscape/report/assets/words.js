@@ -1,11 +1,9 @@
 // What the page says: the data, numbers and tokens as text, and the glossary.
 const data = JSON.parse(document.getElementById("data").textContent);
-const all = data.subnetworks;
-const tensors = data.target.tensors;
-const images = data.images || [];
-const unit = data.measured.unit;
-// Impact is a slope; the effect of a push is counted in the divergence itself.
-const effectUnit = unit.replace(/ per unit δ$/, "");
+const measures = data.measures;
+const all = measures.subnetworks;
+const { tensors } = data;
+const unit = `${measures.unit} per unit δ`;
 
 const GLOSSARY = {
   subnetwork: "One direction in parameter space, low-rank in every matrix and of unit norm over all tensors. Pushing it by δ adds δ times that direction to the weights.",
@@ -28,7 +26,7 @@ const GLOSSARY = {
   ratio: "Mean output change on relevant rows over the mean on other rows, where it is not active, when this subnetwork is pushed. Above 1 means selective.",
   validity_radius: "Largest δ of the sweep up to which the gradient predicts the effect of a push, with R² of at least 0.9 over rows. Beyond it the model bends.",
   top_samples: "The rows on which this subnetwork has the largest impact, at most one a sample.",
-  top_outputs: "How the outputs change per unit of a positive δ, at δ = 0, averaged over the top samples of this subnetwork" + (effectUnit === "nats" ? ", less the mean over all outputs, as of logits only differences matter. " : ". ") + "The sign of a subnetwork is arbitrary: a negative δ does the opposite.",
+  top_outputs: "How the outputs change per unit of a positive δ, at δ = 0, averaged over the top samples of this subnetwork" + (measures.logits ? ", less the mean over all outputs, as of logits only differences matter. " : ". ") + "The sign of a subnetwork is arbitrary: a negative δ does the opposite.",
   sweep: "How far the outputs move from the model’s own, as a divergence, when this subnetwork is pushed by δ: on the rows it is relevant for, on other rows, and, as a control, for a random direction of equal norm and rank. Grey: where first order holds. Dotted: δ at which selectivity is taken.",
   similarity: "Cosine between two subnetworks over all tensors: 1 is the same direction, 0 unrelated, −1 opposite.",
   coactivation: "Correlation over measured rows of being active: 1 always together, 0 independent, below 0 less often than by chance. Subnetworks that are never or always active have none.",
@@ -117,16 +115,31 @@ const mainTensor = (k) => {
   return shares.indexOf(Math.max(...shares));
 };
 const nameOf = (tensor) => tensors[tensor].name;
-const hasImages = images.length > 0;
+const hasImages = Object.values(data.samples).some((s) => s.image);
+const allImpact = all.reduce((sum, s) => sum + s.impact, 0) || 1;
+const impactShare = (s) => s.impact / allImpact;
+const outputName = (i) => measures.names.outputs[i] ?? `output ${i}`;
+/** What is shown of the sample of a row: tokens, image, values, label. */
+const shownOf = (row) => data.samples[row.sample] ?? {};
+const texts = new Map();
+/** The text of every token of a row's sample, where it has tokens. */
+const tokensOf = (row) => {
+  const ids = shownOf(row).tokens;
+  if (!ids || !ids.length) return null;
+  if (!texts.has(row.sample)) texts.set(row.sample, ids.map((i) => measures.names.tokens[i] ?? String(i)));
+  return texts.get(row.sample);
+};
+const placeIn = (tokens, row) => row.position ?? tokens.length - 1;
 
 const WORD_END = /[\p{L}\p{N}'’]{0,12}$/u;
 const WORD_START = /^[\p{L}\p{N}'’]{0,12}/u;
 
 /** What a sample stands for, as [before, token, after]: a piece of a word says little without the word. */
 const headline = (sample) => {
-  const { tokens, label } = sample;
-  if (!tokens || !tokens.length) return label === undefined ? null : ["", label, ""];
-  const at = sample.at ?? tokens.length - 1;
+  const { label } = shownOf(sample);
+  const tokens = tokensOf(sample);
+  if (!tokens) return label === undefined ? null : ["", label, ""];
+  const at = placeIn(tokens, sample);
   const text = tokens[at];
   const begins = WORD_START.exec(text)[0] !== "";
   const ends = WORD_END.exec(text)[0] !== "";

@@ -1,0 +1,59 @@
+"""What is kept beside the numbers: the samples that top rows point to, and names of what they speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from subscape.data import Samples, take
+from subscape.measures.record import Names, SubnetworkMeasures
+from subscape.measures.rows import RowSet
+
+Namer = Callable[[int], str]
+
+
+def names_of(
+    subnetworks: Iterable[SubnetworkMeasures],
+    data: Samples,
+    token_names: Namer | None,
+    output_names: Namer | None,
+) -> Names:
+    """Names of the outputs and the tokens that the measures speak of."""
+    outputs: set[int] = set()
+    tokens: set[int] = set()
+    ids = token_ids(data)
+    for entry in subnetworks:
+        for top in (entry.top_outputs, *(row.outputs for row in entry.top_samples)):
+            outputs |= {pair.output for pair in chain(top.up, top.down)} if top else set()
+        if ids is not None:
+            tokens |= set(ids[[row.sample for row in entry.top_samples]].flatten().tolist())
+    return Names(_named(outputs, output_names), _named(tokens, token_names))
+
+
+def _named(numbers: set[int], namer: Namer | None) -> dict[int, str]:
+    # A lone surrogate is no text that a file can hold.
+    text = (
+        {i: namer(i).encode("utf-8", "replace").decode() for i in sorted(numbers)} if namer else {}
+    )
+    return text
+
+
+def token_ids(data: Samples) -> Tensor | None:
+    """The token ids of samples that are sequences of them, [sample, position]; None of others."""
+    ids = data if isinstance(data, Tensor) else data.get("input_ids")
+    return ids if ids is not None and not ids.is_floating_point() and ids.dim() == 2 else None
+
+
+def samples_of(rows: Sequence[RowSet], data: Samples, labels: Tensor | None) -> dict[str, Tensor]:
+    """The samples that rows point to: `index` in the data, inputs by name, and `labels` if given."""
+    index = torch.cat([part.samples for part in rows]).unique()
+    inputs = take(data, index)
+    by_name = {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
+    # Labels of the data may be something else, such as the next token of every token.
+    kept = {name: values for name, values in by_name.items() if name != "labels"}
+    if labels is not None:
+        kept["labels"] = torch.as_tensor(labels)[index]
+    return {**kept, "index": index}
