@@ -1,10 +1,14 @@
-"""A model whose subnetworks are known, because its data were made of them."""
+"""A model whose subnetworks are known, because its data were made of them, and a small language model."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from subscape import GradientSource, Target
+from subscape.training import Trainer
 
 N_BLOCKS, N_DIRECTIONS, N_ACTIVE = 3, 3, 2
 
@@ -63,7 +67,7 @@ def plant(seed: int, n: int = 1000, dtype: torch.dtype = torch.float64) -> Plant
         "reference": "uniform",
         "n_subnetworks": N_BLOCKS * N_DIRECTIONS,
         "rank": 1,
-        "active_fraction": N_ACTIVE / (N_BLOCKS * N_DIRECTIONS),
+        "l0": float(N_ACTIVE),
         "batch_size": 64,
         "learning_rate": 0.05,
         "n_heldout_rows": 100,
@@ -81,3 +85,63 @@ def planted() -> Planted:
 @pytest.fixture
 def make_planted():
     return plant
+
+
+class Words(nn.Module):
+    """A small language model in which positions see those before."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.table, self.middle = nn.Embedding(vocabulary, width), nn.Linear(width, width)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.middle(self.table(ids).cumsum(1))))
+
+
+def words_source(
+    rows: Any = "token",
+    *,
+    n: int = 40,
+    length: int = 3,
+    width: int = 4,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    **options: Any,
+) -> GradientSource:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Words(width, 7).to(dtype)
+    ids = torch.randint(0, 7, (n, length), generator=torch.Generator().manual_seed(seed))
+    given = {"divergence": "kl", "engine": {"*": "auto"}} | options
+    return GradientSource(Target(model), ids, rows=rows, seed=seed, **given)
+
+
+@pytest.fixture(scope="session")
+def words():
+    """Row gradients of a small language model."""
+    return words_source
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch):
+    """Run something that is ended before it has done one step more than `steps`."""
+
+    def run(steps: int, what) -> None:
+        original = Trainer.step
+
+        def step(self: Trainer):
+            if self.step_number == steps:
+                raise Interrupted
+            return original(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "step", step)
+            with pytest.raises(Interrupted):
+                what()
+
+    return run

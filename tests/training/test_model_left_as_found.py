@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape import MeasureConfig, Target, decompose, measure
+from subscape.training import stream
 
 OPTIONS = {
     "n_subnetworks": 3,
@@ -17,8 +18,15 @@ OPTIONS = {
     "batch_size": 8,
     "n_heldout_rows": 16,
     "progress": False,
-    "revive_every": 3,
+    "resample_every": 3,
 }
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch):
+    """The loop takes its time over every row."""
+    monkeypatch.setattr(stream, "JUDGING_ROWS", 16)
+    monkeypatch.setattr(stream, "PREFETCH_STEPS", 2)
 
 
 class Sharing(nn.Module):
@@ -61,7 +69,7 @@ def llama() -> tuple[nn.Module, Any, dict]:
     )
     model = transformers.LlamaForCausalLM(config).eval()
     data = {"input_ids": torch.randint(0, 11, (40, 5))}
-    return model, data, {"rows": "token", "divergence": "kl"}
+    return model, data, {"rows": "sampled-token", "divergence": "kl"}
 
 
 def record(model: nn.Module) -> dict[str, Any]:

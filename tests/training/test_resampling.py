@@ -7,8 +7,9 @@ from torch import Tensor
 from subscape import GradientSource, Target, TrainingConfig
 from subscape.gradients import DenseRowGradients
 from subscape.lowrank import Stack, make_layout
+from subscape.subnetworks import SELECTIONS, BatchTopK, Dictionary
 from subscape.training import Trainer
-from subscape.training.revival import N_CANDIDATES, n_replaced_at_most, replacements
+from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, replacements
 
 E = torch.eye(4, dtype=torch.float64)
 
@@ -19,8 +20,12 @@ def rows(*sizes: float, each: int = 8) -> DenseRowGradients:
     return DenseRowGradients(flat, {"w": (4,)})
 
 
-def stack(*directions: Tensor) -> Stack:
-    return Stack(make_layout({"w": (4,)}, 1), torch.stack(directions)[None])
+def dictionary(*directions: Tensor) -> Dictionary:
+    """One replica, or several of [subnetwork, parameter], of which one subnetwork is active per row."""
+    weights = torch.stack(directions)
+    weights = weights[None] if weights.dim() == 2 else weights
+    stack = Stack(make_layout({"w": (4,)}, 1), weights)
+    return Dictionary(stack, stack, BatchTopK(1.0, weights.shape[:-1], weights))
 
 
 def picks(n_subnetworks: int, seed: int = 0) -> Tensor:
@@ -29,14 +34,14 @@ def picks(n_subnetworks: int, seed: int = 0) -> Tensor:
     return torch.rand(1, n, generator=generator, dtype=torch.float64)
 
 
-def replaced(gradients: DenseRowGradients, directions: Stack):
-    n = directions.weights.shape[1]
-    return replacements(gradients, directions, directions, 1 / n, picks(n))
+def replaced(gradients: DenseRowGradients, made: Dictionary):
+    n_replicas, n = made.selection.lead
+    return replacements(gradients, made, picks(n).expand(n_replicas, -1))
 
 
 def test_a_dead_subnetwork_becomes_the_direction_that_is_missing():
     # Rows lie along axes 0, 1, 2; subnetwork 1 looks along axis 3, where none is.
-    found = replaced(rows(3.0, 3.0, 2.0), stack(E[0], E[3], E[1]))
+    found = replaced(rows(3.0, 3.0, 2.0), dictionary(E[0], E[3], E[1]))
     assert found.replica.tolist() == [0]
     assert found.subnetwork.tolist() == [1]
     torch.testing.assert_close(found.weights.abs(), E[2:3])
@@ -44,22 +49,22 @@ def test_a_dead_subnetwork_becomes_the_direction_that_is_missing():
 
 def test_of_two_missing_directions_the_one_that_explains_more_is_taken():
     # Only axis 0 is there; axis 1 is missing with rows of 2 (7 · 4 = 28), axis 2 with rows of 3 (63).
-    found = replaced(rows(3.0, 2.0, 3.0), stack(E[0], E[3], E[3]))
+    found = replaced(rows(3.0, 2.0, 3.0), dictionary(E[0], E[3], E[3]))
     torch.testing.assert_close(found.weights.abs(), E[2:3])
 
 
 def test_nothing_is_replaced_where_nothing_is_missing():
-    found = replaced(rows(3.0, 3.0, 3.0), stack(E[0], E[1], E[2]))
+    found = replaced(rows(3.0, 3.0, 3.0), dictionary(E[0], E[1], E[2]))
     assert found.subnetwork.tolist() == []
     assert found.weights.shape == (0, 4)
 
 
 def test_a_used_subnetwork_gives_way_only_to_twice_its_use():
     # Use of subnetwork 2 (axis 2): Δ = 8 · 2² = 32. Axis 3 would gain 7 · c², without the row it is from.
-    directions = stack(E[0], E[1], E[2])
-    kept = replaced(rows(9.0, 9.0, 2.0, 2.9), directions)  # 59 < 2 · 32
+    made = dictionary(E[0], E[1], E[2])
+    kept = replaced(rows(9.0, 9.0, 2.0, 2.9), made)  # 59 < 2 · 32
     assert kept.subnetwork.tolist() == []
-    given = replaced(rows(9.0, 9.0, 2.0, 3.1), directions)  # 67 > 2 · 32
+    given = replaced(rows(9.0, 9.0, 2.0, 3.1), made)  # 67 > 2 · 32
     assert given.subnetwork.tolist() == [2]
     torch.testing.assert_close(given.weights.abs(), E[3:4])
 
@@ -70,22 +75,21 @@ def test_a_candidate_is_not_judged_by_the_row_it_comes_from(n_alike: int, replac
     # more than twice the least use, 8 · 2² = 32; a second one like it speaks for a direction.
     alike = (20 * E[3]).expand(n_alike, 4)
     flat = torch.cat([rows(3.0, 3.0, 2.0).flat, alike])
-    found = replaced(DenseRowGradients(flat, {"w": (4,)}), stack(E[0], E[1], E[2]))
+    found = replaced(DenseRowGradients(flat, {"w": (4,)}), dictionary(E[0], E[1], E[2]))
     assert found.subnetwork.tolist() == replaced_ones
 
 
 def test_a_copy_is_of_no_use():
     # Both copies fire in the rows of axis 0 and rebuild twice what is there: without one of them the
     # error falls by 8 · 9, though both are active as often as subnetwork 2.
-    found = replaced(rows(3.0, 3.0, 4.0), stack(E[0], E[0], E[1]))
+    found = replaced(rows(3.0, 3.0, 4.0), dictionary(E[0], E[0], E[1]))
     assert found.subnetwork.tolist() in ([0], [1])
     torch.testing.assert_close(found.weights.abs(), E[2:3])
 
 
 def test_replicas_are_judged_each_by_itself():
-    directions = torch.stack([torch.stack([E[0], E[1], E[2]]), torch.stack([E[0], E[3], E[1]])])
-    two = Stack(make_layout({"w": (4,)}, 1), directions)
-    found = replacements(rows(3.0, 3.0, 3.0), two, two, 1 / 3, picks(3).expand(2, -1))
+    two = dictionary(torch.stack([E[0], E[1], E[2]]), torch.stack([E[0], E[3], E[1]]))
+    found = replaced(rows(3.0, 3.0, 3.0), two)
     assert found.replica.tolist() == [1]
     assert found.subnetwork.tolist() == [1]
 
@@ -100,13 +104,14 @@ def test_at_most_a_tenth_is_replaced_but_at_least_one(n: int, expected: int):
 CONFIG = TrainingConfig(
     n_subnetworks=5,
     rank=1,
-    active_fraction=0.2,
+    l0=1.0,
     steps=40,
     batch_size=16,
-    warm_start=0.0,
-    revive_every=10,
+    dense_warmup=0.0,
+    resample_every=10,
     n_restarts=2,
 )
+EVERY = pytest.mark.parametrize("kind", list(SELECTIONS))
 
 
 def trainer_with_a_dead_subnetwork(planted, config: TrainingConfig, steps: int) -> Trainer:
@@ -115,33 +120,52 @@ def trainer_with_a_dead_subnetwork(planted, config: TrainingConfig, steps: int) 
     for _ in range(steps):
         made.step()
     with torch.no_grad():
-        made.encoder_weights[0, 1, 3] = 0
+        made.dictionary.encoder_weights[0, 1, 3] = 0
     made.step()
     return made
 
 
 def moments(made: Trainer, restart: int, subnetwork: int) -> Tensor:
-    states = [made.optimiser.state[w] for w in (made.encoder_weights, made.decoder_weights)]
+    states = [made.optimiser.state[w] for w in made.dictionary.parameters()]
     return torch.cat([
-        s[k][0, restart, subnetwork] for s in states for k in ("exp_avg", "exp_avg_sq")
+        s[k][0, restart, subnetwork].flatten() for s in states for k in ("exp_avg", "exp_avg_sq")
     ])
 
 
-def test_a_revived_subnetwork_starts_afresh_and_the_others_go_on(planted):
-    made = trainer_with_a_dead_subnetwork(planted, CONFIG, 9)
-    idle = trainer_with_a_dead_subnetwork(planted, replace(CONFIG, revive_every=0), 9)
-    assert torch.equal(made.encoder.weights[0, 1, 3], made.decoder.weights[0, 1, 3])
+@EVERY
+def test_a_resampled_subnetwork_starts_afresh_and_the_others_go_on(planted, kind: str):
+    config = replace(CONFIG, selection=kind)
+    made = trainer_with_a_dead_subnetwork(planted, config, 9)
+    idle = trainer_with_a_dead_subnetwork(planted, replace(config, resample_every=0), 9)
+    encoder, decoder = made.dictionary.encoder, made.dictionary.decoder
+    assert torch.equal(encoder.weights[0, 1, 3], decoder.weights[0, 1, 3])
     assert not moments(made, 1, 3).any()
-    torch.testing.assert_close(made.decoder.flat()[0, 1, 3].norm(), torch.tensor(1.0).double())
-    assert not torch.equal(made.decoder.weights[0, 1, 3], idle.decoder.weights[0, 1, 3])
+    torch.testing.assert_close(decoder.flat()[0, 1, 3].norm(), torch.tensor(1.0).double())
+    before = idle.dictionary.decoder.weights
+    assert not torch.equal(decoder.weights[0, 1, 3], before[0, 1, 3])
     # At most one of five goes in a restart, and here it was the dead one.
     others = [0, 1, 2, 4]
-    assert torch.equal(made.decoder.weights[0, 1, others], idle.decoder.weights[0, 1, others])
+    assert torch.equal(decoder.weights[0, 1, others], before[0, 1, others])
     assert all(moments(made, 1, k).any() for k in others)
+    if kind == "jumprelu":
+        found, old = (t.dictionary.selection.log_threshold[0, 1] for t in (made, idle))
+        assert found[3] == old.mean()
+        assert torch.equal(found[others], old[others])
 
 
 @pytest.mark.parametrize("steps", [8, 29])
-def test_revival_keeps_to_its_steps(planted, steps: int):
-    """Not between multiples of `revive_every`, and not after half of the 40 steps."""
+def test_resampling_keeps_to_its_steps(planted, steps: int):
+    """Not between multiples of `resample_every`, and not after half of the 40 steps."""
     made = trainer_with_a_dead_subnetwork(planted, CONFIG, steps)
     assert moments(made, 1, 3).any()
+
+
+def test_thresholds_that_have_not_begun_are_not_touched_by_resampling(planted):
+    # In the dense warm-up there are none yet, and the optimiser holds nothing of them.
+    config = replace(CONFIG, selection="jumprelu", dense_warmup=1.0)
+    made = trainer_with_a_dead_subnetwork(planted, config, 9)
+    assert not made.dictionary.selection.threshold.any()
+    other = Trainer(made.sources, config)
+    other.load_state(made.state())
+    for name, values in made.state().items():
+        assert torch.equal(values, other.state()[name]), name

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from subscape import GradientSource, Target
-from subscape.gradients import DenseRowGradients, FactoredRowGradients, generator_of
+from subscape.gradients import DenseRowGradients, FactoredRowGradients
 from subscape.lowrank import Stack, initial_stack
 from subscape.lowrank.layout import make_layout
-from subscape.training import revival
+from subscape.rows import generator_of
+from subscape.subnetworks import BatchTopK, Dictionary
+from subscape.training import resampling
+from subscape.training.resampling import N_CANDIDATES, Replacements, replacements
 from subscape.training.residual import (
     ProductResidual,
     Residual,
@@ -20,7 +23,6 @@ from subscape.training.residual import (
     residual_of,
     residual_row,
 )
-from subscape.training.revival import N_CANDIDATES, Replacements, replacements
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SHAPES = {"matrix": (4, 3), "vector": (3,)}
@@ -188,7 +190,7 @@ def source_of(n_rows: int) -> GradientSource:
 def both_kinds(n_rows: int) -> tuple[FactoredRowGradients, DenseRowGradients, Stack]:
     """The same rows as factors and in full, and unit directions [2 replicas, 6 subnetworks]."""
     source = source_of(n_rows)
-    factored = source.gradients(source.batch(0, n_rows))
+    factored = source.gradients(source.rows(0, n_rows))
     assert isinstance(factored, FactoredRowGradients)
     layout = make_layout(source.shapes, 2)
     stack = initial_stack(layout, (2, 6), generator_of(5), torch.zeros(()).double())
@@ -210,12 +212,13 @@ def test_residuals_of_factored_rows_are_those_of_the_same_rows_in_full(n_rows: i
         torch.testing.assert_close(found, residual_row(dense, kept[1], one, row), **CLOSE)
 
 
-# In revival
+# In resampling
 
 
 def replaced(gradients: Any, stack: Stack, n_turns: int = 3) -> Replacements:
     picks = torch.rand(2, n_turns * N_CANDIDATES, generator=generator_of(6), dtype=torch.float64)
-    return replacements(gradients, stack, stack, 1 / 6, picks)
+    selection = BatchTopK(1.0, stack.weights.shape[:-1], stack.weights)
+    return replacements(gradients, Dictionary(stack, stack, selection), picks)
 
 
 def assert_same_replacements(found: Replacements, expected: Replacements, stack: Stack) -> None:
@@ -240,7 +243,7 @@ def test_replacements_are_the_same_by_either_form(n_rows: int, monkeypatch: pyte
         def residual(gradients: DenseRowGradients, kept: Tensor, decoder: Stack) -> Residual:
             return FORMS[form](gradients.flat - kept @ decoder.flat())
 
-        monkeypatch.setattr(revival, "residual_of", residual)
+        monkeypatch.setattr(resampling, "residual_of", residual)
         return replaced(dense, stack)
 
     assert_same_replacements(forced("products"), forced("vectors"), stack)

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from subscape import TrainingConfig
-from subscape.training.schedule import active_fraction, learning_rate
+from subscape.training.schedule import in_dense_warmup, learning_rate
 
 
 def test_cosine_falls_to_zero_at_the_end():
@@ -25,8 +25,7 @@ def test_constant_schedule():
     assert [learning_rate(config, t) for t in (0, 5_000, 9_999)] == [0.3] * 3
 
 
-def test_all_coefficients_are_active_during_the_warm_start():
-    config = TrainingConfig(warm_start=0.25, active_fraction=0.1, steps=8)
-    assert [active_fraction(config, t) for t in range(8)] == [1.0] * 2 + [0.1] * 6
-    cold = TrainingConfig(warm_start=0.0, active_fraction=0.1, steps=8)
-    assert active_fraction(cold, 0) == 0.1
+def test_all_coefficients_are_active_during_the_dense_warm_up():
+    config = TrainingConfig(dense_warmup=0.25, steps=8)
+    assert [in_dense_warmup(config, t) for t in range(8)] == [True] * 2 + [False] * 6
+    assert not in_dense_warmup(TrainingConfig(dense_warmup=0.0, steps=8), 0)

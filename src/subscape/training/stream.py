@@ -26,16 +26,17 @@ JUDGING_BUDGET = 128 * 2**20
 
 
 class Stream:
-    """Batches of row gradients."""
+    """Batches of row gradients of a run of `n_steps`."""
 
     def __init__(
         self,
         sources: Sequence[GradientSource],
         layout: Layout,
         batch_size: int,
+        n_steps: int,
         micro_batch_size: int | None = None,
     ) -> None:
-        self.sources = list(sources)
+        self.sources, self.n_steps = list(sources), n_steps
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self._row_bytes = layout.n_parameters * self.sources[0].target.like.element_size()
         self._block: tuple[int, Tensor] | None = None
@@ -63,7 +64,8 @@ class Stream:
     @property
     def steps_ahead(self) -> int:
         """Steps whose gradients are made together."""
-        affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // (self._row_bytes * self.batch_size))
+        affordable = PREFETCH_BUDGET // (self._row_bytes * self.batch_size)
+        affordable = min(affordable, PREFETCH_STEPS, self.n_steps)
         if self.micro_batch_size is not None:
             affordable = min(affordable, self.micro_batch_size // self.batch_size)
         return max(1, affordable)

@@ -49,7 +49,7 @@ class Trainer:
         at_once = config.micro_batch_size
         if at_once is None and len(self.sources) == 1 and self.sources[0].plan is not None:
             at_once = estimate(self.sources[0], config).rows_within
-        self.stream = Stream(self.sources, layout, config.batch_size, at_once)
+        self.stream = Stream(self.sources, layout, config.batch_size, config.steps, at_once)
         self.step_number = 0
 
     @torch.enable_grad()
