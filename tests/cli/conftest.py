@@ -110,7 +110,7 @@ def runs(tmp_path_factory) -> Path:
             Path(file).write_text(text)
         silent(
             "decompose llama --parameters model.layers.0.self_attn --data train.txt --heldout "
-            f"stories.txt --window 6 --rows token --divergence kl --out stories {options}"
+            f"stories.txt --window 6 --rows sampled-token --divergence kl --out stories {options}"
         )
         silent(f"measure stories --json {MEASURE}")
     finally:
