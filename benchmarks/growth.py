@@ -15,7 +15,7 @@ from _lib.memory import GIB, in_own_process, peak, start_peak
 from _lib.shapes import Shape
 from step_vs_training_step import trainer_of
 
-from subscape.training import estimate
+from subscape.training.estimate import estimate
 
 MIDDLE = {"rows": 256, "tokens": 16, "subnetworks": 64, "rank": 8, "width": 128}
 AXES = {
@@ -26,7 +26,7 @@ AXES = {
     "rank": (4, 8, 16),
     "width": (128, 256, 512),
 }
-STEPS = 3
+STEPS = 2
 
 
 def shape_of(tokens: int, subnetworks: int, rank: int, width: int, rows: int) -> Shape:
@@ -43,7 +43,7 @@ def shape_of(tokens: int, subnetworks: int, rank: int, width: int, rows: int) ->
     )
     model = GPTNeoForCausalLM._from_config(config, attn_implementation="eager").eval()
     data = {"input_ids": torch.randint(0, config.vocab_size, (rows, tokens))}
-    return Shape("growth", model, data, "transformer.h.2", "token", subnetworks, rank, rows)
+    return Shape("growth", model, data, "transformer.h.2", "sampled-token", subnetworks, rank, rows)
 
 
 def measure(axis: str, value: int) -> dict[str, float]:
@@ -92,7 +92,7 @@ def main() -> None:
             "ms": [round(1e3 * p["seconds"], 1) for p in points],
             "time_exponent": round(exponent(values, [p["seconds"] for p in points]), 2),
             "peak_gib": [round(p["above"] / GIB, 3) for p in points],
-            "memory_exponent": round(exponent(values, [p["above"] for p in points]), 2),
+            "memory_exponent": round(exponent(values, [max(p["above"], 1.0) for p in points]), 2),
         }
         print(json.dumps(line), flush=True)
 

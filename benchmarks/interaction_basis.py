@@ -11,16 +11,15 @@ from pathlib import Path
 
 import torch
 
-from subscape.interaction_basis import (
-    Chain,
-    build_graph,
+from subscape.interaction_basis import Chain, build_graph
+from subscape.interaction_basis.build import BasisConfig, build_bases
+from subscape.interaction_basis.edges import interactions_by_vjp
+from subscape.interaction_basis.jacobian import jacobian_gram
+from subscape.reproduce.modular_addition import (
     load_modular_addition,
     modular_addition_chain,
     modular_addition_data,
 )
-from subscape.interaction_basis.build import BasisConfig, build_bases
-from subscape.interaction_basis.edges import interactions_by_vjp
-from subscape.interaction_basis.jacobian import jacobian_gram
 
 SEED = 3
 

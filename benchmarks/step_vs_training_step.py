@@ -18,14 +18,15 @@ from torch.nn.functional import cross_entropy
 
 from subscape import GradientSource, Target
 from subscape.data import take, to_device
-from subscape.training import Trainer, TrainingConfig, estimate
+from subscape.training import Trainer, TrainingConfig
+from subscape.training.estimate import estimate
 
-REPETITIONS = 5
+REPETITIONS = 2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def trainer_of(shape: Shape, batch_size: int | None = None, **settings) -> Trainer:
-    """A trainer past the warm start, when only a tenth of the coefficients is active."""
+    """A trainer past the dense warm-up, when only a tenth of the coefficients is active."""
     shape.model.to(DEVICE)
     target = Target(shape.model, shape.parameters)
     source = GradientSource(target, shape.data, divergence="kl", rows=shape.rows)
@@ -33,8 +34,8 @@ def trainer_of(shape: Shape, batch_size: int | None = None, **settings) -> Train
         n_subnetworks=shape.n_subnetworks,
         rank=shape.rank,
         batch_size=batch_size or shape.batch_size,
-        warm_start=0.0,
-        revive_every=0,
+        dense_warmup=0.0,
+        resample_every=0,
         **settings,
     )
     return Trainer([source], config)
@@ -84,14 +85,14 @@ def compare(name: str, repetitions: int) -> dict[str, object] | None:
         return None
     trainer = trainer_of(shape)
     # Steps come in blocks where rows are small: a repetition is a whole number of blocks.
-    n_steps = trainer.steps_per_block
+    n_steps = trainer.stream.steps_ahead
     calls = {
         "decomposition": lambda: [synchronised(trainer.step) for _ in range(n_steps)],
         "training": lambda: [
             synchronised(TrainingStep(shape, shape.batch_size)) for _ in range(n_steps)
         ],
     }
-    if shape.rows == "token":
+    if shape.rows != "sample":
         calls["training_sampled"] = lambda: [
             synchronised(SampledTrainingStep(shape, shape.batch_size)) for _ in range(n_steps)
         ]

@@ -8,7 +8,8 @@ import sys
 import torch
 
 import subscape
-from subscape.measures import oracle, recovery
+from subscape.measures.oracle import oracle
+from subscape.measures.recovery import recovery
 from subscape.toys import tms, true_subnetworks
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000

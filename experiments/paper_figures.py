@@ -12,33 +12,33 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import paper_drawings as draw
 import torch
 
 from subscape._io import write_json
 from subscape.divergences import mse
-from subscape.gradients import GradientSource, generator_of
+from subscape.gradients import GradientSource
 from subscape.measures import (
     RowSet,
     auroc,
     delta_of_change,
     grid,
-    mixing_recovery,
     outputs_at,
     random_like,
-    recovery,
-    selectivity,
     sweep,
 )
-from subscape.measures.impact import coefficients_over_references
-from subscape.measures.mixing import compare
-from subscape.measures.selectivity import spread
-from subscape.report import paper_figures as draw
+from subscape.measures.impact import coefficients_over_references, draws_of
+from subscape.measures.selectivity import selectivity, spread
 from subscape.report.sweep_figure import draw_grid
-from subscape.reproduction import TOYS, reproduction, true_directions
+from subscape.reproduce.mixing import compare, mixing_recovery
+from subscape.reproduce.recipes import reproduction
+from subscape.reproduce.toys import compared_with_truth
+from subscape.rows import generator_of
 from subscape.subnetworks.editing import displacement
 from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
-from subscape.training import decompose
+from subscape.toys import TOYS
+from subscape.training.decompose import decompose
 
 N_ROWS = 1_000
 STRONG = 0.25
@@ -71,16 +71,10 @@ class Decomposed:
             config=config,
             progress=False,
         )
-        truth = true_directions(self.toy, what.divergence)
-        alive = torch.tensor(self.found.metrics["active_rate"]) > DEAD_RATE
-        represented = self.toy.represented.repeat(len(truth.directions) // self.toy.n_groups)
-        self.compared = recovery(
-            self.found.decoder.flat(), truth.directions, alive=alive, represented=represented
-        )
-        active = self.toy.inputs.active_groups(self.fresh)
+        truth, _, self.compared = compared_with_truth(self.toy, self.found, what.divergence)
+        self.active = self.toy.inputs.active_groups(self.fresh)
         if len(truth.directions) > self.toy.n_groups:  # a circuit for each sign of the input
-            active = torch.cat([self.fresh > 0, self.fresh < 0], 1)
-        self.active = active
+            self.active = torch.cat([self.fresh > 0, self.fresh < 0], 1)
 
 
 def layers(names: list[str], part: dict) -> list[dict]:
@@ -127,13 +121,7 @@ def encoder_directions(d: Decomposed) -> dict:
 
 def mixing_coefficients(d: Decomposed) -> dict:
     dense, own = d.found.decoder.dense(), dict(d.toy.model.named_parameters())
-    read = mixing_recovery(
-        dense["W_in"].detach(),
-        dense["W_out"].detach(),
-        own["W_in"].detach(),
-        own["W_out"].detach(),
-        d.toy.mixing,
-    )
+    read = mixing_recovery(dense["W_in"], dense["W_out"], own["W_in"], own["W_out"], d.toy.mixing)
     true = d.toy.mixing[:, read.feature].T
     columns = read.read_out.columns
     factor = (columns * true).sum(1, keepdim=True) / columns.square().sum(1, keepdim=True)
@@ -183,7 +171,8 @@ def over_inputs(d: Decomposed, tensors: list[str], delta: float) -> dict:
 def selectivities(d: Decomposed, tensors: list[str]) -> dict:
     """AUROC at the δ that changes relevant outputs by their spread, by three ideas of relevance."""
     source = GradientSource(d.target, d.fresh, divergence=d.what.divergence, seed=5)
-    found, _ = coefficients_over_references(source, torch.arange(N_ROWS), d.found.encoder, 10, 0)
+    (draws,) = draws_of(source, torch.arange(N_ROWS), 10, N_ROWS, first=0)
+    found, _ = coefficients_over_references(source, draws, d.found.encoder)
     impact = found.abs().mean(0)
     rows = RowSet(torch.arange(N_ROWS))
     size = spread(outputs_at(d.target, d.fresh, rows), mse)

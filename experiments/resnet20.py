@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import subscape
-from subscape.measures import oracle
+from subscape.measures.oracle import oracle
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -111,9 +111,9 @@ def main() -> None:
     print(prepared.summary())
     found = prepared.run(arguments.out)
     heldout = prepared.heldout
-    rows = heldout.gradients(heldout.block(0, 1, len(heldout))).flat
+    rows = heldout.gradients(heldout.rows(0, len(heldout))).flat
     train = torch.cat([
-        prepared.source.gradients(prepared.source.batch(number, 128)).flat for number in range(8)
+        prepared.source.gradients(prepared.source.rows(number, 128)).flat for number in range(8)
     ])
     principal = torch.linalg.svd(train, full_matrices=False).Vh
     few = principal[: round(found.metrics["l0"])]

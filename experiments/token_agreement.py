@@ -18,7 +18,8 @@ import torch
 
 from subscape.cli.loading import load_data, load_model, load_tokenizer
 from subscape.gradients import GradientSource, generator_of
-from subscape.measures import impact, random_like
+from subscape.measures import random_like
+from subscape.measures.impact import impact
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
 

@@ -39,3 +39,30 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data: SUBSCAPE_DATA names no folder: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mod_add_weights():
+    """Makes random weights of the transformer for modular addition out of a generator."""
+    return _mod_add_weights
+
+
+def _mod_add_weights(generator, modulus=5, width=8, heads=2, hidden=11):
+    head = width // heads
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).double() / shape[-2] ** 0.5
+
+    attention = {f"W_{x}": draw(heads, width, head) for x in "QKV"}
+    attention |= {f"b_{x}": 0.2 * draw(heads, head) for x in "QKV"}
+    attention |= {"W_O": draw(heads, head, width), "b_O": 0.2 * draw(1, width)[0]}
+    return {f"blocks.0.attn.{name}": tensor for name, tensor in attention.items()} | {
+        "embed.W_E": draw(modulus + 1, width) * 3,
+        "pos_embed.W_pos": draw(3, width),
+        "blocks.0.mlp.W_in": draw(width, hidden),
+        "blocks.0.mlp.b_in": 0.2 * draw(1, hidden)[0],
+        "blocks.0.mlp.W_out": draw(hidden, width),
+        "blocks.0.mlp.b_out": 0.2 * draw(1, width)[0],
+        "unembed.W_U": draw(width, modulus + 1),
+        "unembed.b_U": 0.2 * draw(1, modulus + 1)[0],
+    }

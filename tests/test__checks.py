@@ -1,6 +1,6 @@
 import pytest
 
-from subscape._checks import nearest, problem, require
+from subscape._checks import nearest, optional, problem, require
 
 
 def test_problem_states_argument_expected_got_and_repair():
@@ -43,3 +43,12 @@ def test_nearest_points_out_near_misses(name: str, expected: str):
 def test_an_empty_repair_leaves_no_trace():
     message = problem("divergence", "'mse' or 'kl'", repr("zzz"), nearest("zzz", ["mse", "kl"]))
     assert message == "divergence: expected 'mse' or 'kl'; got 'zzz'."
+
+
+def test_what_is_not_installed_is_named_with_its_remedy():
+    assert optional("json", "for nothing", "json").loads("1") == 1
+    with pytest.raises(
+        ImportError, match="nowhere: expected to be installed, for a test; got no"
+    ) as e:
+        optional("nowhere.at_all", "for a test", "'subscape[test]'")
+    assert "pip install 'subscape[test]'" in str(e.value)

@@ -45,7 +45,7 @@ def tinystories_8m() -> Shape:
     model = GPTNeoForCausalLM._from_config(config, attn_implementation="eager").eval()
     data = {"input_ids": torch.randint(0, config.vocab_size, (4096, 16))}
     parameters = "transformer.h.4.attn.attention"
-    return Shape("tinystories-8m", model, data, parameters, "token", 100, 25)
+    return Shape("tinystories-8m", model, data, parameters, "sampled-token", 100, 25)
 
 
 def gpt2_mlp(n_subnetworks: int = 512) -> Shape:
@@ -55,7 +55,9 @@ def gpt2_mlp(n_subnetworks: int = 512) -> Shape:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config()).eval()
     data = {"input_ids": torch.randint(0, 50257, (4096, 16))}
-    return Shape("gpt2-small-mlp", model, data, "transformer.h.6.mlp", "token", n_subnetworks, 8)
+    return Shape(
+        "gpt2-small-mlp", model, data, "transformer.h.6.mlp", "sampled-token", n_subnetworks, 8
+    )
 
 
 def stories260k() -> Shape | None:
@@ -68,7 +70,7 @@ def stories260k() -> Shape | None:
     model = AutoModelForCausalLM.from_pretrained(folder / "stories260k").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "stories260k")
     data = text_windows(folder / "tinystories" / "heldout_sample.txt", tokenizer, length=16)
-    return Shape("stories260k", model, data, "model.layers.2.self_attn", "token", 100, 0.1)
+    return Shape("stories260k", model, data, "model.layers.2.self_attn", "sampled-token", 100, 0.1)
 
 
 def resnet20() -> Shape | None:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from subscape.report import write_report
     from subscape.subnetworks.decomposition import Decomposition, Subnetwork
     from subscape.targets import Target
-    from subscape.training import TrainingConfig, decompose, estimate, prepare
+    from subscape.training import TrainingConfig
+    from subscape.training.decompose import decompose, prepare
+    from subscape.training.estimate import estimate
 
 __all__ = [
     "Decomposition",
@@ -44,7 +46,9 @@ HOMES = {
     "report": ("write_report",),
     "subnetworks.decomposition": ("Decomposition", "Subnetwork"),
     "targets": ("Target",),
-    "training": ("TrainingConfig", "decompose", "estimate", "prepare"),
+    "training": ("TrainingConfig",),
+    "training.decompose": ("decompose", "prepare"),
+    "training.estimate": ("estimate",),
 }
 """Where the public names live: imported at their first use, as torch takes a second or two to load."""
 

@@ -6,6 +6,7 @@ A check states the argument, what was expected, what came and, where it is not o
 repair it. What our own code guarantees is an `assert`, not a check.
 """
 
+import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -79,3 +80,27 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
         expected = f"a setting, one of {known}"
         require(name in known, name, expected, "an unknown one", nearest(name, known))
     return replace(config, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def optional(module: str, purpose: str, install: str) -> Any:
+    """Import what not everybody has installed.
+
+    Args:
+        module: Its dotted name.
+        purpose: What it is needed for, as a phrase such as "for pictures".
+        install: What to give to pip.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is not there.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        repair = f"Install it: pip install {install}."
+        raise ImportError(
+            problem(package, f"to be installed, {purpose}", "no such package", repair)
+        ) from error

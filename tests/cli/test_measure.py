@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,13 +17,13 @@ def test_it_leaves_the_measures_in_the_run_folder(folder, command):
     assert {p.name for p in (folder / "bare" / "measures").iterdir()} == {
         "impact.safetensors",
         "measures.json",
-        "samples.safetensors",
+        "measures.safetensors",
         "subnetworks.jsonl",
     }
     assert printed.pop("out") == "bare/measures"
     found = Measures.load("bare/measures")
-    assert found.record == printed
-    assert len(found.record["subnetworks"]) == 4
+    assert json.loads(json.dumps(msgspec.to_builtins(found.record))) == printed
+    assert len(found) == 4
     # Labels lie beside the inputs.
     kept = found.samples
     assert torch.equal(kept["labels"], load_file("x.safetensors")["labels"][kept["index"]])
@@ -38,19 +39,19 @@ def test_text_says_what_to_do_next(command):
 
 
 def test_tokens_and_outputs_are_named(folder):
-    record = Measures.load("stories/measures").record
-    words = set(record["names"]["tokens"].values())
+    found = Measures.load("stories/measures")
+    words = set(found.names.tokens.values())
     assert words <= {"once", "upon", "a", "time", "there", "was", "<b>", "cat", "dog", "."}
     assert len(words) > 5
-    assert "<b>" in set(record["names"]["outputs"].values()) | words
-    assert record["settings"]["rows"] == "every-token"
+    assert "<b>" in set(found.names.outputs.values()) | words
+    assert found.rows == "token"
 
 
 def test_classes_are_named_by_a_file(folder, command):
     (folder / "names.txt").write_text("zero\none\n")
     command("measure", "bare", "--names", "names.txt", "--json", *SETTINGS)
-    names = Measures.load("bare/measures").record["names"]["outputs"]
-    assert names == {"0": "zero", "1": "one", "2": "output 2"}
+    names = Measures.load("bare/measures").names.outputs
+    assert names == {0: "zero", 1: "one", 2: "output 2"}
 
 
 def test_a_model_without_a_tokenizer_is_measured_without_names(folder, command):
@@ -72,12 +73,10 @@ def test_the_same_again_is_only_read(folder, command):
 
 
 def test_interrupted_it_goes_on(folder, command, monkeypatch, capsys):
-    import sys
-
     from subscape.cli.main import main
+    from subscape.measures import measure as module
 
     expected = json.loads(command("measure", "bare", "--json", "--out", "whole", *SETTINGS))
-    module = sys.modules["subscape.measures.measure"]
     right, calls = module.card, []
 
     def stopping(*arguments):
@@ -108,7 +107,7 @@ def test_other_settings_need_overwrite_which_takes_only_its_own_files(folder, co
     error = refused("measure", "net", "--json", *SETTINGS, "--seed", "1")
     assert "the same measurement" in error
     command("measure", "net", "--json", *SETTINGS, "--seed", "1", "--overwrite")
-    assert Measures.load("net/measures").record["settings"]["seed"] == 1
+    assert Measures.load("net/measures").settings.seed == 1
     assert (folder / "net" / "measures" / "notes.txt").read_text() == "mine"
 
 

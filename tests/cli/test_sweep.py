@@ -27,12 +27,11 @@ def test_the_numbers_are_those_of_the_edited_model(folder, command):
     )
     assert found["subnetwork"] == 1
     assert found["delta"] == [-0.5, 0, 2]
-    top = Measures.load("net/measures").record["subnetworks"][1]["top_samples"]
-    samples = [row["sample"] for row in top]
+    samples = [row.sample for row in Measures.load("net/measures")[1].top_samples]
     expected = [mean_changes(1, d, samples) for d in found["delta"]]
     assert found["relevant"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
     assert all(v >= 0 for c in ("drawn_at_random", "random_direction") for v in found[c])
-    assert found["unit"] == "divergence"
+    assert found["unit"] == "squared output"
     text = command("sweep", "net", "--subnetwork", "1", "--deltas", "-0.5", "0", "2")
     assert [line.split()[0] for line in text.splitlines()[2:]] == ["-0.5", "0", "2"]
 
@@ -57,8 +56,8 @@ def test_two_at_a_time(folder, command):
     arguments = ["sweep", "net", "--subnetwork", "0", "--beside", "2", "--deltas", "0", "1"]
     found = json.loads(command(*arguments, "--json", "--out", "g.svg"))
     assert found["change"][0][0] == 0
-    record = Measures.load("net/measures").record["subnetworks"]
-    samples = [row["sample"] for k in (0, 2) for row in record[k]["top_samples"]]
+    measures = Measures.load("net/measures")
+    samples = [row.sample for k in (0, 2) for row in measures[k].top_samples]
     assert found["change"][1][0] == pytest.approx(mean_changes(0, 1.0, samples), rel=1e-4)
     assert found["change"][0][1] == pytest.approx(mean_changes(2, 1.0, samples), rel=1e-4)
     assert "<svg" in (folder / "g.svg").read_text()
@@ -119,7 +118,7 @@ def test_a_wrong_argument_gets_one_line(refused, arguments, words):
 def test_measures_in_a_divergence_of_ones_own(folder, refused):
     path = folder / "net" / "measures" / "measures.json"
     record = json.loads(path.read_text())
-    record["settings"]["divergence"] = "cosine_distance"
+    record["divergence"] = "cosine_distance"
     path.write_text(json.dumps(record))
     error = refused("sweep", "net", "--json")
     assert "a function of your own, cosine_distance" in error

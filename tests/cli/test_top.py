@@ -1,20 +1,25 @@
 import json
 import shutil
 
+import msgspec
 import pytest
 
 from subscape.measures import Measures
 
 
+def plain(entry) -> dict:
+    return json.loads(json.dumps(msgspec.to_builtins(entry)))
+
+
 def test_the_list_is_sorted_by_impact(command):
     entries = json.loads(command("top", "net", "--json"))
-    record = Measures.load("net/measures").record
+    measures = Measures.load("net/measures")
     assert sorted(e["index"] for e in entries) == [0, 1, 2, 3]
     impacts = [e["impact"] for e in entries]
     assert impacts == sorted(impacts, reverse=True)
-    assert entries[0] == record["subnetworks"][entries[0]["index"]]
+    assert entries[0] == plain(measures[entries[0]["index"]])
     lines = command("top", "net").splitlines()
-    assert "impact (divergence per δ)" in lines[0]
+    assert "impact (squared output per δ)" in lines[0]
     assert [int(line.split()[0]) for line in lines[1:]] == [e["index"] for e in entries]
     assert len(command("top", "net", "--n", "2").splitlines()) == 3
     assert len(json.loads(command("top", "net", "--n", "2", "--json"))) == 2
@@ -22,7 +27,7 @@ def test_the_list_is_sorted_by_impact(command):
 
 def test_one_subnetwork(command):
     entry = json.loads(command("top", "net", "--subnetwork", "2", "--json"))
-    assert entry == Measures.load("net/measures").record["subnetworks"][2]
+    assert entry == plain(Measures.load("net/measures")[2])
     text = command("top", "net", "--subnetwork", "2")
     assert text.startswith("subnetwork 2: active in")
     first = entry["top_samples"][0]
@@ -32,20 +37,17 @@ def test_one_subnetwork(command):
 
 
 def test_tokens_stand_in_their_context(command):
-    record = Measures.load("stories/measures").record
-    entry = record["subnetworks"][1]
+    measures = Measures.load("stories/measures")
+    entry = measures[1]
     text = command("top", "stories", "--subnetwork", "1")
     assert "nats per unit δ" in text
-    row = entry["top_samples"][0]
-    assert f"({row['sample']}, position {row['position']})" in text
-    names = record["names"]["tokens"]
-    measures = Measures.load("stories/measures")
-    place = measures.samples["index"].tolist().index(row["sample"])
-    words = [names[str(int(i))] for i in measures.samples["input_ids"][place]]
-    at = row["position"]
+    row = entry.top_samples[0]
+    assert f"({row.sample}, position {row.position})" in text
+    place = measures.samples["index"].tolist().index(row.sample)
+    words = [measures.names.tokens[int(i)] for i in measures.samples["input_ids"][place]]
+    at = row.position
     assert f"{''.join(words[:at])}[{words[at]}]{''.join(words[at + 1 :])}" in text
-    up = entry["top_outputs"]["up"][0][0]
-    assert repr(record["names"]["outputs"][str(up)]) in text
+    assert repr(measures.names.outputs[entry.top_outputs.up[0].output]) in text
 
 
 @pytest.mark.parametrize("index", ["4", "-1"])
@@ -80,7 +82,10 @@ def test_measures_of_an_earlier_decomposition_in_the_same_folder(folder, refused
 
 def test_measures_that_are_damaged(folder, refused):
     shutil.copytree("net/measures", "m")
-    (folder / "m" / "samples.safetensors").write_bytes(b"x")
+    (folder / "m" / "measures.safetensors").write_bytes(b"x")
     assert "a whole safetensors file" in refused("top", "net", "--measures", "m")
     (folder / "m" / "measures.json").write_text("{")
     assert "a JSON file" in refused("top", "net", "--measures", "m")
+    (folder / "m" / "measures.json").write_text('{"format": "subscape-measures/1"}')
+    error = refused("top", "net", "--measures", "m")
+    assert "got subscape-measures/1. Measure again: subscape measure RUN --overwrite." in error

@@ -80,26 +80,64 @@ def tied() -> Case:
     return Case(Tied(), torch.randn(N_SAMPLES, 4))
 
 
-def _llama() -> nn.Module:
+def tiny(kind: str, vocabulary: int = 11, **changes: Any) -> nn.Module:
+    """A small `llama`, `gpt2` or `mamba` with random weights."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=16,
-        tie_word_embeddings=True,
-        initializer_range=0.4,
+    sizes = {
+        "llama": {
+            "hidden_size": 8,
+            "intermediate_size": 12,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        },
+        "gpt2": {
+            "n_positions": 16,
+            "n_embd": 8,
+            "n_layer": 2,
+            "n_head": 2,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+        "mamba": {
+            "hidden_size": 4,
+            "state_size": 2,
+            "num_hidden_layers": 1,
+            "time_step_rank": 2,
+        },
+    }
+    name, head = {"llama": ("Llama", ""), "gpt2": ("GPT2", "LMHead"), "mamba": ("Mamba", "")}[kind]
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=vocabulary, initializer_range=0.4, **sizes[kind] | changes
     )
-    model = transformers.LlamaForCausalLM(config).eval()
-    # The library's own norm computes in float32 whatever its inputs are; a check to 1e-9 needs float64.
-    for block in model.model.layers:
-        block.input_layernorm = nn.RMSNorm(8, eps=config.rms_norm_eps)
-        block.post_attention_layernorm = nn.RMSNorm(8, eps=config.rms_norm_eps)
-    model.model.norm = nn.RMSNorm(8, eps=config.rms_norm_eps)
+    ending = "LMHeadModel" if head else "ForCausalLM"
+    return getattr(transformers, f"{name}{ending}")(config).eval()
+
+
+def in_working_dtype(model: nn.Module) -> nn.Module:
+    """The library's own norms compute in float32 whatever comes; a check to 1e-9 needs float64."""
+    for name, child in list(model.named_modules()):
+        if type(child).__name__.endswith("RMSNorm"):
+            parent, _, local = name.rpartition(".")
+            norm = nn.RMSNorm(len(child.weight), eps=1e-6)
+            setattr(model.get_submodule(parent), local, norm)
     return model
+
+
+@pytest.fixture
+def language_model() -> Callable[..., nn.Module]:
+    """Makes a model by `tiny`."""
+    return tiny
+
+
+@pytest.fixture
+def exact_model() -> Callable[..., nn.Module]:
+    """The same with norms in the dtype of their inputs."""
+    return lambda *kind, **changes: in_working_dtype(tiny(*kind, **changes))
+
+
+def _llama() -> nn.Module:
+    return in_working_dtype(tiny("llama", tie_word_embeddings=True))
 
 
 def llama_tokens() -> Case:
@@ -117,13 +155,8 @@ def llama_sequences() -> Case:
 
 
 def gpt2_tokens() -> Case:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2, initializer_range=0.4
-    )
-    model = transformers.GPT2LMHeadModel(config).eval()
     data = {"input_ids": torch.randint(0, 11, (N_SAMPLES, 5))}
-    return Case(model, data, rows="sampled-token")
+    return Case(tiny("gpt2", n_layer=1), data, rows="sampled-token")
 
 
 CASES: dict[str, Callable[[], Case]] = {

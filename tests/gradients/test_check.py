@@ -1,5 +1,7 @@
 """What `subscape check` compares: rows with the loop's, alone with batched, padded with unpadded."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from subscape.gradients.check import CheckResult, TensorCheck, check
 from subscape.gradients.rules import registry
 
 N_SAMPLES, LENGTH, VOCABULARY = 6, 5, 11
+Make = Callable[..., nn.Module]
 OF_TOKENS = {"loop", "alone", "right padding", "left padding"}
 
 
@@ -23,35 +26,6 @@ def own_randomness():
 
 def token_ids() -> Tensor:
     return torch.randint(1, VOCABULARY, (N_SAMPLES, LENGTH))
-
-
-def llama() -> Target:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.4,
-    )
-    return Target(transformers.LlamaForCausalLM(config).eval())
-
-
-def gpt2(parameters: str) -> Target:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=VOCABULARY,
-        n_positions=16,
-        n_embd=8,
-        n_layer=2,
-        n_head=2,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return Target(transformers.GPT2LMHeadModel(config).eval(), parameters)
 
 
 def convolution() -> Target:
@@ -87,8 +61,8 @@ def notes_on_padding(result: CheckResult) -> list[str]:
 
 
 @pytest.mark.parametrize("divergence", ["kl", "mse"])
-def test_a_llama_is_right_alone_and_padded_on_either_side(divergence: str):
-    target = llama()
+def test_a_llama_is_right_alone_and_padded_on_either_side(divergence: str, language_model: Make):
+    target = Target(language_model("llama"))
     result = check(target, {"input_ids": token_ids()}, token_rows=True, divergence=divergence)
     assert result.ok
     assert [tensor.name for tensor in result.tensors] == target.names
@@ -100,17 +74,18 @@ def test_a_llama_is_right_alone_and_padded_on_either_side(divergence: str):
     assert result.tolerance == 1e-3
 
 
-def test_a_mask_of_ones_own_is_padded_as_well():
+def test_a_mask_of_ones_own_is_padded_as_well(language_model: Make):
     mask = torch.ones(N_SAMPLES, LENGTH, dtype=torch.long)
     mask[2:4, :2] = 0
     data = {"input_ids": token_ids(), "attention_mask": mask}
-    result = check(llama(), data, token_rows=True)
+    result = check(Target(language_model("llama")), data, token_rows=True)
     assert result.ok
     assert compared(result) == OF_TOKENS
 
 
-def test_absolute_positions_do_not_go_with_padding_on_the_left():
-    result = check(gpt2("transformer.h"), {"input_ids": token_ids()}, token_rows=True)
+def test_absolute_positions_do_not_go_with_padding_on_the_left(language_model: Make):
+    target = Target(language_model("gpt2"), "transformer.h")
+    result = check(target, {"input_ids": token_ids()}, token_rows=True)
     assert result.ok
     assert compared(result) == OF_TOKENS - {"left padding"}
     (note,) = notes_on_padding(result)
@@ -277,13 +252,9 @@ def test_token_rows_of_a_model_without_positions_are_refused():
         check(Target(torch.nn.Linear(4, 3)), torch.randn(6, 4), token_rows=True)
 
 
-def test_an_engine_that_refuses_padding_is_noted():
+def test_an_engine_that_refuses_padding_is_noted(language_model: Make):
     # Positions of a GPT-2 are replayed with the whole transformer, which vmap cannot follow with a mask.
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=11, n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
-    )
-    target = Target(transformers.GPT2LMHeadModel(config).eval())
-    found = check(target, {"input_ids": torch.randint(1, 11, (6, 5))}, token_rows=True)
-    assert found.ok
-    assert any("right padding: an engine refuses" in note for note in found.notes)
+    target = Target(language_model("gpt2", n_layer=1))
+    result = check(target, {"input_ids": token_ids()}, token_rows=True)
+    assert result.ok
+    assert any("right padding: an engine refuses" in note for note in result.notes)

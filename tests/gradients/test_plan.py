@@ -397,31 +397,13 @@ def test_batch_norm_in_train_mode_is_refused():
 # Padding
 
 
-def llama() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.4,
-        attn_implementation="sdpa",
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    # The library's own norm computes in float32 whatever its inputs are.
-    for block in model.model.layers:
-        block.input_layernorm, block.post_attention_layernorm = nn.RMSNorm(8), nn.RMSNorm(8)
-    model.model.norm = nn.RMSNorm(8)
-    return model.double()
-
-
 @pytest.mark.parametrize("lengths", [[5, 3, 4, 2, 5, 1], [5, 5, 5, 3, 1, 2]], ids=str)
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padded_rows_have_the_gradients_of_the_sequences_alone(side: str, lengths: list[int]):
+def test_padded_rows_have_the_gradients_of_the_sequences_alone(
+    side: str, lengths: list[int], exact_model: Callable[..., nn.Module]
+):
     # Engines are tried on the first three sequences, without any padding in one of the cases.
-    model = llama()
+    model = exact_model("llama", attn_implementation="sdpa").double()
     ids = torch.randint(1, 11, (N_SAMPLES, 5))
     columns = torch.arange(5)
     first = [0 if side == "right" else 5 - n for n in lengths]

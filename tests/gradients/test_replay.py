@@ -13,6 +13,7 @@ from subscape.gradients import replay
 
 N_SAMPLES = 6
 REPLAYED = {"*": "replay"}
+every_kind = pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,10 @@ class Attention(nn.Module):
         return hidden + self.heads(hidden, hidden, hidden, attn_mask=mask, need_weights=False)[0]
 
 
+def ids() -> dict[str, Tensor]:
+    return {"input_ids": torch.randint(0, 7, (N_SAMPLES, 5))}
+
+
 def tokens(*layers: nn.Module) -> tuple[nn.Module, Tensor]:
     """The layers between an embedding and a head."""
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), *layers, nn.Linear(4, 7))
@@ -139,64 +144,8 @@ def attention() -> Case:
     return Case(*tokens(Attention()), "2", "2.heads")
 
 
-def gpt2_attention() -> Case:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=7, n_positions=8, n_embd=8, n_layer=2, n_head=2, initializer_range=0.4
-    )
-    model = transformers.GPT2LMHeadModel(config).eval()
-    data = {"input_ids": torch.randint(0, 7, (N_SAMPLES, 5))}
-    return Case(model, data, "transformer.h.1.attn", "transformer.h.1.attn")
-
-
-def llama_attention() -> Case:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=7,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.4,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    _in_working_dtype(model)
-    data = {"input_ids": torch.randint(0, 7, (N_SAMPLES, 5))}
-    return Case(model, data, "model.layers.0.self_attn", "model.layers.0.self_attn")
-
-
-def mamba() -> Case:
-    """The slow path of a state space mixer: raw parameters A and D in a scan."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.MambaConfig(
-        vocab_size=7,
-        hidden_size=4,
-        state_size=2,
-        num_hidden_layers=1,
-        time_step_rank=2,
-        initializer_range=0.4,
-    )
-    model = transformers.MambaForCausalLM(config).eval()
-    _in_working_dtype(model)
-    data = {"input_ids": torch.randint(0, 7, (N_SAMPLES, 5))}
-    mixer = "backbone.layers.0.mixer"
-    return Case(model, data, [f"{mixer}.A_log", f"{mixer}.D"], mixer)
-
-
-def _in_working_dtype(model: nn.Module) -> None:
-    """The library's own norms compute in float32 whatever comes; a check to 1e-9 needs float64."""
-    for name, child in list(model.named_modules()):
-        if type(child).__name__.endswith("RMSNorm"):
-            parent, _, local = name.rpartition(".")
-            setattr(model.get_submodule(parent), local, RootMeanSquare(len(child.weight)))
-
-
 CASES: dict[str, Callable[[], Case]] = {
-    make.__name__: make for make in (norm, einsum, recurrent, gated, called_twice, attention, mamba)
-}
-ATTENTION_BLOCKS: dict[str, Callable[[], Case]] = {
-    make.__name__: make for make in (gpt2_attention, llama_attention)
+    make.__name__: make for make in (norm, einsum, recurrent, gated, called_twice, attention)
 }
 
 
@@ -239,7 +188,7 @@ def check(source: GradientSource) -> None:
     assert worst_row(whole(source), expected.flat) <= 1e-9
 
 
-@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
+@every_kind
 @pytest.mark.parametrize("name", list(CASES))
 def test_replay_equals_the_loop(name: str, rows: str):
     case = made(CASES[name])
@@ -260,18 +209,33 @@ class Tempered(nn.Module):
         return self.block(hidden_states * self.temperature, *args, **kwargs)
 
 
-@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-@pytest.mark.parametrize("name", list(ATTENTION_BLOCKS))
-def test_replay_of_an_attention_block_as_a_unit(name: str, rows: str):
-    case = made(ATTENTION_BLOCKS[name])
-    parent, _, local = case.replayed.rpartition(".")
-    block = case.model.get_submodule(case.replayed)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        setattr(case.model.get_submodule(parent), local, Tempered(block, 8).double())
-    case = replace(case, parameters=f"{case.replayed}.temperature")
+@every_kind
+def test_replay_of_a_state_space_mixer(rows: str, exact_model: Callable[..., nn.Module]):
+    # The slow path: raw parameters A and D in a scan.
+    mixer = "backbone.layers.0.mixer"
+    names = [f"{mixer}.A_log", f"{mixer}.D"]
+    case = made(lambda: Case(exact_model("mamba", 7), ids(), names, mixer))
     source = made_source(case, rows, REPLAYED)
-    assert source.engines == {case.parameters: f"replay ({case.replayed})"}
+    assert source.engines == dict.fromkeys(names, f"replay ({mixer})")
+    check(source)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("kind", "block"), [("gpt2", "transformer.h.1.attn"), ("llama", "model.layers.0.self_attn")]
+)
+def test_replay_of_an_attention_block_as_a_unit(
+    kind: str, block: str, rows: str, exact_model: Callable[..., nn.Module]
+):
+    def tempered() -> Case:
+        model = exact_model(kind, 7)
+        parent, _, local = block.rpartition(".")
+        whole = Tempered(model.get_submodule(block), 8)
+        setattr(model.get_submodule(parent), local, whole)
+        return Case(model, ids(), f"{block}.temperature", block)
+
+    source = made_source(made(tempered), rows, REPLAYED)
+    assert source.engines == {f"{block}.temperature": f"replay ({block})"}
     check(source)
 
 
@@ -291,7 +255,7 @@ def test_auto_replays_what_has_no_rule():
     check(source)
 
 
-@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
+@every_kind
 def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatch, rows: str):
     source = made_source(made(einsum), rows, REPLAYED)
     at_once = whole(source)
@@ -307,7 +271,7 @@ def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatc
     assert seen == [2]
 
 
-@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
+@every_kind
 def test_replay_of_the_head(rows: str):
     case = made(lambda: Case(*tokens(), "2", "2"))
     source = made_source(case, rows, REPLAYED)

@@ -76,15 +76,6 @@ def test_inner_by_tensor_contractions():
     torch.testing.assert_close(gradients.inner(stack), sum(by_tensor), rtol=1e-12, atol=1e-12)
 
 
-def test_inner_of_shared_rows_is_the_inner_of_every_replica():
-    gradients, stack = rows(5), directions(4, 3)
-    found = gradients.inner(stack)
-    assert found.shape == (4, 5, 3)
-    for replica in range(4):
-        alone = gradients.inner(stack.select(replica))
-        torch.testing.assert_close(found[replica], alone, rtol=1e-12, atol=1e-12)
-
-
 def test_inner_of_rows_of_their_own_is_the_inner_of_every_replica():
     gradients, stack = rows(4, 5), directions(4, 3)
     found = gradients.inner(stack)

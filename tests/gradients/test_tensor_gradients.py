@@ -398,3 +398,15 @@ def test_the_way_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, tak
     # 3 directions, 2 rows, and 2 · 2 of the 2 · 4 terms, of 8 bytes.
     assert seen == [(3, 2, 4, 8)]
     assert ("_dense_gradient" in alive.__dict__) is not taken
+
+
+@pytest.mark.parametrize("fitting", [1, 3, 100])
+def test_products_through_dense_gradients_of_a_few_rows_at_a_time(monkeypatch, fitting: int):
+    """Fifty terms a row: dense rows of 2 · 3 numbers are the cheaper way, and only some fit."""
+    monkeypatch.setattr(module, "DENSE_BUDGET", fitting * 6 * 4)
+    one, other = (
+        OuterGradient(normal(n, 50, 2).float(), normal(n, 50, 3).float(), (2, 3)) for n in (7, 4)
+    )
+    flat, rest = one.dense().flatten(1), other.dense().flatten(1)
+    torch.testing.assert_close(one.gram(other), flat @ rest.mT)
+    torch.testing.assert_close(one.gram(), flat @ flat.mT)

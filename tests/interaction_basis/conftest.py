@@ -1,3 +1,4 @@
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -31,37 +32,10 @@ def causal_attention(generator, width):
     return section
 
 
-def mod_add_weights(generator, modulus=5, width=8, heads=2, hidden=11):
-    head = width // heads
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator).double() / shape[-2] ** 0.5
-
-    attention = {f"W_{x}": draw(heads, width, head) for x in "QKV"}
-    attention |= {f"b_{x}": 0.2 * draw(heads, head) for x in "QKV"}
-    attention |= {"W_O": draw(heads, head, width), "b_O": 0.2 * draw(1, width)[0]}
-    return {f"blocks.0.attn.{name}": tensor for name, tensor in attention.items()} | {
-        "embed.W_E": draw(modulus + 1, width) * 3,
-        "pos_embed.W_pos": draw(3, width),
-        "blocks.0.mlp.W_in": draw(width, hidden),
-        "blocks.0.mlp.b_in": 0.2 * draw(1, hidden)[0],
-        "blocks.0.mlp.W_out": draw(hidden, width),
-        "blocks.0.mlp.b_out": 0.2 * draw(1, width)[0],
-        "unembed.W_U": draw(width, modulus + 1),
-        "unembed.b_U": 0.2 * draw(1, modulus + 1)[0],
-    }
-
-
-def make(name):
+def make(name, mod_add_weights):
     """A chain and inputs for it: an MLP, the modular-addition transformer, sequences, a linear network."""
-    from subscape.interaction_basis import (
-        Affine,
-        Chain,
-        Mlp,
-        modular_addition_chain,
-        modular_addition_data,
-        sequential_chain,
-    )
+    from subscape.interaction_basis import Affine, Chain, Mlp, sequential_chain
+    from subscape.reproduce.modular_addition import modular_addition_chain, modular_addition_data
 
     generator = torch.Generator().manual_seed(3)
 
@@ -89,5 +63,5 @@ def make(name):
 
 
 @pytest.fixture
-def example():
-    return make
+def example(mod_add_weights):
+    return partial(make, mod_add_weights=mod_add_weights)

@@ -10,8 +10,8 @@ pytest.importorskip("matplotlib")
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("subscape.interaction_basis.task.DIGITS_STEPS", 300)
-    monkeypatch.setattr("subscape.interaction_basis.task.DIGITS_HIDDEN", 10)
+    monkeypatch.setattr("subscape.reproduce.digits.STEPS", 300)
+    monkeypatch.setattr("subscape.reproduce.digits.HIDDEN", 10)
 
 
 def run(*arguments):
@@ -198,47 +198,3 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
     assert "own_task:task', which runs/own/basis.toml names" in capsys.readouterr().err
     assert run("basis", "ablate", "runs/own", "--trust", "--json", "--tolerance", "0.1") == 0
     assert json.loads(capsys.readouterr().out)["base"] == 1
-
-
-def test_reproduction_of_the_digits(tmp_path, quick, capsys):
-    arguments = ("reproduce", "digits-mlp", "--seeds", "2", "--out", tmp_path / "r")
-    assert run(*arguments, "--json") == 0
-    summary = json.loads(capsys.readouterr().out)
-    assert summary["seeds"] == [0, 1]
-    assert summary["ratio"] <= 1.05
-    assert (tmp_path / "r" / "edges-required.png").exists()
-    written = json.loads((tmp_path / "r" / "results.json").read_text())
-    assert written["summary"] == summary
-    assert run(*arguments) == 2
-    assert "results.json" in capsys.readouterr().err
-    # Every seed's folder is a run as if made stage by stage.
-    for stage in ("build", "ablate", "modules"):
-        assert run("basis", stage, tmp_path / "r" / "seed1", "--json") == 0
-    again = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert again["lib"]["sizes"] == written["runs"][1]["modules"]["lib"]["sizes"]
-
-
-def test_reproduction_of_modular_addition_wants_its_checkpoints(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("SUBSCAPE_DATA", raising=False)
-    assert run("reproduce", "modular-addition", "--out", tmp_path / "r") == 2
-    assert "SUBSCAPE_DATA" in capsys.readouterr().err
-    wrong = ("--data", tmp_path)
-    assert run("reproduce", "modular-addition", "--out", tmp_path / "r", *wrong) == 2
-    assert "seed0.safetensors" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_reproduction_of_modular_addition(data_dir, tmp_path, capsys):
-    out = tmp_path / "r"
-    assert (
-        run("reproduce", "modular-addition", "--out", out, "--data", data_dir / "rib_modadd") == 0
-    )
-    results = json.loads((out / "results.json").read_text())
-    by_seed = {r["seed"]: r for r in results["runs"]}
-    assert by_seed[3]["edges_required"]["lib"] == [58, 60, 535]
-    leading = [next(iter(f)) for f in by_seed[3]["frequencies"]]
-    assert sorted(leading) == ["36", "38", "49"]
-    for run_of_seed in results["runs"]:
-        for method, published in run_of_seed["published"].items():
-            for n, wanted in zip(run_of_seed["edges_required"][method], published, strict=True):
-                assert abs(n - wanted) <= max(3, 0.03 * wanted)

@@ -3,45 +3,10 @@ import sys
 import pytest
 import torch
 
-from subscape.interaction_basis import BasisConfig, build_bases, build_graph
-from subscape.interaction_basis.modular_addition import modular_addition_pairs
-from subscape.interaction_basis.task import (
-    decoder_task,
-    digits_task,
-    fourier_labels,
-    pair_tables,
-)
+from subscape.interaction_basis.task import decoder_task
 
 
-def test_fourier_labels_name_every_direction(example):
-    case = example("mod-add")
-    bases = build_bases(case.chain, case.inputs, BasisConfig(last="raw"))
-    graph = build_graph(case.chain, bases, case.inputs)
-    labels = fourier_labels(case.chain, graph, modulus=5, most=3)
-    assert {layer for layer, _ in labels} == {0, 1, 2}
-    assert all("cos(" in text for text in labels.values())
-    pairs = modular_addition_pairs(5)
-    assert pairs.shape == (25, 3)
-    # Positions are added up; row a, column b.
-    table = pair_tables(case.chain, graph, modulus=5, most=3)[0, 1]
-    values = graph.bases[0].encode(case.chain.nodes(pairs, 0)[0])[..., 1].sum(1)
-    assert table[2, 3] == values[(pairs[:, 0] == 2) & (pairs[:, 1] == 3)]
-
-
-def test_the_digits_are_learnt_and_drawn_from_the_seed(monkeypatch):
-    pytest.importorskip("sklearn")
-    monkeypatch.setattr("subscape.interaction_basis.task.DIGITS_STEPS", 300)
-    task = digits_task(1)
-    assert task.scored.base(task.scoring) > 0.9
-    assert len(task.inputs) + len(task.scored.inputs) == 1797
-    again = digits_task(1)
-    assert torch.equal(task.chain.outputs(task.inputs), again.chain.outputs(again.inputs))
-
-
-def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match="sklearn: expected to be installed, for the digits"):
-        digits_task()
+def test_missing_transformers_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"subscape\[lm\]"):
         decoder_task("nowhere", "nothing")

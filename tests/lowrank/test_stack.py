@@ -40,38 +40,6 @@ def assert_oracle(stack: Stack) -> None:
 # Dense directions
 
 
-@pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
-@pytest.mark.parametrize(
-    ("shape", "ranks"),
-    [
-        ((5,), (5,)),
-        ((5,), (2,)),
-        ((4, 6), (2, 3)),
-        ((4, 6), (4, 3)),
-        ((4, 6), (2, 6)),
-        ((4, 6), (4, 6)),
-        ((4, 3, 5), (2, 2, 2)),
-        ((4, 3, 5), (4, 1, 5)),
-        ((4, 3, 5), (1, 3, 2)),
-        ((6, 4, 3, 3), (2, 2, 2, 2)),
-        ((6, 4, 3, 3), (2, 2, 3, 3)),
-        ((6, 4, 3, 3), (6, 1, 1, 3)),
-    ],
-    ids=str,
-)
-def test_tucker_equals_the_einsum(
-    shape: tuple[int, ...], ranks: tuple[int, ...], lead: tuple[int, ...]
-):
-    assert_oracle(random_stack(make_layout({"w": shape}, ranks), *lead))
-
-
-@pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
-@pytest.mark.parametrize("shape", [(5,), (4, 6), (4, 3, 5), (6, 4, 3, 3)], ids=str)
-@pytest.mark.parametrize("rank", [1, 3])
-def test_cp_equals_the_einsum(shape: tuple[int, ...], rank: int, lead: tuple[int, ...]):
-    assert_oracle(random_stack(make_layout({"w": shape}, rank, "cp"), *lead))
-
-
 def test_a_matrix_by_hand():
     layout = make_layout({"w": (2, 2)}, (1, 1))
     # Core 2; factors [1, 3] and [5, -1]: 2 · [1, 3] ⊗ [5, -1].

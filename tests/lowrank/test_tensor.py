@@ -133,22 +133,18 @@ def test_products_through_thin_matrices(
     torch.testing.assert_close(norms, expected.diagonal(dim1=-2, dim2=-1), **CLOSE)
 
 
-@pytest.mark.parametrize("given", [*(given for given, _ in THIN), *WHOLE], ids=str)
+@pytest.mark.parametrize(
+    ("given", "small"),
+    [(given, module.SMALL) for given in [*(given for given, _ in THIN), *WHOLE]]
+    + [(given, 0) for given in WHOLE],  # what has no pair is multiplied out at any size
+    ids=str,
+)
 @leads
-def test_products_of_small_tensors(given: Given, lead: tuple[int, ...]):
-    stack = directions(given, *lead)
-    expected = dense_gram(stack)
-    torch.testing.assert_close(gram(*parts(stack)), expected, **CLOSE)
-    norms = expected.diagonal(dim1=-2, dim2=-1)
-    torch.testing.assert_close(squared_norm(*parts(stack)), norms, **CLOSE)
-
-
-@whole_ones
-def test_what_has_no_pair_is_multiplied_out_at_any_size(
-    given: Given, monkeypatch: pytest.MonkeyPatch
+def test_products_of_what_is_multiplied_out(
+    given: Given, small: int, lead: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "SMALL", 0)
-    stack = directions(given, 2, 3)
+    monkeypatch.setattr(module, "SMALL", small)
+    stack = directions(given, *lead)
     expected = dense_gram(stack)
     torch.testing.assert_close(gram(*parts(stack)), expected, **CLOSE)
     norms = expected.diagonal(dim1=-2, dim2=-1)

@@ -5,7 +5,6 @@ import torch
 
 from subscape.measures.oracle import (
     best_subsets,
-    line_clusters,
     oracle,
     orthogonal_least_squares,
     pca_fvu,
@@ -118,16 +117,6 @@ def test_pca_by_hand():
     assert pca_fvu(g, 3) == pytest.approx(0)
     assert pca_fvu(g, 2, 1.0) == pytest.approx(1 / 21)
     assert pca_fvu(g, 2, 1 / 3) == pytest.approx(5 / 21)
-
-
-def test_line_clusters_find_lines():
-    g = torch.Generator().manual_seed(0)
-    lines = torch.eye(4)[:3]
-    rows = torch.randn(90, 1, generator=g) * lines.repeat(30, 1)
-    rows = rows + 0.01 * torch.randn(90, 4, generator=g)
-    found = line_clusters(rows, 3, generator=g)
-    cosines = (found @ lines.double().mT).abs()
-    assert (cosines.amax(0) > 0.999).all()
 
 
 def test_refuses_zero_gradients():

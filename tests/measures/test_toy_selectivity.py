@@ -9,7 +9,7 @@ from subscape import GradientSource, Target
 from subscape.measures import RowSet, delta_of_change, outputs_at, random_like, sweep
 from subscape.measures.impact import coefficients_over_references, draws_of
 from subscape.measures.selectivity import selectivity, spread
-from subscape.reproduction import reproduction
+from subscape.reproduce.recipes import reproduction
 from subscape.rows import generator_of
 from subscape.toys import TOYS
 from subscape.training import train_side_by_side

@@ -6,9 +6,11 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -37,14 +39,36 @@ def thousand(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> P
     from subscape.report.page import write_page
 
     data = make_data("tokens", n=1000, n_samples=1)
-    for subnetwork in data["subnetworks"]:
-        subnetwork["sweep"] = subnetwork["partners"] = None
+    for subnetwork in data["measures"]["subnetworks"]:
+        subnetwork |= {"sweep": None, "partners": []}
     return write_page(tmp_path_factory.mktemp("thousand") / "page.html", data)
+
+
+@pytest.fixture(scope="session")
+def put_tokens() -> Callable[..., None]:
+    """Give the sample of a row other tokens."""
+    return tokenised
+
+
+def tokenised(data: Data, row: Data, words: list[str], at: int) -> None:
+    names = data["measures"]["names"]["tokens"]
+    number = {text: i for i, text in names.items()}
+    for word in words:
+        names.setdefault(number.setdefault(word, len(number)), word)
+    data["samples"][row["sample"]] = {"tokens": [number[word] for word in words]}
+    row["position"] = at
 
 
 def synthetic(
     kind: str = "tokens", n: int = 24, n_samples: int = 20, context: int = 16, seed: int = 0
 ) -> Data:
+    """The data of a page; the record of the measures as plain JSON, to change in tests."""
+    import torch
+
+    from subscape.measures import MeasureConfig
+    from subscape.measures.record import Record
+    from subscape.report.build import packed
+
     draw = np.random.default_rng(seed)
     named = {"tokens": "stories260k · model.layers.2.self_attn", "images": "Digits · small CNN"}
     tensors = [
@@ -65,24 +89,44 @@ def synthetic(
     directions = draw.normal(size=(n, 12)) + 1.5 * np.eye(6, 12)[draw.integers(0, 6, n)]
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     cosines = directions @ directions.T
-    together: list[list[float | None]] = (
-        np.tril(cosines) ** 3 + np.tril(cosines, -1).T ** 3
-    ).tolist()
-    for k in np.flatnonzero(rates == 0):
-        together[k] = [None] * n
-        for row in together:
-            row[k] = None
+    together = cosines**3
+    dead = np.flatnonzero(rates == 0)
+    together[dead], together[:, dead] = np.nan, np.nan
     images, labels = digits() if kind == "images" else ([], [])
-    data: Data = {
-        "format": "subscape-report/1",
-        "title": named.get(kind, "Toy of superposition · 5 features in 2 dimensions"),
+    outputs_named = [str(d) for d in range(10)] if kind == "images" else WORDS
+    record: Data = {
+        "format": "subscape-measures/2",
         "subscape_version": "0.1.0",
-        "kind": kind,
-        "model": {"name": {"tokens": "LlamaForCausalLM", "images": "SmallCNN"}.get(kind, "TMS")},
-        "target": {
-            "n_parameters": sum(int(np.prod(t["shape"])) for t in tensors),
-            "tensors": tensors,
+        "target": "abc",
+        "decomposition": "abc def",
+        "settings": asdict(MeasureConfig()),
+        "divergence": "kl",
+        "unit": "nats",
+        "unit_of_changes": "nats",
+        "logits": True,
+        "reference": "another-row",
+        "rows": "token" if kind == "tokens" else "sample",
+        "n_rows": 20000,
+        "n_references": 10,
+        "spread": 1.25,
+        "quality": {
+            "fvu": 0.61,
+            "l0": 10.0,
+            "n_rows": 1024,
+            "baselines": [
+                {"name": "PCA, 10 components", "l0": 10.0, "fvu": 0.77},
+                {"name": "random directions", "l0": 10.0, "fvu": 0.98},
+                {"name": "oracle", "l0": 10.0, "fvu": 0.41},
+            ],
         },
+        "names": {"outputs": dict(enumerate(outputs_named)), "tokens": {}},
+        "subnetworks": [],
+    }
+    data: Data = {
+        "title": named.get(kind, "Toy of superposition · 5 features in 2 dimensions"),
+        "model": {"tokens": "LlamaForCausalLM", "images": "SmallCNN"}.get(kind, "TMS"),
+        "n_parameters": sum(int(np.prod(t["shape"])) for t in tensors),
+        "tensors": tensors,
         "settings": {
             "divergence": "kl",
             "reference": "another-row",
@@ -93,68 +137,59 @@ def synthetic(
             "steps": 5000,
             "learning_rate": 0.001,
             "seed": 0,
-            "restarts": None,
         },
-        "quality": {
+        "heldout": {
             "fvu": 0.5904123,
             "l0": 10.0,
             "dead": float((rates == 0).mean()),
             "heldout_rows": 1024,
             "fvu_row_by_row": 0.612,
             "l0_row_by_row": 10.3,
-            "baselines": [
-                {"name": "PCA, 10 components", "l0": 10.0, "fvu": 0.77},
-                {"name": "random directions", "l0": 10.0, "fvu": 0.98},
-                {"name": "oracle", "l0": 10.0, "fvu": 0.41},
-            ],
         },
-        "measured": {
-            "n_rows": 20000,
-            "n_references": 10,
-            "unit": "nats per unit δ",
-            "notes": ["Fused attention was replaced by plain attention to differentiate forward."],
-        },
-        "similarity": cosines.tolist(),
-        "coactivation": together,
-        "subnetworks": [],
+        "notes": ["Fused attention was replaced by plain attention to differentiate forward."],
+        "similarity": packed(torch.from_numpy(cosines)),
+        "coactivation": packed(torch.from_numpy(together)),
+        "samples": {},
+        "figures": [],
+        "measures": record,
     }
     if kind == "images":
-        data["images"] = images
         data["figures"] = [
             {"title": "Ranks.", "caption": "FVU against rank, five seeds.", "image": images[0]}
         ]
-    names = [str(d) for d in range(10)] if kind == "images" else WORDS
     for k in range(n):
         shares = draw.dirichlet(np.full(len(tensors), 0.6))
         favourite = int(draw.integers(len(WORDS)))
         chosen = np.flatnonzero(np.array(labels) == k % 10) if kind == "images" else None
         subnetwork = {
             "index": k,
-            "active_rate": float(rates[k]),
             "impact": float(impacts[k]),
             "impact_signed": float(impacts[k] * draw.uniform(-1, 1)),
-            "impact_share": float(impacts[k] / impacts.sum()),
+            "impact_normalised": 0.1,
+            "active_rate": float(rates[k]),
             "tensors": shares.tolist(),
             "top_samples": [],
-            "top_outputs": {"up": outputs(draw, names, 1), "down": outputs(draw, names, -1)},
+            "top_outputs": outputs(draw, len(outputs_named), 8),
+            "delta": 2.0,
             "sweep": sweep(draw),
             "selectivity": {
+                "delta": 1.0,
                 "ratio": float(draw.uniform(2, 30)),
                 "auroc": float(draw.uniform(0.7, 1)),
                 "auroc_random": float(draw.uniform(0.45, 0.55)),
-                "delta": 1.0,
             },
             "validity_radius": float(draw.uniform(0.2, 0.9)),
             "partners": [[int(j), float(draw.uniform(0, 1))] for j in range(n) if j != k][:5],
         }
         sizes = np.sort(draw.lognormal(np.log(9 * impacts[k]), 0.4, n_samples))[::-1]
         for i, size in enumerate(sizes):
-            sample: Data = {
-                "sample": int(draw.integers(2000)),
+            number = k * n_samples + i
+            row: Data = {
+                "sample": number,
+                "position": None,
                 "impact": float(size),
                 "signed": float(size * draw.choice([1, 1, 0.9, -0.95])),
-                "up": outputs(draw, names, 1)[:3],
-                "down": outputs(draw, names, -1)[:3],
+                "outputs": outputs(draw, len(outputs_named), 3),
             }
             if kind == "tokens":
                 start = int(draw.integers(len(WORDS)))
@@ -163,25 +198,31 @@ def synthetic(
                 words[at] = WORDS[
                     favourite if draw.random() < 0.7 else (favourite + i) % len(WORDS)
                 ]
-                sample |= {"position": start + at, "tokens": words, "at": at}
-                sample["next"] = words[at + 1] if at + 1 < context else " time"
+                tokenised(data, row, words, at)
             elif kind == "images":
                 assert chosen is not None
                 image = int(chosen[i % len(chosen)])
-                sample |= {"image": image, "label": str(labels[image])}
+                data["samples"][number] = {"image": images[image], "label": str(labels[image])}
             else:
                 values = np.maximum(0, draw.uniform(-2, 1, 12))
                 values[k % 12] = draw.uniform(0.5, 1)
-                sample |= {"values": values.tolist(), "label": f"feature {k % 12}"}
-            subnetwork["top_samples"].append(sample)
-        data["subnetworks"].append(subnetwork)
+                data["samples"][number] = {
+                    "values": values.tolist(),
+                    "label": f"feature {k % 12}",
+                }
+            subnetwork["top_samples"].append(row)
+        record["subnetworks"].append(subnetwork)
+    msgspec.convert(record, Record)
     return data
 
 
-def outputs(draw: np.random.Generator, names: list[str], sign: int) -> list[list[Any]]:
-    sizes = np.sort(draw.exponential(0.2, 8))[::-1]
-    chosen = draw.permutation(len(names))[:8]
-    return [[names[j], float(sign * s)] for j, s in zip(chosen, sizes, strict=True)]
+def outputs(draw: np.random.Generator, n: int, many: int) -> Data:
+    def pairs(sign: int) -> list[list[Any]]:
+        sizes = np.sort(draw.exponential(0.2, many))[::-1]
+        chosen = draw.permutation(n)[:many]
+        return [[int(j), float(sign * s)] for j, s in zip(chosen, sizes, strict=True)]
+
+    return {"up": pairs(1), "down": pairs(-1)}
 
 
 def sweep(draw: np.random.Generator) -> Data:

@@ -1,150 +1,141 @@
 """From measures to the data of the page."""
 
+import base64
+import math
 from dataclasses import replace
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 
-from subscape import Decomposition, Measures
+from subscape import Decomposition, MeasureConfig, Measures
 from subscape.lowrank import initial_stack, make_layout
-from subscape.measures.record import identity_of
-from subscape.report.build import page_data, write_report
+from subscape.measures import Selectivity, SubnetworkMeasures, TopOutputs
+from subscape.measures.record import (
+    Baseline,
+    Names,
+    OutputEffect,
+    Partner,
+    Quality,
+    TopSample,
+    identity_of,
+)
+from subscape.report.build import packed, page_data, write_report
 from subscape.report.page import render_page
-from subscape.report.page_data import checked
+from subscape.subnetworks.dictionary import Dictionary
+from subscape.subnetworks.selection import BatchTopK
 
 SHAPES = {"weight": (3, 2), "bias": (3,)}
+SETTINGS = {"rank": {"*": 1}, "steps": 7, "engine": "x", "l0": None}
 
 
-def decomposition(**changes) -> Decomposition:
+def decomposition(order=(0, 1), **changes) -> Decomposition:
     layout = make_layout(SHAPES, 1)
     stack = initial_stack(layout, (2,), torch.Generator().manual_seed(0), torch.empty(0))
+    stack = stack.select(torch.tensor(order))
+    dictionary = Dictionary(stack, stack, BatchTopK(1.0, torch.Size([2]), stack.weights))
     target = {"model": "torch.nn.Linear", "tensors": [], "sha256": "abc"}
-    made = Decomposition(stack, stack, 0.1, target, {"rank": {"*": 1}, "steps": 7, "engine": "x"})
-    return replace(made, **changes)
+    return replace(Decomposition(dictionary, target, SETTINGS), **changes)
 
 
 def measures(samples: dict, tokens: dict | None = None, positions=(None, None)) -> Measures:
-    def row(sample: int, position, impact: float):
-        found = {"sample": sample, "impact": impact, "signed": -impact, "up": [[0, 2.0]]}
-        return found | {"down": [[1, -1.0]]} | ({} if position is None else {"position": position})
+    pairs = TopOutputs((OutputEffect(0, 2.0),), (OutputEffect(1, -1.0),))
 
-    def entry(k: int, impact: float) -> dict:
-        return {
-            "index": k,
-            "impact": impact,
-            "impact_signed": -impact,
-            "impact_normalised": None,
-            "active_rate": 0.5 * k,
-            "delta": None if k else 0.5,
-            "validity_radius": None if k else 0.25,
-            "top_samples": [row(7, positions[0], impact), row(4, positions[1], impact / 2)],
-            "partners": [[1 - k, 0.125]],
-        }
+    def entry(k: int, impact: float) -> SubnetworkMeasures:
+        return SubnetworkMeasures(
+            index=k,
+            impact=impact,
+            impact_signed=-impact,
+            impact_normalised=None,
+            active_rate=0.5 * k,
+            tensors=(0.75, 0.25),
+            top_samples=(
+                TopSample(7, positions[0], impact, -impact, pairs),
+                TopSample(4, positions[1], impact / 2, 0.0, pairs),
+            ),
+            top_outputs=pairs,
+            selectivity=Selectivity(0.5, None, 1.0, 0.5),
+            partners=(Partner(1 - k, 0.125),),
+        )
 
-    first, second = entry(0, 3.0), entry(1, 1.0)
-    first |= {
-        "top_outputs": {"up": [[0, 2.0]], "down": [[2, -1.0]]},
-        "sweep": {
-            "delta": [-0.5, 0.0, 0.5],
-            "relevant": [1.0, 0.0, None],
-            "irrelevant": [None, None, None],
-            "random": [0.5, 0.0, 0.5],
-        },
-        "selectivity": {"delta": 0.5, "ratio": None, "auroc": 1.0, "auroc_random": 0.5},
-    }
-    record = {
-        "format": "subscape-measures/1",
-        "decomposition": identity_of(decomposition()),
-        "unit": "nats",
-        "n_rows": 30,
-        "n_references": 2,
-        "spread": 1.25,
-        "settings": {"change": 0.1, "rows": "every-token" if tokens else "sample"},
-        "quality": {"fvu": 0.5, "l0": 1.5, "n_rows": 30, "baselines": [{"name": "b", "fvu": 0.9}]},
-        "coactivation": [[1.0, None], [None, 1.0]],
-        "subnetworks": [first, second],
-        "names": {"tokens": tokens or {}, "outputs": {"0": "<i>zero</i>", "1": "one"}},
-    }
-    return Measures(record, {"index": torch.tensor([4, 7])} | samples)
+    return Measures(
+        format="subscape-measures/2",
+        subscape_version="0",
+        target="abc",
+        decomposition=identity_of(decomposition()),
+        settings=MeasureConfig(),
+        divergence="kl",
+        unit="nats",
+        unit_of_changes="nats",
+        logits=True,
+        reference="another-row",
+        rows="token" if tokens else "sample",
+        n_rows=30,
+        n_references=2,
+        spread=1.25,
+        quality=Quality(0.5, 1.5, 30, (Baseline("b", 1.0, 0.9),)),
+        names=Names({0: "<i>zero</i>", 1: "one"}, tokens or {}),
+        subnetworks=(entry(0, 3.0), entry(1, 1.0)),
+        coactivation=torch.tensor([[1.0, math.nan], [math.nan, 1.0]]),
+        samples={"index": torch.tensor([4, 7])} | samples,
+    )
 
 
-VECTORS = {"inputs": torch.tensor([[1.0, 2.00004], [3.0, 4.0]])}
+VECTORS = {"inputs": torch.tensor([[1.0, 2.0000004], [3.0, 4.0]])}
+
+
+def unpacked(text: str) -> list[int]:
+    return np.frombuffer(base64.b64decode(text), "<i2").tolist()
 
 
 def test_what_the_page_is_told():
-    made = decomposition(metrics={"fvu": 0.25, "l0": 1.0, "dead": 0.0, "heldout_rows": 9})
-    data = page_data(made, measures(VECTORS), title="T")
-    assert data["title"] == "T"
-    assert data["kind"] == "vectors"
-    assert data["model"] == {"name": "Linear"}
-    assert data["target"]["n_parameters"] == 9
-    assert [t["shape"] for t in data["target"]["tensors"]] == [[3, 2], [3]]
+    metrics = {"fvu": 0.25, "l0": 1.0, "dead": 0.0, "heldout_rows": 9, "seconds": 7.0}
+    made = decomposition(metrics=metrics | {"fvu_row_by_row": math.nan})
+    found = measures(VECTORS)
+    data = page_data(made, found, title="T")
+    assert (data["title"], data["model"], data["n_parameters"]) == ("T", "Linear", 9)
+    assert [t["shape"] for t in data["tensors"]] == [[3, 2], [3]]
     assert data["settings"] == {"rank": "{'*': 1}", "steps": 7}
-    assert data["quality"] == {
-        "fvu": 0.25,
-        "l0": 1.0,
-        "dead": 0.0,
-        "heldout_rows": 9,
-        "fvu_measured": 0.5,
-        "l0_measured": 1.5,
-        "baselines": [{"name": "b", "fvu": 0.9}],
-    }
-    assert (data["measured"]["n_rows"], data["measured"]["n_references"]) == (30, 2)
-    assert "nats" in data["measured"]["unit"]
-    assert data["coactivation"] == [[1.0, None], [None, 1.0]]
-    first, second = data["subnetworks"]
-    assert (first["impact_share"], second["impact_share"]) == (0.75, 0.25)
-    norms = made[0].norms()
-    assert first["tensors"] == [pytest.approx(norms[n] ** 2, abs=1e-4) for n in SHAPES]
-    assert sum(first["tensors"]) == pytest.approx(1, abs=1e-3)
-    assert first["top_outputs"] == {"up": [["<i>zero</i>", 2.0]], "down": [["output 2", -1.0]]}
-    assert first["top_samples"][0]["values"] == [3, 4]
-    assert first["top_samples"][1]["values"] == [1, 2]
-    assert first["top_samples"][0]["down"] == [["one", -1.0]]
-    assert not {"sweep", "selectivity", "top_outputs"} & second.keys()
-    checked(data)
+    assert data["heldout"] == {"fvu": 0.25, "l0": 1.0, "dead": 0.0, "heldout_rows": 9}
+    assert data["samples"] == {4: {"values": [1, 2]}, 7: {"values": [3, 4]}}
+    assert data["figures"] == []
+    # The record itself, as it is in the file.
+    assert msgspec.to_builtins(data)["measures"] == msgspec.to_builtins(found.record)
+    cosine = made.similarity()[0, 1].item()
+    assert unpacked(data["similarity"]) == [32000, round(32000 * cosine), 32000]
+    assert unpacked(data["coactivation"]) == [32000, -32768, 32000]
     assert "<i>zero" not in render_page(data)
 
 
-def test_a_decomposition_without_metrics_has_those_measured():
-    quality = page_data(decomposition(), measures(VECTORS), title="T")["quality"]
-    assert quality["fvu"] == 0.5
-    assert quality["l0"] == 1.5
-    assert quality["heldout_rows"] == 30
-    assert quality["dead"] == 0.5  # one is active in no row
+def test_maps_are_packed_as_the_page_unpacks_them():
+    """The upper triangle row after row: entry (a, b) is number a n − a (a − 1)/2 + b − a."""
+    values = torch.tensor([[1.0, 0.5, -1.001], [0.5, 1.001, 0.25], [-1.001, 0.25, math.nan]])
+    assert unpacked(packed(values)) == [32000, 16000, -32000, 32000, 8000, -32768]
 
 
-def test_tokens_in_their_context():
+def test_tokens_are_given_by_number():
     ids = torch.tensor([[5, 6, 8], [8, 5, 6]])
-    made = measures({"input_ids": ids}, {"5": " five", "6": "<s>"}, positions=(0, 2))
+    made = measures({"input_ids": ids}, {5: " five", 6: "<s>"}, positions=(0, 2))
     data = page_data(decomposition(), made, title="T")
-    assert data["kind"] == "tokens"
-    first, second = data["subnetworks"][0]["top_samples"]
-    assert first["tokens"] == ["8", " five", "<s>"]  # a token without a name is its number
-    assert (first["at"], first["next"], first["position"]) == (0, " five", 0)
-    assert second["tokens"] == [" five", "<s>", "8"]
-    assert (second["at"], "next" in second) == (2, False)
-    assert any("position of a window" in note for note in data["measured"]["notes"])
-    checked(data)
+    assert data["samples"] == {4: {"tokens": [5, 6, 8]}, 7: {"tokens": [8, 5, 6]}}
+    assert any("position of a window" in note for note in data["notes"])
+    # Without names they are numbers like any other.
+    plain = page_data(decomposition(), measures({"input_ids": ids}), title="T")
+    assert plain["samples"][4] == {"values": [5, 6, 8]}
 
 
-def test_an_image_is_in_the_page_once():
+def test_images_and_labels():
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     made = measures({"inputs": images, "labels": torch.tensor([3, 9])})
-    data = page_data(decomposition(), made, title="T")
-    assert data["kind"] == "images"
-    assert len(data["images"]) == 2
-    for entry in data["subnetworks"]:
-        assert [r["image"] for r in entry["top_samples"]] == [0, 1]
-        assert [r["label"] for r in entry["top_samples"]] == ["9", "3"]
-    checked(data)
+    samples = page_data(decomposition(), made, title="T")["samples"]
+    assert [samples[i]["label"] for i in (4, 7)] == ["3", "9"]
+    assert all(s["image"].startswith("data:image/png;base64,") for s in samples.values())
 
 
 def test_long_vectors_are_not_shown():
     made = measures({"inputs": torch.zeros(2, 65)})
-    data = page_data(decomposition(), made, title="T")
-    assert "values" not in data["subnetworks"][0]["top_samples"][0]
-    checked(data)
+    assert page_data(decomposition(), made, title="T")["samples"] == {4: {}, 7: {}}
 
 
 def test_pictures(tmp_path):
@@ -154,7 +145,6 @@ def test_pictures(tmp_path):
     assert data["figures"] == [
         {"title": "A", "caption": "b", "image": "data:image/png;base64,iVBORw0K"}
     ]
-    checked(data)
     with pytest.raises(ValueError, match="figures: expected a picture that exists"):
         page_data(
             decomposition(), measures(VECTORS), title="T", figures=[("A", "b", tmp_path / "q.png")]
@@ -166,9 +156,8 @@ def test_measures_of_another_decomposition():
     with pytest.raises(ValueError, match="measures: expected those of this decomposition of 2"):
         page_data(other, measures(VECTORS), title="T")
     # An earlier run of the same model, of as many subnetworks.
-    again = replace(decomposition(), decoder=decomposition().decoder.select(torch.tensor([1, 0])))
-    with pytest.raises(ValueError, match="Measure this one: subscape measure RUN --overwrite"):
-        page_data(again, measures(VECTORS), title="T")
+    with pytest.raises(ValueError, match="Measure again: subscape measure RUN --overwrite"):
+        page_data(decomposition(order=(1, 0)), measures(VECTORS), title="T")
 
 
 def test_it_is_written_to_a_file(tmp_path):

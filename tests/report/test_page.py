@@ -1,6 +1,7 @@
 """The page as a file: what it may hold, how large it is, how it is written."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -87,9 +88,15 @@ def test_another_file_is_never_replaced(data, tmp_path: Path, content: str):
 
 def test_bad_data_leave_the_old_file(data, tmp_path: Path):
     path = write_page(tmp_path / "page.html", data)
-    with pytest.raises(ValueError, match=r"data\.kind"):
-        write_page(path, {**data, "kind": "smells"}, overwrite=True)
+    with pytest.raises(ValueError, match="JSON"):
+        write_page(path, {**data, "heldout": {"fvu": math.nan}}, overwrite=True)
     assert [p.read_text(encoding="utf-8") for p in tmp_path.iterdir()] == [render_page(data)]
+
+
+def test_a_page_of_an_earlier_version_is_replaced(data, tmp_path: Path):
+    path = tmp_path / "page.html"
+    path.write_text('<!doctype html>{"format":"subscape-report/1"}')
+    assert write_page(path, data, overwrite=True).read_text(encoding="utf-8") == render_page(data)
 
 
 def test_a_folder_is_refused(data, tmp_path: Path):

@@ -1,10 +1,12 @@
 """The page in a real browser: it draws, sorts, finds, steps, and asks the network for nothing."""
 
+import base64
 import copy
 import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from subscape.report.page import write_page
@@ -79,20 +81,23 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def token_data(make_data):
+def token_data(make_data, put_tokens):
     data = make_data("tokens", n=30)
-    data["subnetworks"][4]["top_samples"][0].update(
-        tokens=["Once", EVIL, "", "\n", " \u202e\x00\ud83d", "▁time"], at=1, next=" zebra"
-    )
-    data["subnetworks"][4]["top_outputs"] = {
-        "up": [[EVIL, 1.0], ["\u0301", 0.5]],
-        "down": [["", -1.0]],
-    }
+    all_of, names = data["measures"]["subnetworks"], data["measures"]["names"]["outputs"]
+    words = ["Once", EVIL, "", "\n", " \u202e\x00\ud83d", "▁time", " zebra"]
+    put_tokens(data, all_of[4]["top_samples"][0], words, 1)
+    names |= {900: EVIL, 901: "\u0301", 902: ""}
+    all_of[4]["top_outputs"] = {"up": [[900, 1.0], [901, 0.5]], "down": [[902, -1.0], [903, -0.5]]}
     data["title"] = f"A title with {EVIL}"
-    sweep = data["subnetworks"][7]["sweep"]
+    sweep = all_of[7]["sweep"]
     sweep["relevant"][8] = None
     sweep["relevant"][15:] = [None, None]
     return data
+
+
+@pytest.fixture(scope="module")
+def subnetworks(token_data):
+    return token_data["measures"]["subnetworks"]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +160,18 @@ def test_malicious_and_odd_tokens_show_as_text(page):
     page.open("#subnetwork-4")
     assert page.one("mark").text == EVIL
     card = page.one("#card").text
-    for part in ("▲ raised", EVIL, "(empty)", "↵", "‹202E›", "␀", "zebra", "\ufffd", "◌"):
+    for part in (
+        "▲ raised",
+        EVIL,
+        "(empty)",
+        "↵",
+        "‹202E›",
+        "␀",
+        "zebra",
+        "\ufffd",
+        "◌",
+        "output 903",
+    ):
         assert part in card
     assert not page.all("#card img, #overview img, #list img")
     from selenium.common.exceptions import NoAlertPresentException
@@ -166,9 +182,9 @@ def test_malicious_and_odd_tokens_show_as_text(page):
     assert EVIL in page.driver.title
 
 
-def test_columns_sort_both_ways_and_say_so(page, token_data):
+def test_columns_sort_both_ways_and_say_so(page, subnetworks):
     page.open("#subnetworks")
-    rates = [s["active_rate"] for s in token_data["subnetworks"]]
+    rates = [s["active_rate"] for s in subnetworks]
     falling = sorted(range(30), key=lambda k: (-rates[k], k))
     button = page.one("#list th.c-active_rate button")
     button.click()
@@ -189,24 +205,25 @@ def test_columns_sort_both_ways_and_say_so(page, token_data):
 def test_search_finds_tokens_outputs_and_numbers(page, words, found):
     page.open()
     page.one("#search").send_keys(words)
+    page.until("return !document.getElementById('list').hidden")
     assert page.shown() == found
     status = page.one("#list [role=status]").text
     assert status.startswith(f"{len(found)} of 30" if found else "None of 30")
     page.one("#search").clear()
 
 
-def test_search_finds_tensors(page, token_data):
+def test_search_finds_tensors(page, subnetworks):
     page.open("#subnetworks")
     page.one("#search").send_keys("o_proj")
-    held = {s["index"] for s in token_data["subnetworks"] if s["tensors"][3] >= 0.05}
-    main = {s["index"] for s in token_data["subnetworks"] if max(s["tensors"]) == s["tensors"][3]}
+    held = {s["index"] for s in subnetworks if s["tensors"][3] >= 0.05}
+    main = {s["index"] for s in subnetworks if max(s["tensors"]) == s["tensors"][3]}
     assert set(page.shown()) == held | main
 
 
-def test_a_deep_link_opens_its_card_and_arrows_step_in_the_order_of_the_list(page, token_data):
+def test_a_deep_link_opens_its_card_and_arrows_step_in_the_order_of_the_list(page, subnetworks):
     from selenium.webdriver.common.keys import Keys
 
-    impacts = [s["impact"] for s in token_data["subnetworks"]]
+    impacts = [s["impact"] for s in subnetworks]
     order = sorted(range(30), key=lambda k: -impacts[k])
     at = 5
     page.open(f"#subnetwork-{order[at]}")
@@ -227,8 +244,8 @@ def test_a_deep_link_opens_its_card_and_arrows_step_in_the_order_of_the_list(pag
     assert page.messages() == []
 
 
-def test_the_ends_of_the_list_stop_the_steps(page, token_data):
-    best = max(token_data["subnetworks"], key=lambda s: s["impact"])["index"]
+def test_the_ends_of_the_list_stop_the_steps(page, subnetworks):
+    best = max(subnetworks, key=lambda s: s["impact"])["index"]
     page.open(f"#subnetwork-{best}")
     before, after = page.all("button.step")
     assert not before.is_enabled()
@@ -266,7 +283,8 @@ def test_the_map_reads_out_by_keyboard(page, token_data):
             "s.dispatchEvent(new Event('change')); document.querySelector('canvas').focus()")  # fmt: skip
     page.press(Keys.ARROW_DOWN)
     page.press(Keys.ARROW_RIGHT)
-    value = f"{token_data['similarity'][0][1]:.2f}".replace("-", "−")
+    packed = np.frombuffer(base64.b64decode(token_data["similarity"]), "<i2")
+    value = f"{packed[1] / 32_000:.2f}".replace("-", "−")
     assert page.one(".map .readout").text == f"0 and 1: {value}"
 
 
@@ -293,18 +311,20 @@ def test_every_kind_shows_its_samples(make_data, make_page, kind):
         assert page.js("return document.querySelector('.tile img').naturalWidth") == 8
 
 
-def test_the_preview_shows_a_piece_of_a_word_within_its_word(make_data, make_page):
+def test_the_preview_shows_a_piece_of_a_word_within_its_word(make_data, make_page, put_tokens):
     data = make_data("tokens", n=2, n_samples=1)
-    data["subnetworks"][0]["top_samples"][0].update(tokens=[" I", " thoug", "h", "t", " so"], at=2)
+    row = data["measures"]["subnetworks"][0]["top_samples"][0]
+    put_tokens(data, row, [" I", " thoug", "h", "t", " so"], 2)
     page = make_page(data).open("#subnetworks")
     chip = page.one("#list tr[data-k='0'] .head .tok")
     assert chip.text == "thought"
     assert chip.find_element("css selector", "b").text == "h"
 
 
-def test_long_contexts_unfold(make_data, make_page):
+def test_long_contexts_unfold(make_data, make_page, put_tokens):
     data = make_data("tokens", n=2, n_samples=1)
-    data["subnetworks"][0]["top_samples"][0].update(tokens=[f" w{i}" for i in range(200)], at=100)
+    row = data["measures"]["subnetworks"][0]["top_samples"][0]
+    put_tokens(data, row, [f" w{i}" for i in range(200)], 100)
     page = make_page(data).open("#subnetwork-0")
     first, last = page.all("button.unfold")
     assert (first.get_attribute("title"), last.get_attribute("title")) == (
@@ -319,17 +339,32 @@ def test_long_contexts_unfold(make_data, make_page):
 
 def test_one_subnetwork_and_nothing_optional(make_data, make_page):
     data = copy.deepcopy(make_data("tokens", n=1, n_samples=1))
-    subnetwork = data["subnetworks"][0]
-    for key in ("top_outputs", "sweep", "selectivity", "validity_radius", "partners"):
+    subnetwork = data["measures"]["subnetworks"][0]
+    for key in ("top_outputs", "sweep", "selectivity", "validity_radius", "delta"):
         subnetwork[key] = None
-    subnetwork.update(top_samples=[], impact=0.0, impact_share=0.0, active_rate=0.0)
-    data["quality"]["baselines"] = None
+    subnetwork.update(top_samples=[], partners=[], impact=0.0, active_rate=0.0)
+    data["measures"]["quality"]["baselines"] = []
+    data["heldout"] = {}
     page = make_page(data)
     page.open()
     assert "1 subnetwork of" in page.one(".lede").text
+    assert "0.610" in page.one("#overview .stats").text  # as measured, where nothing was held out
+    assert "these, on measured rows" not in page.one("#overview").text
     page.open("#subnetwork-0")
     assert "had no impact" in page.one("#card").text
     assert page.messages() == []
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_what_is_said_of_outputs_follows_the_divergence(make_data, make_page, logits: bool):
+    data = make_data("tokens", n=2, n_samples=1)
+    data["measures"] |= {"logits": logits, "unit": "bits", "unit_of_changes": "squared output"}
+    page = make_page(data).open("#subnetwork-0")
+    tips = "return [...document.querySelectorAll('[data-tip]')].map(n => n.dataset.tip).join()"
+    assert ("as of logits only differences matter" in page.js(tips)) is logits
+    text = page.one("#card").text
+    assert "bits per unit δ" in text
+    assert "change, squared output" in page.one(".sweep").text
 
 
 def test_a_thousand_subnetworks(driver, thousand):

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from subscape.toys import TOYS, ToyTraining, tms, tms_many, tms_parallel
+from subscape.toys import TOYS, ToyTraining, tms, tms_parallel
 
 SHORT = ToyTraining(n_steps=20, n_samples=256, n_candidates=2)
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return tms_many([0, 1, 2], training=ToyTraining(n_steps=1000, n_candidates=8))
+    return tms.many([0, 1, 2], training=ToyTraining(n_steps=1000, n_candidates=8))
 
 
 def test_tms_represents_every_feature(trained):
@@ -61,8 +61,8 @@ def test_training_leaves_the_global_generator_alone():
 
 
 def test_more_candidates_never_lose_a_feature():
-    few = tms_many(range(4), training=ToyTraining(n_steps=300, n_candidates=1))
-    many = tms_many(range(4), training=ToyTraining(n_steps=300, n_candidates=4))
+    few = tms.many(range(4), training=ToyTraining(n_steps=300, n_candidates=1))
+    many = tms.many(range(4), training=ToyTraining(n_steps=300, n_candidates=4))
     for a, b in zip(few, many, strict=True):
         assert b.represented.sum() >= a.represented.sum()
 
@@ -90,4 +90,4 @@ def test_training_settings_are_checked():
     with pytest.raises(ValueError, match="batch_size: expected at most n_samples=64; got 128"):
         ToyTraining(n_samples=64)
     with pytest.raises(ValueError, match="seeds: expected at least one"):
-        tms_many([])
+        tms.many([])

@@ -6,7 +6,10 @@ import torch
 
 from subscape import GradientSource, Target, decompose
 from subscape.lowrank import Stack, make_layout
+from subscape.measures import recovery
+from subscape.subnetworks import BatchTopK, Dictionary
 from subscape.subnetworks.evaluation import evaluate
+from subscape.toys import tms, true_subnetworks
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +42,7 @@ def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form: st
 
 
 def test_too_few_active_coefficients_leave_variance_unexplained(planted):
-    options = planted.options | {"active_fraction": 1 / 9}
+    options = planted.options | {"l0": 1.0}
     result = decompose(planted.model, planted.data, steps=300, **options)
     # One of two equal halves is left out.
     assert result.metrics["l0"] == 1.0
@@ -47,7 +50,7 @@ def test_too_few_active_coefficients_leave_variance_unexplained(planted):
 
 
 def test_too_few_subnetworks_leave_variance_unexplained(planted):
-    options = planted.options | {"n_subnetworks": 6, "active_fraction": 2 / 6}
+    options = planted.options | {"n_subnetworks": 6}
     result = decompose(planted.model, planted.data, steps=300, **options)
     assert result.metrics["fvu"] > 0.05
 
@@ -56,5 +59,31 @@ def test_the_directions_themselves_are_no_encoder_for_oblique_subnetworks(plante
     """What the first test finds is not what training starts from, an encoder equal to the decoder."""
     source = GradientSource(Target(planted.model), planted.data, reference="uniform")
     true = Stack(make_layout({"weight": (3, 3)}, (3, 3)), planted.subnetworks)
-    found = evaluate(source, true, true, 2 / 9, n_rows=900, batch_size=64)
+    made = Dictionary(true, true, BatchTopK(2.0, torch.Size([9]), true.weights))
+    found = evaluate(source, made, n_rows=900, batch_size=64)
     assert float(found.fvu) > 0.02
+
+
+def test_learned_thresholds_find_all_features_of_tms_at_the_l0_asked_for():
+    toy = tms(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    inputs, fresh = toy.sample(4000, generator), toy.sample(1000, generator)
+    result = decompose(
+        toy.model,
+        inputs,
+        heldout=fresh,
+        n_subnetworks=5,
+        rank=1,
+        n_restarts=2,
+        steps=800,
+        selection="jumprelu",
+        l0=0.5,
+        progress=False,
+    )
+    truth = true_subnetworks(toy).directions
+    assert recovery(result.decoder.flat(), truth).n_matched == 5
+    assert result.metrics["l0"] == pytest.approx(0.5, rel=0.1)
+    # Rows never influenced each other.
+    assert result.metrics["l0_row_by_row"] == pytest.approx(result.metrics["l0"], rel=1e-3)
+    assert result.metrics["fvu_row_by_row"] == pytest.approx(result.metrics["fvu"], rel=1e-3)
+    assert result.metrics["fvu"] < 0.22

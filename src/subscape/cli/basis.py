@@ -24,12 +24,9 @@ from subscape.interaction_basis.stages import (
     edges_stage,
     modules_stage,
 )
-from subscape.interaction_basis.task import (
-    Task,
-    decoder_task,
-    digits_task,
-    modular_addition_task,
-)
+from subscape.interaction_basis.task import Task, decoder_task
+from subscape.reproduce.digits import digits_task
+from subscape.reproduce.modular_addition import modular_addition_task
 
 Stage = Literal["build", "edges", "ablate", "modules", "report"]
 PATHS = ("weights", "text", "scored_text")

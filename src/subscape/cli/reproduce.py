@@ -1,8 +1,10 @@
-"""`subscape reproduce`: the published toys over many seeds, with their oracle beside every number."""
+"""`subscape reproduce`: the papers' toys over many seeds, with their oracle or PCA beside every number."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +12,12 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from subscape._io import check_free, json_object, write_json
-from subscape.cli import reproduce_basis
-from subscape.reproduction import Recipe, Reproduction, reproduce, reproduction
+from subscape._checks import require
+from subscape._io import check_free, json_object, writable, write_json
+from subscape.cli.basis import BasisFile, keep_settings, load_task
+from subscape.reproduce.basis import CONFIG, TOLERANCES, reproduce_basis
+from subscape.reproduce.recipes import Recipe, Reproduction, reproduction
+from subscape.reproduce.toys import reproduce
 
 
 @dataclass(frozen=True)
@@ -101,26 +106,30 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
     Raises:
         FileExistsError: if there is a results.json already.
     """
-    path = settings.out / "results.json"
+    out, path = settings.out, settings.out / "results.json"
     check_free(path, overwrite=settings.overwrite, owned=_is_results, name="out")
-    if settings.name in ("modular-addition", "digits-mlp"):
-        return reproduce_basis.run(
-            settings.name,
-            range(settings.first_seed, settings.first_seed + settings.seeds),
-            settings.out,
-            data=settings.data,
-            as_json=settings.json,
-        )
-    what = _with_flags(reproduction(settings.name, settings.recipe), settings)
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    require(settings.seeds >= 1, "seeds", "a whole number of at least 1", settings.seeds)
     torch.set_num_threads(1)  # more threads only wait for each other on tensors this small
-    results = reproduce(what, seeds, side_by_side=settings.side_by_side, progress=not settings.json)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    progress = not settings.json
+    if settings.name in TOLERANCES:
+        configs = _basis_files(settings, seeds)
+        for seed, config in configs.items():
+            # So that `subscape basis` takes the seed's folder as a run of its own.
+            keep_settings(config, out / f"seed{seed}")
+        tasks = ((seed, load_task(config)) for seed, config in configs.items())
+        results, lines = reproduce_basis(settings.name, tasks, out, progress=progress), _basis_lines
+    else:
+        what = _with_flags(reproduction(settings.name, settings.recipe), settings)
+        with writable(path):
+            out.mkdir(parents=True, exist_ok=True)
+        results = reproduce(what, seeds, side_by_side=settings.side_by_side, progress=progress)
+        lines = _toy_lines
     write_json(path, results)
     if settings.json:
         print(json.dumps(results["summary"]))
     else:
-        _print(results, path)
+        print("\n".join([*lines(results), f"Written to {path}"]))
     return results
 
 
@@ -130,35 +139,99 @@ def _is_results(path: Path) -> bool:
 
 def _with_flags(what: Reproduction, settings: ReproduceRun) -> Reproduction:
     given = {k: v for k in TRAINING_FLAGS if (v := getattr(settings, k)) is not None}
+    n = what.n_samples if settings.n_samples is None else settings.n_samples
+    require(n >= 1, "n_samples", "a whole number of at least 1", n)
     return replace(
         what,
         training=replace(what.training, **given),
         divergence=settings.divergence or what.divergence,
-        n_samples=settings.n_samples or what.n_samples,
+        n_samples=n,
     )
 
 
-def _print(results: dict[str, Any], path: Path) -> None:
+def _basis_files(settings: ReproduceRun, seeds: range) -> dict[int, BasisFile]:
+    config = BasisFile(tolerance=TOLERANCES[settings.name], basis=CONFIG)
+    if settings.name == "digits-mlp":
+        return {seed: replace(config, seed=seed) for seed in seeds}
+    folder, data = settings.data, os.environ.get("SUBSCAPE_DATA")
+    if folder is None:
+        require(
+            bool(data),
+            "data",
+            "the folder with the checkpoints",
+            "neither --data nor the environment variable SUBSCAPE_DATA",
+            "Give one of them.",
+        )
+        folder = Path(data or "") / "rib_modadd"
+    checkpoints = {
+        int(path.stem.removeprefix("seed")): str(path.resolve())
+        for path in sorted(folder.glob("seed*.safetensors"))
+    }
+    require(
+        bool(checkpoints),
+        "data",
+        "a folder with seed0.safetensors and its like",
+        str(folder),
+        "Set --data, or SUBSCAPE_DATA to the folder that holds rib_modadd.",
+    )
+    return {
+        seed: replace(config, task="modular-addition", weights=path)
+        for seed, path in checkpoints.items()
+    }
+
+
+def _toy_lines(results: Mapping[str, Any]) -> list[str]:
     s = results["summary"]
-    seeds = s["seeds"]
-    print(f"\n{results['name']}, {seeds} seeds, {results['settings']['divergence']}")
-    print(f"  FVU on rows not trained on   {s['fvu']['mean']:.3f} ± {s['fvu']['std']:.3f}")
-    print(
-        f"    mean of batches, as published {s['fvu_of_batches']['mean']:.3f}"
-        f" ± {s['fvu_of_batches']['std']:.3f}"
-    )
-    print(
-        f"  oracle FVU at the same L0    {s['fvu_oracle']['mean']:.3f}   gap {s['oracle_gap']:+.3f}"
-    )
-    print(f"  L0                           {s['l0']['mean']:.2f}")
-    print(f"  success                      {s['success']} of {seeds}")
-    print(f"  true subnetworks matched     {s['matched']} of {s['truths']}")
-    print(f"  MMCS                         {s['mmcs']['mean']:.4f} (min {s['mmcs']['min']:.3f})")
-    print(f"  dead subnetworks             {s['dead']['mean']:.1%}")
-    print(f"  targets with every feature   {s['target_complete']} of {seeds}")
+    n = s["seeds"]
+
+    def spread(key: str) -> str:
+        return f"{s[key]['mean']:.3f} ± {s[key]['std']:.3f}"
+
+    rows = {
+        "FVU on rows not trained on": spread("fvu"),
+        "  mean of batches, as published": spread("fvu_of_batches"),
+        "oracle FVU at the same L0": f"{s['fvu_oracle']['mean']:.3f}   gap {s['oracle_gap']:+.3f}",
+        "L0": f"{s['l0']['mean']:.2f}",
+        "success": f"{s['success']} of {n}",
+        "true subnetworks matched": f"{s['matched']} of {s['truths']}",
+        "MMCS": f"{s['mmcs']['mean']:.4f} (min {s['mmcs']['min']:.3f})",
+        "dead subnetworks": f"{s['dead']['mean']:.1%}",
+        "targets with every feature": f"{s['target_complete']} of {n}",
+    }
     for key in ("pearson_published", "r2_target", "r2_read_out", "purity"):
         if key in s:
-            print(f"  {key:<28} {s[key]['mean']:.4f} (min {s[key]['min']:.4f})")
+            rows[key] = f"{s[key]['mean']:.4f} (min {s[key]['min']:.4f})"
     if s["failed_seeds"]:
-        print(f"  failed seeds                 {s['failed_seeds']}")
-    print(f"\nWritten to {path}")
+        rows["failed seeds"] = str(s["failed_seeds"])
+    return [
+        f"\n{results['name']}, {n} seeds, {results['settings']['divergence']}",
+        *(f"  {label:<31} {text}" for label, text in rows.items()),
+        "",
+    ]
+
+
+def _basis_lines(results: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for run in results["runs"]:
+        bases, edges = run["seconds"]["bases"], run["seconds"]["edges"]
+        lines.append(
+            f"\nseed {run['seed']}: accuracy {run['base']:.5f}, "
+            f"bases {bases:.1f} s, edges of both {edges:.1f} s"
+        )
+        for method in ("lib", "pca"):
+            required, modules = run["edges_required"][method], run["modules"][method]
+            published = run.get("published", {}).get(method)
+            beside = f" (published {published})" if published else ""
+            lines += [
+                f"  {method.upper()}  edges required {required}{beside}",
+                f"       modules {modules['sizes']}, Q = {modules['modularity']:.3f}",
+            ]
+        if "frequencies" in run:
+            lines.append(
+                f"  frequencies of the LIB modules, with their share: {run['frequencies']}"
+            )
+    total, ratio = results["summary"]["total"], results["summary"]["ratio"]
+    return [
+        *lines,
+        f"\nedges required in all: LIB {total['lib']}, PCA {total['pca']}, ratio {ratio:.3f}",
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subscape._checks import problem
 from subscape.demo.folder import clear
 from subscape.measures import Measures
 from subscape.measures.measure import measure
 from subscape.report import write_report
+from subscape.reproduce.digits import load_digits
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.training import TrainingConfig, decompose
+from subscape.training import TrainingConfig
+from subscape.training.decompose import decompose
 
 TRAINING = TrainingConfig(
     n_subnetworks=20, rank=0.5, active_fraction=0.1, steps=1_000, batch_size=128
@@ -109,6 +109,7 @@ def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResu
         ImportError: without scikit-learn.
     """
     images, labels = load_digits()
+    images = images.view(-1, 1, 8, 8)
     clear(out, {"report.html"})
     order = torch.randperm(len(images), generator=generator_of(seed, 20))
     images, labels = images[order], labels[order]
@@ -139,31 +140,6 @@ def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResu
     title = "Handwritten digits · small convolutional network"
     report = write_report(out / "report.html", found, measures, title=title, overwrite=True)
     return DigitsResult(found, measures, accuracy, report)
-
-
-def load_digits() -> tuple[Tensor, Tensor]:
-    """The 1,797 images [sample, 1, 8, 8] in 0 to 1, and their labels.
-
-    Returns:
-        Images and labels.
-
-    Raises:
-        ImportError: without scikit-learn.
-    """
-    try:
-        datasets = importlib.import_module("sklearn.datasets")
-    except ImportError as error:
-        raise ImportError(
-            problem(
-                "scikit-learn",
-                "to be installed, whose package holds the images",
-                "no such package",
-                "pip install 'subscape[toys]'",
-            )
-        ) from error
-    data = datasets.load_digits()
-    images = torch.from_numpy(data.images).float()[:, None] / 16
-    return images, torch.from_numpy(data.target)
 
 
 def classifier() -> nn.Module:

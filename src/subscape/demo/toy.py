@@ -16,13 +16,13 @@ from subscape.measures.measure import measure
 from subscape.measures.oracle import oracle, pca_fvu
 from subscape.measures.recovery import Recovery, absolute_cosines, recovery
 from subscape.report import draw_toy_decomposition, write_report
-from subscape.reproduction import reproduction
+from subscape.reproduce.recipes import reproduction
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
 from subscape.toys import tms, true_subnetworks
-from subscape.training import decompose
+from subscape.training.decompose import decompose
 
 STEPS = 4_000
 N_RESTARTS = 8

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,33 +79,38 @@ Calls = dict[str, list[Call]]
 def captured(modules: Mapping[str, nn.Module], *, watch: bool = False) -> Generator[Calls]:
     """Keep every call of some modules while the block runs; where they are only watched, as they are."""
     calls: Calls = {name: [] for name in modules}
-
-    def hook_of(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
-            leaves, form = tree_flatten(output)
-            kept: list[Tensor] = []
-            handed_on: list[Tensor] = []
-            for place, leaf in enumerate(leaves):
-                if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
-                    continue
-                if not watch:
-                    if not leaf.requires_grad:
-                        leaf = leaf.detach().requires_grad_(True)
-                    leaves[place] = leaf.clone()
-                kept.append(leaf)
-                handed_on.append(leaves[place])
-            tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-            versions = [[x._version for x in group] for group in (handed_on, tensors)]
-            calls[name].append(Call(args, kwargs, kept, handed_on, *versions))
-            return None if watch else tree_unflatten(leaves, form)
-
-        return hook
-
     with ExitStack() as stack:
         for name, module in modules.items():
-            handle = module.register_forward_hook(hook_of(name), with_kwargs=True)
-            stack.callback(handle.remove)
+            hook = partial(_keep, calls[name], watch)
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield calls
+
+
+def _keep(
+    calls: list[Call],
+    watch: bool,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Any,
+    output: Any,
+) -> Any:
+    """Forward hook: one more call; gives what the model goes on with."""
+    leaves, form = tree_flatten(output)
+    kept: list[Tensor] = []
+    handed_on: list[Tensor] = []
+    for place, leaf in enumerate(leaves):
+        if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
+            continue
+        if not watch:
+            if not leaf.requires_grad:
+                leaf = leaf.detach().requires_grad_(True)
+            leaves[place] = leaf.clone()
+        kept.append(leaf)
+        handed_on.append(leaves[place])
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+    versions = [[x._version for x in group] for group in (handed_on, tensors)]
+    calls.append(Call(args, kwargs, kept, handed_on, *versions))
+    return None if watch else tree_unflatten(leaves, form)
 
 
 @contextmanager
@@ -115,17 +121,19 @@ def positions_picked(
     if head is None or position is None:
         yield
         return
-
-    def pick(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, *others = args
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return (hidden[rows, position.to(hidden.device)][:, None], *others)
-
-    handle = head.register_forward_pre_hook(pick)
+    handle = head.register_forward_pre_hook(partial(_pick, position))
     try:
         yield
     finally:
         handle.remove()
+
+
+def _pick(
+    position: Int[Tensor, " row"], module: nn.Module, args: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    hidden, *others = args
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return (hidden[rows, position.to(hidden.device)][:, None], *others)
 
 
 @contextmanager

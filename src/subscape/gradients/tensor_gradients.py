@@ -178,10 +178,15 @@ class OuterGradient:
         mine, theirs = self._terms, other._terms
         through_terms = len(mine) * len(theirs) * (self.left.shape[2] + self.right.shape[2])
         size = math.prod(self.shape)
-        rows = max(self.n_rows, other.n_rows)
-        fits = rows * size * self.left.element_size() <= DENSE_BUDGET
-        if fits and through_terms > self.n_rows * other.n_rows * size:
-            return self._dense_gradient.gram(other._dense_gradient)
+        if through_terms > self.n_rows * other.n_rows * size:
+            fitting = max(1, DENSE_BUDGET // (size * self.left.element_size()))
+            lines = [
+                torch.cat(
+                    [a._dense_gradient.gram(b._dense_gradient) for b in other._parts(fitting)], 1
+                )
+                for a in self._parts(fitting)
+            ]
+            return torch.cat(lines)
         return terms_gram(
             mine,
             theirs,
@@ -215,6 +220,13 @@ class OuterGradient:
         """See `TensorGradient`."""
         first = second_moment((self.right @ self.right.mT) @ self.left, self.left)
         return [first, *rest_moments(self.left @ self.left.mT, self.right, self.shape)]
+
+    def _parts(self, n: int) -> list[OuterGradient]:
+        """At most n rows each, so that dense they fit."""
+        if n >= self.n_rows:
+            return [self]
+        parts = zip(self.left.split(n), self.right.split(n), strict=True)
+        return [OuterGradient(left, right, self.shape) for left, right in parts]
 
     @cached_property
     def _terms(self) -> Terms:

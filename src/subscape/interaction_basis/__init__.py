@@ -6,11 +6,6 @@ from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
 from subscape.interaction_basis.chain import Chain, check_chain
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.huggingface import decoder_chain
-from subscape.interaction_basis.modular_addition import (
-    load_modular_addition,
-    modular_addition_chain,
-    modular_addition_data,
-)
 from subscape.interaction_basis.modules import Module, Modules, find_modules
 from subscape.interaction_basis.required import EdgesRequired, all_edges_required, edges_required
 from subscape.interaction_basis.score import ACCURACY, CROSS_ENTROPY, NEXT_TOKEN, Score
@@ -43,9 +38,6 @@ __all__ = [
     "edges_required",
     "find_modules",
     "largest_edges",
-    "load_modular_addition",
-    "modular_addition_chain",
-    "modular_addition_data",
     "node_curve",
     "sequential_chain",
 ]

@@ -60,18 +60,7 @@ def through_edges(
     mask: Bool[Tensor, "next_direction direction"],
     coordinates: Float[Tensor, "... direction"],
 ) -> Float[Tensor, "..."]:
-    """Run a section so that each next direction sees only the directions that the mask leaves it.
-
-    Args:
-        section: the section.
-        basis: of the node layer before it.
-        next_basis: of the node layer after it.
-        mask: edges that stay.
-        coordinates: activations before it, in its basis.
-
-    Returns:
-        Activations after it, in its basis.
-    """
+    """Run a section on coordinates, so that each next direction sees only what the mask leaves it."""
     rest = next_basis.encode(section(basis.decode(torch.zeros_like(coordinates[:1]))))
     if isinstance(section, Affine):
         weight = basis.back @ section.weight.double() @ next_basis.into
@@ -112,19 +101,7 @@ def score_with_edges(
     mask: Bool[Tensor, "next_direction direction"],
     on: Scored,
 ) -> float:
-    """Score of the network with edges of one section taken away.
-
-    Args:
-        chain: the network.
-        layer: number of the section.
-        basis: of the node layer before it.
-        next_basis: of the node layer after it.
-        mask: edges that stay.
-        on: the data and the score.
-
-    Returns:
-        The score.
-    """
+    """Score of the network with the edges of one section that the mask leaves."""
 
     def run(inputs: Tensor) -> Tensor:
         coordinates = basis.encode(chain.nodes(inputs, layer)[-1])
@@ -137,18 +114,7 @@ def score_with_edges(
 def score_with_directions(
     chain: Chain, layer: int, basis: LayerBasis, n_kept: int, on: Scored
 ) -> float:
-    """Score of the network when one node layer keeps its first directions and the rest take their mean.
-
-    Args:
-        chain: the network.
-        layer: number of the node layer.
-        basis: of the node layer.
-        n_kept: directions that stay; if all of them, the activations pass as they are.
-        on: the data and the score.
-
-    Returns:
-        The score.
-    """
+    """Score when a node layer keeps its first directions, the rest take their mean; all pass unchanged."""
     require(0 <= n_kept <= basis.width, "n_kept", f"0 to {basis.width} directions", n_kept)
 
     def run(inputs: Tensor) -> Tensor:

@@ -150,17 +150,7 @@ def build_bases(
 
 
 def activations(chain: Chain, layer: int, inputs: Tensor, batch_size: int) -> Generator[Tensor]:
-    """Activations of one node layer, batch by batch.
-
-    Args:
-        chain: the sections.
-        layer: which node layer.
-        inputs: as the data has them.
-        batch_size: samples that run together.
-
-    Yields:
-        [sample, width] or [sample, position, width].
-    """
+    """Activations of one node layer, batch by batch."""
     for batch in batches(inputs, batch_size):
         with torch.no_grad():
             values = chain.nodes(batch, layer)[-1]

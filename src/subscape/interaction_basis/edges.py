@@ -35,19 +35,7 @@ def interactions(
     quadrature: Quadrature = GRADIENT,
     baseline: Baseline = "mean",
 ) -> Float[Tensor, "next_direction direction"]:
-    """E of one pair of node layers.
-
-    Args:
-        section: from the one to the other.
-        basis: of the first.
-        next_basis: of the second.
-        activations: of the first, in batches.
-        quadrature: points along the path whose Jacobians are averaged.
-        baseline: start of the path.
-
-    Returns:
-        Edges from direction (column) to next direction (row), in float64.
-    """
+    """E of one pair of node layers, in float64, from `activations` of the first in batches."""
     total = basis.into.new_zeros(next_basis.rank, basis.rank)
     count = 0
     push = pushforward(section)

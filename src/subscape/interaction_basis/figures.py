@@ -31,15 +31,7 @@ WIDEST = 40.0
 
 
 def report_stage(folder: Path, *, title: str | None = None) -> list[Path]:
-    """Draw everything that the run has.
-
-    Args:
-        folder: the run, all other stages done.
-        title: of the pages; by default the folder's name.
-
-    Returns:
-        The files written.
-    """
+    """Draw everything that a run has, all other stages done; the files written."""
     graphs = load_graphs(folder)
     ablation = read_json(made_by("ablate", folder / "ablation.json"))
     found = read_json(made_by("modules", folder / "modules.json"))

@@ -21,14 +21,7 @@ Push = Callable[[Tensor, Tensor], Tensor]
 
 
 def pushforward(section: Section) -> Push:
-    """Make the function (point, tangents [tangent, *point]) -> derivatives [tangent, *output].
-
-    Args:
-        section: the section to differentiate.
-
-    Returns:
-        The function.
-    """
+    """The function (point, tangents [tangent, *point]) -> derivatives [tangent, *output] of a section."""
     written_out = False
 
     def push(point: Float[Tensor, "..."], tangents: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from subscape._checks import problem, require
+from subscape._checks import optional, problem, require
 from subscape._io import (
     holds_just,
     new_folder,
@@ -132,8 +132,7 @@ class InteractionGraph:
         Returns:
             The graph; nodes carry `layer_name` and `importance`, edges carry `weight`.
         """
-        import networkx
-
+        networkx = optional("networkx", "to export a graph", "'subscape[graph]'")
         limits = [smallest] * len(self.edges) if isinstance(smallest, int | float) else smallest
         require(
             len(limits) == len(self.edges),

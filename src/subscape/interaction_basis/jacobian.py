@@ -35,20 +35,7 @@ def jacobian_gram(
     quadrature: Quadrature = GRADIENT,
     baseline: Baseline = "mean",
 ) -> Float[Tensor, "node node"]:
-    """Mean of J J^T.
-
-    Args:
-        section: from the node layer to the next one.
-        into_next: C of the next one, or the identity.
-        activations: of the node layer, in batches.
-        mean: of the node layer, the baseline `mean`.
-        signs: random signs for sections without a closed form; by default the exact sum.
-        quadrature: points along the path whose Jacobians are averaged.
-        baseline: start of the path.
-
-    Returns:
-        M' in float64.
-    """
+    """M' in float64, from `activations` in batches; `signs` only for sections without a closed form."""
     total = mean.new_zeros(len(mean), len(mean), dtype=torch.float64)
     count = 0
     closed = ClosedForm(section, into_next) if isinstance(section, Affine | Mlp) else None

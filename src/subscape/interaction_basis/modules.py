@@ -10,16 +10,14 @@ by networkx's Louvain method, or by networkit's or scikit-network's if they are 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from subscape._checks import problem, require
+from subscape._checks import optional, require
 from subscape._shapes import Float
 from subscape.interaction_basis.graph import InteractionGraph
 
@@ -34,7 +32,6 @@ N_STARTS = 10
 """Runs of networkx's Louvain method, each in its own order; the partition of highest modularity stays."""
 MOST_SIZES = 12
 """In a description of modules in words."""
-PACKAGES = {"networkx": "networkx", "networkit": "networkit", "scikit-network": "sknetwork"}
 
 
 @dataclass(frozen=True)
@@ -152,8 +149,8 @@ def find_modules(
         ValueError: if the library is none of these.
     """
     require(resolution > 0, "resolution", "a number above 0", resolution)
-    if library not in PACKAGES:
-        raise ValueError(problem("library", f"one of {', '.join(PACKAGES)}", repr(library)))
+    known = get_args(Library)
+    require(library in known, "library", f"one of {', '.join(known)}", repr(library))
     networkx = _library("networkx")
     weighted = weighted_graph(graph, thresholds, last_layer)
     if weighted.number_of_edges() == 0:
@@ -191,7 +188,7 @@ def _networkx(weighted: networkx.Graph, resolution: float, seed: int) -> list[se
 
 
 def _networkit(weighted: networkx.Graph, resolution: float, seed: int) -> list[set[Node]]:
-    networkit = _library("networkit")
+    networkit = _library("networkit", "networkit")
     networkit.engineering.setSeed(seed, True)
     nodes = list(weighted.nodes)
     number = {node: n for n, node in enumerate(nodes)}
@@ -203,7 +200,7 @@ def _networkit(weighted: networkx.Graph, resolution: float, seed: int) -> list[s
 
 
 def _scikit_network(weighted: networkx.Graph, resolution: float, seed: int) -> list[set[Node]]:
-    clustering = _library("scikit-network", "sknetwork.clustering")
+    clustering = _library("sknetwork.clustering", "scikit-network")
     adjacency = _library("networkx").to_scipy_sparse_array(weighted, weight="weight")
     method = clustering.Louvain(resolution=resolution, random_state=seed)
     return _grouped(list(weighted.nodes), method.fit_predict(adjacency.tocsr()))
@@ -216,16 +213,5 @@ def _grouped(nodes: list[Node], labels: Iterable[int]) -> list[set[Node]]:
     return list(parts.values())
 
 
-def _library(name: str, module: str | None = None) -> ModuleType:
-    try:
-        return importlib.import_module(module or PACKAGES[name])
-    except ImportError as error:
-        extra = "'subscape[graph]'" if name == "networkx" else name
-        raise ImportError(
-            problem(
-                name,
-                "to be installed, to find modules",
-                "no such module",
-                f"Install it: pip install {extra}.",
-            )
-        ) from error
+def _library(module: str, install: str = "'subscape[graph]'") -> Any:
+    return optional(module, "to find modules", install)

@@ -28,19 +28,7 @@ def graph_page(
     labels: Mapping[tuple[int, int], str] | None = None,
     most: int = 60,
 ) -> str:
-    """Write the page.
-
-    Args:
-        graph: the interaction graph.
-        modules: they give the colours.
-        thresholds: edges below are left out; one per section that is drawn.
-        title: of the page; names and labels are escaped, whatever they hold.
-        labels: text beside a direction (layer, direction).
-        most: directions shown of each layer, the most important first.
-
-    Returns:
-        The HTML.
-    """
+    """The HTML; title and labels are escaped, other arguments are those of `pictures.draw_graph`."""
     data = _data(graph, modules, thresholds, labels or {}, most)
     template = resources.files("subscape.interaction_basis").joinpath("page.html")
     text = template.read_text(encoding="utf-8")

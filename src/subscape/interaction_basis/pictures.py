@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from subscape._checks import problem, require
+from subscape._checks import optional, require
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.modules import Modules, log_weights
 
@@ -103,16 +103,7 @@ def draw_graph(
 
 
 def shown_directions(graph: InteractionGraph, thresholds: Sequence[float], most: int) -> list[int]:
-    """Directions per layer up to the last one that has an edge above the threshold.
-
-    Args:
-        graph: the interaction graph.
-        thresholds: one per section that is shown.
-        most: the largest number wanted.
-
-    Returns:
-        One number per layer that is shown, at least 1 each.
-    """
+    """Directions per layer, 1 to `most`, up to the last one that has an edge above the threshold."""
     shown = [1] * (len(thresholds) + 1)
     for layer, threshold in enumerate(thresholds):
         linked = graph.edges[layer][:most, :most] > threshold
@@ -129,16 +120,7 @@ def draw_edges_required(
     *,
     axes: Axes | None = None,
 ) -> Axes:
-    """Bars of the edges that each section needs, by method.
-
-    Args:
-        counts: one number per section, by `lib` and `pca`.
-        names: of the node layers.
-        axes: to draw into.
-
-    Returns:
-        The axes.
-    """
+    """Bars of the edges that each section needs, by method (`lib`, `pca`)."""
     axes = _axes(axes)
     width = 0.8 / len(counts)
     for number, (method, values) in enumerate(counts.items()):
@@ -158,17 +140,7 @@ def draw_edges_required(
 def draw_curves(
     curves: Mapping[str, Curve], score: str, what: str, *, axes: Axes | None = None
 ) -> Axes:
-    """Scores over the number of directions or edges kept.
-
-    Args:
-        curves: pairs (number kept, score) by method.
-        score: name of the score.
-        what: `directions` or `edges`.
-        axes: to draw into.
-
-    Returns:
-        The axes.
-    """
+    """Scores over the number of directions or edges kept: pairs (number kept, score) by method."""
     axes = _axes(axes)
     for method, curve in curves.items():
         label, colour = METHODS.get(method, (method, ALONE))
@@ -186,34 +158,11 @@ def draw_curves(
 def panels(
     n: int, *, width: float = 4.0, height: float = 3.2, columns: int = 4
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure of n panels side by side, in rows of `columns`.
-
-    Args:
-        n: how many.
-        width: of one panel in inches.
-        height: of one panel in inches.
-        columns: panels in a row at most.
-
-    Returns:
-        The figure and its axes.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            problem(
-                "matplotlib",
-                "to be installed, for pictures",
-                "no such module",
-                "Install it: pip install 'subscape[plot]'.",
-            )
-        ) from error
+    """A figure of n panels of that size in inches, in rows of `columns`, and their axes."""
+    matplotlib = optional("matplotlib.figure", "for pictures", "'subscape[plot]'")
     across = min(n, columns)
     down = -(-n // across)
-    figure = Figure(figsize=(across * width, down * height), layout="constrained")
+    figure = matplotlib.Figure(figsize=(across * width, down * height), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).flatten().tolist()
     for unused in grid[n:]:
         unused.remove()

@@ -35,17 +35,7 @@ class Signs:
 def cotangents(
     out: Tensor, into_next: Tensor, signs: Signs | None, generator: torch.Generator
 ) -> Generator[Tensor]:
-    """Make the cotangents in chunks.
-
-    Args:
-        out: output of the section, for its shape.
-        into_next: C of the next node layer.
-        signs: random signs; by default every output position and direction in turn.
-        generator: of the signs.
-
-    Yields:
-        [probe, *output]; the sum over probes of the squares of what is pulled back is the exact one.
-    """
+    """Chunks [probe, *output]; what they pull back adds up, squared, to the exact sum over outputs."""
     probes = list(_probes(out, into_next, signs, generator))
     per_chunk = max(1, SPREAD // out.numel())
     for first in range(0, len(probes), per_chunk):

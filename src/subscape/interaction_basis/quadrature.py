@@ -24,14 +24,7 @@ GRADIENT = Quadrature((1.0,), (1.0,))
 
 
 def gauss_legendre(n_points: int) -> Quadrature:
-    """Exact for polynomials up to degree 2 n - 1.
-
-    Args:
-        n_points: how many.
-
-    Returns:
-        Points from 0 to 1, and their weights.
-    """
+    """Points from 0 to 1 and their weights, exact for polynomials up to degree 2 n - 1."""
     require(n_points >= 1, "n_points", "a whole number of at least 1", n_points)
     points, weights = np.polynomial.legendre.leggauss(n_points)
     return Quadrature(

@@ -16,13 +16,7 @@ FIELDS = ("mean", "into", "back", "importance")
 
 
 def write_layer(path: Path, lib: LayerBasis, pca: LayerBasis) -> None:
-    """Write both bases of one node layer.
-
-    Args:
-        path: a safetensors file.
-        lib: the Local Interaction Basis.
-        pca: the baseline.
-    """
+    """Write both bases of one node layer to a safetensors file."""
     tensors, header = {}, {}
     for key, basis in (("lib", lib), ("pca", pca)):
         some, header[key] = basis_to_tensors(basis, key)
@@ -31,17 +25,7 @@ def write_layer(path: Path, lib: LayerBasis, pca: LayerBasis) -> None:
 
 
 def read_layer(path: Path) -> tuple[LayerBasis, LayerBasis]:
-    """Read both bases of one node layer.
-
-    Args:
-        path: the file that `write_layer` wrote.
-
-    Returns:
-        The Local Interaction Basis and the baseline.
-
-    Raises:
-        ValueError: if the file is another one.
-    """
+    """The Local Interaction Basis and the baseline that `write_layer` wrote."""
     header, tensors = read_metadata(path), read_tensors(path)
     if "bases" not in header:
         raise ValueError(problem(str(path), "a file of bases", "another safetensors file"))
@@ -53,15 +37,7 @@ def read_layer(path: Path) -> tuple[LayerBasis, LayerBasis]:
 
 
 def basis_to_tensors(basis: LayerBasis, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Take a basis apart.
-
-    Args:
-        basis: the basis.
-        key: prefix of its tensors' names.
-
-    Returns:
-        Tensors by name, and the rest as JSON can hold it.
-    """
+    """A basis as tensors, their names prefixed by `key`, and the rest as JSON can hold it."""
     tensors = {f"{key}.{field}": getattr(basis, field) for field in FIELDS}
     return tensors, {"name": basis.name, "kind": basis.kind, "n_isolated": basis.n_isolated}
 

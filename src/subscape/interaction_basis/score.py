@@ -53,18 +53,7 @@ def evaluate(
     *,
     batch_size: int = 1024,
 ) -> float:
-    """Mean score over all items of all samples.
-
-    Args:
-        run: from inputs to outputs.
-        inputs: as the data has them.
-        labels: one per sample, or whatever the score takes.
-        score: the score.
-        batch_size: samples that run together.
-
-    Returns:
-        The mean; a short last batch counts by its items.
-    """
+    """Mean score over all items of all samples; a short last batch counts by its items."""
     require(
         len(labels) == len(inputs), "labels", f"one for each of {len(inputs)} samples", len(labels)
     )

@@ -85,19 +85,7 @@ def ablate_stage(
     curves: bool = True,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Count the edges that every section needs and draw up the curves.
-
-    Args:
-        task: the task.
-        folder: the run.
-        tolerance: how much worse the score may get.
-        midpoint: how the bisection halves.
-        curves: whether to measure the curves too.
-        progress: whether to show a progress bar.
-
-    Returns:
-        What is in ablation.json.
-    """
+    """Count the edges that every section needs and draw up the curves: what is in ablation.json."""
     graphs, chain, on = load_graphs(folder), task.scoring, task.scored
     base, device = on.base(chain), chain.embed(on.inputs[:1]).device
     settings = {"score": on.score.name, "base": base, "tolerance": tolerance}
@@ -180,18 +168,7 @@ def modules_stage(
     last_layer: bool = False,
     library: Library = "networkx",
 ) -> dict[str, Any]:
-    """Find the modules of both graphs.
-
-    Args:
-        folder: the run.
-        resolution: gamma.
-        seed: of the method's random order.
-        last_layer: whether the last node layer takes part.
-        library: which one finds the communities.
-
-    Returns:
-        What is in modules.json.
-    """
+    """Find the modules of both graphs: what is in modules.json."""
     ablation = read_json(made_by("ablate", folder / "ablation.json"))
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
     for method, graph in load_graphs(folder).items():
@@ -239,18 +216,7 @@ def parse_nodes(nodes: Sequence[Sequence[int]]) -> tuple[Node, ...]:
 
 
 def made_by(stage: str, path: Path) -> Path:
-    """The path, if the stage that makes it has been there.
-
-    Args:
-        stage: its name on the command line.
-        path: what it makes in the run folder.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: if there is no such path.
-    """
+    """The path, which the stage of that name makes in a run folder; refused if it has not been there."""
     if not path.exists():
         raise ValueError(
             problem(

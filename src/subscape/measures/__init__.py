@@ -6,10 +6,8 @@ A function with the name of its file is imported from there: `from subscape.meas
 from subscape.measures.config import MeasureConfig
 from subscape.measures.control import random_like
 from subscape.measures.impact import Impact, TopRows
-from subscape.measures.mixing import MixingRecovery, mixing_recovery
-from subscape.measures.oracle import Oracle, line_clusters, pca_fvu
+from subscape.measures.oracle import Oracle, pca_fvu
 from subscape.measures.output_effects import top_outputs
-from subscape.measures.purity import Purity
 from subscape.measures.record import Measures, Selectivity, SubnetworkMeasures, TopOutputs
 from subscape.measures.recovery import Recovery
 from subscape.measures.rows import RowSet, outputs_at
@@ -27,9 +25,7 @@ __all__ = [
     "Impact",
     "MeasureConfig",
     "Measures",
-    "MixingRecovery",
     "Oracle",
-    "Purity",
     "Recovery",
     "RowSet",
     "Selectivity",
@@ -41,8 +37,6 @@ __all__ = [
     "delta_of_change",
     "grid",
     "interaction",
-    "line_clusters",
-    "mixing_recovery",
     "outputs_at",
     "pca_fvu",
     "random_like",

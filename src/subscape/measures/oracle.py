@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from subscape._checks import require
 from subscape._shapes import Float, Int
@@ -235,35 +235,3 @@ def _principal_weights(
     # Eigenvalues below the rounding of the products are noise.
     real = values > max(SMALL_PIVOT, torch.finfo(made_in).eps) * values[0]
     return vectors[:, real] / values[real].sqrt()
-
-
-def line_clusters(
-    gradients: Float[Tensor, "row parameter"],
-    n_clusters: int,
-    *,
-    generator: Generator,
-    n_iterations: int = 30,
-) -> Float[Tensor, "cluster parameter"]:
-    """k-means with lines through the origin instead of points: directions for a baseline.
-
-    Args:
-        gradients: one per row.
-        n_clusters: number of lines.
-        generator: draws the rows to start from, spread out as in k-means++.
-        n_iterations: rounds of assigning rows and turning lines.
-    """
-    g = gradients.double()
-    energy = g.square().sum(1)
-    left, lines = energy, g.new_empty(0, g.shape[1])
-    for _ in range(n_clusters):
-        row = torch.multinomial(left.clamp(min=0) + SMALL_PIVOT, 1, generator=generator)
-        lines = torch.cat([lines, g[row] / energy[row].sqrt().clamp(min=SMALL_PIVOT)[:, None]])
-        left = energy - (g @ lines.mT).square().amax(1)
-    for _ in range(n_iterations):
-        inner = g @ lines.mT
-        own = torch.nn.functional.one_hot(inner.abs().argmax(1), n_clusters)
-        # One power step per cluster; a line without rows stays.
-        turned = torch.einsum("rc,rp->cp", inner * own, g)
-        length = turned.norm(dim=1, keepdim=True)
-        lines = torch.where(length > 0, turned / length.clamp(min=SMALL_PIVOT), lines)
-    return lines

@@ -120,7 +120,7 @@ def _shown(inputs: Tensor, place: int, measures: Measures) -> dict[str, Any]:
 
 def packed(symmetric: Float[Tensor, "n n"]) -> str:
     """The upper triangle of a map of numbers from −1 to 1, diagonal included, as base64 of 16-bit numbers."""
-    upper = symmetric[tuple(torch.triu_indices(*symmetric.shape))].double().clamp(-1, 1)
+    upper = symmetric.detach()[tuple(torch.triu_indices(*symmetric.shape))].double().clamp(-1, 1)
     whole = torch.where(upper.isnan(), NONE, (upper * ONE).round()).cpu().numpy()
     return base64.b64encode(whole.astype("<i2").tobytes()).decode("ascii")
 

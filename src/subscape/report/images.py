@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import io
 
 import torch
 from torch import Tensor
 
-from subscape._checks import problem
+from subscape._checks import optional
 
 SIDE = 64
 """Longest side of a thumbnail; 2,000 of them must stay below 10 MB."""
@@ -37,17 +36,7 @@ def data_uri(image: Tensor) -> str:
     Raises:
         ImportError: without Pillow.
     """
-    try:
-        pillow = importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise ImportError(
-            problem(
-                "Pillow",
-                "to be installed, for thumbnails",
-                "no such package",
-                "pip install 'subscape[plot]'",
-            )
-        ) from error
+    pillow = optional("PIL.Image", "for thumbnails", "'subscape[plot]'")
     values = image.detach().cpu()
     if values.dtype != torch.uint8:
         values = values.double()

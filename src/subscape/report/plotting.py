@@ -5,36 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from subscape._checks import problem
+from subscape._checks import optional
 from subscape._io import replacing
 
 INK = "#333333"
 
 
 def new_figure(size: tuple[float, float]) -> Any:
-    """An empty matplotlib figure.
-
-    Args:
-        size: width and height in inches.
-
-    Returns:
-        The figure, which belongs to no window.
-
-    Raises:
-        ImportError: without matplotlib.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            problem(
-                "matplotlib",
-                "to be installed, for figures",
-                "no such package",
-                "pip install 'subscape[plot]'",
-            )
-        ) from error
-    return Figure(figsize=size, layout="constrained")
+    """An empty matplotlib figure, width and height in inches, which belongs to no window."""
+    matplotlib = optional("matplotlib.figure", "for figures", "'subscape[plot]'")
+    return matplotlib.Figure(figsize=size, layout="constrained")
 
 
 def save_figure(figure: Any, path: str | Path) -> None:

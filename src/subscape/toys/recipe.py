@@ -48,16 +48,7 @@ class Recipe:
 
 
 def outputs(recipe: Recipe, complete: Parameters, x: Tensor) -> Float[Tensor, "replica row out"]:
-    """The model's outputs for parameters with a leading replica axis.
-
-    Args:
-        recipe: holds the model.
-        complete: the model's parameters.
-        x: inputs [row, feature] for all replicas, or [replica, row, feature].
-
-    Returns:
-        Outputs of every replica.
-    """
+    """Outputs of every replica; x is [row, feature] for all of them, or [replica, row, feature]."""
 
     def single(values: Parameters, rows: Tensor) -> Tensor:
         return functional_call(recipe.model, values, (rows,))
@@ -82,17 +73,7 @@ class Measured(NamedTuple):
 def measure(
     recipe: Recipe, candidates: Parameters, mixing: Tensor | None, generator: Generator
 ) -> Measured:
-    """Losses of candidates on fresh inputs, all on the same ones.
-
-    Args:
-        recipe: what they were trained on.
-        candidates: the model's parameters with a leading candidate axis.
-        mixing: A, where there is one.
-        generator: source of the inputs.
-
-    Returns:
-        The losses.
-    """
+    """Losses of candidates, the leading axis of their parameters, on the same fresh inputs."""
 
     def error(x: Tensor) -> tuple[Tensor, Tensor]:
         y = recipe.label(x, mixing)

@@ -8,9 +8,11 @@ summed over replicas, so what a seed becomes does not depend on its neighbours.
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Concatenate, Generic, ParamSpec
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +21,8 @@ from subscape._checks import require
 from subscape._shapes import Float
 from subscape.toys.recipe import Parameters, Recipe, measure, outputs
 from subscape.toys.toy import Toy
+
+Settings = ParamSpec("Settings")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,22 @@ class ToyTraining:
             f"at most n_samples={self.n_samples}",
             self.batch_size,
         )
+
+
+class Maker(Generic[Settings]):
+    """A function from seeds to toys: called with one seed it makes one toy, `many` makes one per seed.
+
+    Args:
+        many: from seeds and settings to toys, trained side by side.
+    """
+
+    def __init__(self, many: Callable[Concatenate[Sequence[int], Settings], list[Toy]]) -> None:
+        self.many = many
+        functools.update_wrapper(self, many)
+
+    def __call__(self, seed: int = 0, *args: Settings.args, **kwargs: Settings.kwargs) -> Toy:
+        """Make the toy of one seed, with the same settings as `many`."""
+        return self.many([seed], *args, **kwargs)[0]
 
 
 def train_many(recipe: Recipe, seeds: Sequence[int], training: ToyTraining) -> list[Toy]:

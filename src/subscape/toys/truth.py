@@ -111,14 +111,7 @@ def row_gradients(
 
 
 def top_right_singular_vector(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " column"]:
-    """The direction that holds most of the rows' energy, its largest entry positive.
-
-    Args:
-        matrix: one gradient per row, not centred.
-
-    Returns:
-        A unit vector.
-    """
+    """The unit direction that holds most of the uncentred rows' energy, its largest entry positive."""
     # From the smaller Gram matrix: in float64 the squared condition does not matter for the top one.
     if matrix.shape[0] < matrix.shape[1]:
         top = torch.linalg.eigh(matrix @ matrix.mT).eigenvectors[:, -1] @ matrix

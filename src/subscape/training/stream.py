@@ -50,8 +50,9 @@ class Stream:
             return source.gradients(rows, micro_batch_size=self.micro_batch_size)
         first = step // n * n
         if self._block is None or self._block[0] != first:
-            block = torch.stack([self._of_steps(s, first, n).flat for s in self.sources])
-            by_step = block.unflatten(1, (n, self.batch_size)).movedim(1, 0).contiguous()
+            count = max(step + 1, min(first + n, self.n_steps)) - first
+            block = torch.stack([self._of_steps(s, first, count).flat for s in self.sources])
+            by_step = block.unflatten(1, (count, self.batch_size)).movedim(1, 0).contiguous()
             self._block = (first, by_step)
         return DenseRowGradients(self._block[1][step - first], self.sources[0].shapes)
 
@@ -64,8 +65,7 @@ class Stream:
     @property
     def steps_ahead(self) -> int:
         """Steps whose gradients are made together."""
-        affordable = PREFETCH_BUDGET // (self._row_bytes * self.batch_size)
-        affordable = min(affordable, PREFETCH_STEPS, self.n_steps)
+        affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // (self._row_bytes * self.batch_size))
         if self.micro_batch_size is not None:
             affordable = min(affordable, self.micro_batch_size // self.batch_size)
         return max(1, affordable)

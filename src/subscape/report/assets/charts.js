@@ -132,7 +132,7 @@ const scatter = () => {
   const x = axis(rates.floor, Math.max(rates.top, rates.floor * 10), box.left + 6, box.right - 6, true, shortPercent);
   const y = axis(sizes.floor, Math.max(sizes.top, sizes.floor * 10), box.bottom - 4, box.top, true, short);
   const points = all.map((s, k) => ({ k, x: x.place(rates.lift(s.active_rate)), y: y.place(sizes.lift(s.impact)) }));
-  const svg = frame(x, y, "active rate", `impact, ${unit}`, "Impact against active rate, one point a subnetwork; the list of subnetworks holds the same numbers.", box);
+  const svg = frame(x, y, "active rate", `impact, ${measures.unit}/δ`, "Impact against active rate, one point a subnetwork; the list of subnetworks holds the same numbers.", box);
   for (const p of points) svg.append(g("circle.dot.soft", { cx: p.x, cy: p.y, r: all.length > 300 ? 1.8 : 2.8 }));
   return pickable(svg, points, describe);
 };
@@ -164,7 +164,7 @@ const sweepChart = (subnetwork) => {
   const pad = (high - low || 1) * 0.06;
   const x = axis(xs[0], xs[xs.length - 1], box.left + 6, box.right - 6, false, short);
   const y = axis(low - (low < 0 ? pad : 0), high > low ? high + pad : low + 1, box.bottom, box.top, false, short);
-  const svg = frame(x, y, "δ, how far the weights are moved", `change of outputs, ${measures.unit_of_changes}`,
+  const svg = frame(x, y, "δ, how far the weights are moved", `change, ${measures.unit_of_changes}`,
     `Change of the outputs over δ from ${short(xs[0])} to ${short(xs[xs.length - 1])}; the numbers are in the table below.`, box);
   if (radius > 0) {
     const from = Math.max(box.left, x.place(Math.max(-radius, xs[0])));

@@ -6,7 +6,9 @@ the two numbers), and waves of a + b and of a - b; what remains mixes two freque
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -45,48 +47,33 @@ class Term:
 
 
 def fourier_terms(values: Float[Tensor, "first second"]) -> list[Term]:
-    """Split the variance over all pairs by kind of wave.
-
-    Args:
-        values: a direction's activation at every pair of numbers (a, b).
-
-    Returns:
-        The terms with the most variance, enough to cover `COVERED` of it.
-    """
-    p = values.shape[0]
+    """The largest terms of an activation over all pairs (a, b), enough to cover `COVERED` of its variance."""
+    p = len(values)
     require(values.shape[1] == p, "values", "a square table", f"{list(values.shape)}")
     power = torch.fft.fft2(values.double()).abs().square() / p**4
     power[0, 0] = 0
     whole = float(power.sum())
     if whole <= SAME_WAVE * float(values.double().square().mean()):
         return []
-    shares: dict[tuple[str, tuple[int, ...]], float] = {}
-    for (x, y), share in zip(
-        torch.cartesian_prod(torch.arange(p), torch.arange(p)).tolist(),
-        (power / whole).flatten().tolist(),
-        strict=True,
-    ):
-        if share > SAME_WAVE:
-            key = _kind(x, y, p)
-            shares[key] = shares.get(key, 0.0) + share
+    shares: dict[tuple[str, tuple[int, ...]], float] = defaultdict(float)
+    for x, row in enumerate((power / whole).tolist()):
+        for y, share in enumerate(row):
+            if share > SAME_WAVE:
+                shares[_kind(x, y, p)] += share
     terms = [Term(kind, k, share) for (kind, k), share in shares.items()]
     terms.sort(key=lambda term: -term.share)
-    kept, covered = [], 0.0
-    for term in terms[:MOST_TERMS]:
-        if covered >= COVERED:
-            break
-        kept.append(term)
-        covered += term.share
-    return kept
+    before = accumulate((term.share for term in terms), initial=0.0)
+    return [
+        term for term, covered in zip(terms[:MOST_TERMS], before, strict=False) if covered < COVERED
+    ]
 
 
 def frequency_shares(values: Float[Tensor, "first second"]) -> dict[int, float]:
     """Share of the variance by frequency, waves of two frequencies counting half for each."""
-    shares: dict[int, float] = {}
+    shares: dict[int, float] = defaultdict(float)
     for term in fourier_terms(values):
-        ks = term.frequency
-        for k in ks:
-            shares[k] = shares.get(k, 0.0) + term.share / len(ks)
+        for k in term.frequency:
+            shares[k] += term.share / len(term.frequency)
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 

@@ -16,14 +16,15 @@ from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Bottleneck, xavier_normal
 from subscape.toys.recipe import Parameters, Recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import ToyTraining, train_many
+from subscape.toys.training import Maker, ToyTraining, train_many
 
 MAX_COEFFICIENT = 3.0
 """Upper end of the entries of A."""
 DEFAULT_TRAINING = ToyTraining(n_steps=1500, learning_rate=0.02, n_candidates=4)
 
 
-def tmcs_many(
+@Maker
+def tmcs(
     seeds: Sequence[int],
     n_features: int = 10,
     n_hidden: int = 5,
@@ -47,29 +48,8 @@ def tmcs_many(
     return train_many(mixing_recipe("tmcs", inputs, n_hidden), seeds, training)
 
 
-def tmcs(
-    seed: int = 0,
-    n_features: int = 10,
-    n_hidden: int = 5,
-    *,
-    probability: float = 0.05,
-    training: ToyTraining = DEFAULT_TRAINING,
-) -> Toy:
-    """Train one toy model of circuit superposition; see `tmcs_many`."""
-    return tmcs_many([seed], n_features, n_hidden, probability=probability, training=training)[0]
-
-
 def mixing_recipe(name: str, inputs: SparseInputs, n_hidden: int) -> Recipe:
-    """The recipe for X -> AX with as many outputs as inputs.
-
-    Args:
-        name: name of the toy; sizes are added.
-        inputs: the input distribution.
-        n_hidden: width of the bottleneck.
-
-    Returns:
-        The recipe.
-    """
+    """The recipe for X -> AX with as many outputs as inputs."""
     n = inputs.n_features
 
     def initial(generator: Generator) -> Parameters:

@@ -12,9 +12,14 @@ from subscape.interaction_basis import (
     all_edges_required,
     build_bases,
     build_graph,
+)
+from subscape.reproduce.modular_addition import (
+    fourier_labels,
     load_modular_addition,
     modular_addition_chain,
     modular_addition_data,
+    modular_addition_pairs,
+    pair_tables,
 )
 
 ACCURACIES = {0: 0.99955, 1: 0.99888, 3: 0.99978}
@@ -37,6 +42,7 @@ REQUIRED = {
     (1, "pca"): (76, 53, 734),
     (3, "pca"): (115, 71, 547),
 }
+INPUTS = modular_addition_data(modulus=5, train_fraction=0.9).train_inputs
 
 
 def test_the_weights_are_checked():
@@ -44,10 +50,14 @@ def test_the_weights_are_checked():
         modular_addition_chain({})
 
 
-def test_attention_at_the_last_position_is_torchs(example):
-    case = example("mod-add")
-    values = case.chain.nodes(case.inputs)[0]
-    section = case.chain.sections[0]
+@pytest.fixture
+def chain(mod_add_weights):
+    return modular_addition_chain(mod_add_weights(torch.Generator().manual_seed(3)))
+
+
+def test_attention_at_the_last_position_is_torchs(chain):
+    values = chain.nodes(INPUTS)[0]
+    section = chain.sections[0]
     query, key, value = (
         torch.einsum("spn,hnd->shpd", values, getattr(section, name))
         + getattr(section, f"{name}_bias")[:, None]
@@ -56,6 +66,20 @@ def test_attention_at_the_last_position_is_torchs(example):
     mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     out = values + torch.einsum("shpd,hdn->spn", mixed, section.out) + section.out_bias
     assert torch.allclose(section(values), out[:, -1:], atol=1e-12)
+
+
+def test_fourier_labels_name_every_direction(chain):
+    bases = build_bases(chain, INPUTS, BasisConfig(last="raw"))
+    graph = build_graph(chain, bases, INPUTS)
+    labels = fourier_labels(chain, graph, modulus=5, most=3)
+    assert {layer for layer, _ in labels} == {0, 1, 2}
+    assert all("cos(" in text for text in labels.values())
+    pairs = modular_addition_pairs(5)
+    assert pairs.shape == (25, 3)
+    # Positions are added up; row a, column b.
+    table = pair_tables(chain, graph, modulus=5, most=3)[0, 1]
+    values = graph.bases[0].encode(chain.nodes(pairs, 0)[0])[..., 1].sum(1)
+    assert table[2, 3] == values[(pairs[:, 0] == 2) & (pairs[:, 1] == 3)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3])

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from subscape.interaction_basis.fourier import fourier_terms, frequency_shares
+from subscape.reproduce.fourier import fourier_terms, frequency_shares
 
 P = 11
 A, B = torch.meshgrid(torch.arange(P).double(), torch.arange(P).double(), indexing="ij")

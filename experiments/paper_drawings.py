@@ -27,17 +27,7 @@ def write_figure(
     record: Mapping[str, Any],
     draw: Callable[[Mapping[str, Any]], Any],
 ) -> Path:
-    """Write `name.json` with the numbers and `name.png` with their picture.
-
-    Args:
-        folder: where to.
-        name: of both files.
-        record: the numbers, as JSON takes them.
-        draw: makes a figure of them.
-
-    Returns:
-        The picture.
-    """
+    """Write `name.json` with the numbers and `name.png` with their picture."""
     path = Path(folder) / f"{name}.png"
     write_json(path.with_suffix(".json"), dict(record))
     save_figure(draw(record), path)
@@ -47,11 +37,7 @@ def write_figure(
 def networks(record: Mapping[str, Any]) -> Any:
     """Every subnetwork as a network.
 
-    Args:
-        record: `subnetworks`, each with `layers` of `weight` [to, from] and `bias` or null, and `name`.
-
-    Returns:
-        The figure.
+    `subnetworks`, each with `layers` of `weight` [to, from] and `bias` or null, and `name`.
     """
     found = record["subnetworks"]
     columns = min(len(found), 5)
@@ -74,12 +60,8 @@ def _layer(part: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
 def hidden_directions(record: Mapping[str, Any]) -> Any:
     """Where each subnetwork and each feature points in a hidden layer of two units.
 
-    Args:
-        record: `features` [feature, 2], the columns of W_in, and `subnetworks` [subnetwork, 2], the largest
-            column of each one's part in W_in; `feature` of every subnetwork.
-
-    Returns:
-        The figure.
+    `features` [feature, 2], the columns of W_in, and `subnetworks` [subnetwork, 2], the largest
+    column of each one's part in W_in; `feature` of every subnetwork.
     """
     figure = new_figure((4, 4))
     axes = figure.add_subplot()
@@ -104,11 +86,7 @@ def hidden_directions(record: Mapping[str, Any]) -> Any:
 def coefficients(record: Mapping[str, Any]) -> Any:
     """Coefficients of A as read from the subnetworks against the true ones.
 
-    Args:
-        record: `true` and `found`, lists of the same length, and `pearson` and `r_squared` of these.
-
-    Returns:
-        The figure.
+    `true` and `found`, lists of the same length, and `pearson` and `r_squared` of these.
     """
     figure = new_figure((3.8, 3.8))
     axes = figure.add_subplot()
@@ -125,12 +103,8 @@ def coefficients(record: Mapping[str, Any]) -> Any:
 def interventions(record: Mapping[str, Any]) -> Any:
     """Outputs over inputs at several δ: a row of panels per subnetwork, a column per input.
 
-    Args:
-        record: `inputs` [point], `delta` [δ], `tensors` (patterns), `subnetworks` (their names) and
-            `outputs` [subnetwork][feature][δ][point], output i when input i alone is active.
-
-    Returns:
-        The figure.
+    `inputs` [point], `delta` [δ], `tensors` (patterns), `subnetworks` (their names) and
+    `outputs` [subnetwork][feature][δ][point], output i when input i alone is active.
     """
     names, deltas = record["subnetworks"], record["delta"]
     n_features = len(record["outputs"][0])
@@ -162,11 +136,7 @@ def interventions(record: Mapping[str, Any]) -> Any:
 def losses(record: Mapping[str, Any]) -> Any:
     """FVU against a setting, a line per toy, with the spread over seeds.
 
-    Args:
-        record: `setting`, `values`, and `curves` by name: FVU [value][seed].
-
-    Returns:
-        The figure.
+    `setting`, `values`, and `curves` by name: FVU [value][seed].
     """
     figure = new_figure((4.6, 3.4))
     axes = figure.add_subplot()

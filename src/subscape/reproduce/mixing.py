@@ -56,19 +56,7 @@ def mixing_recovery(
     *,
     alive: Bool[Tensor, " subnetwork"] | None = None,
 ) -> MixingRecovery:
-    """Read A from the subnetworks of a target x -> W_out W_in x.
-
-    Args:
-        input_parts: decoder rows in W_in.
-        output_parts: decoder rows in W_out.
-        W_in: the target's.
-        W_out: the target's.
-        mixing: A.
-        alive: subnetworks to read; all if None.
-
-    Returns:
-        Three readings.
-    """
+    """Read A, the `mixing`, from the decoder's parts in the W_in and W_out of a target x -> W_out W_in x."""
     if alive is not None:
         input_parts, output_parts = input_parts[alive], output_parts[alive]
     v_in, v_out, w_in, w_out, a = (

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from subscape.measures.purity import purity
+from subscape.reproduce.purity import purity
 
 
 def test_purity_by_hand():

@@ -1,6 +1,8 @@
 """Purity: whether a subnetwork fires for one group of inputs only.
 
-Takes coefficients after selection and which groups are active in which row, in tensors only.
+A subnetwork fires in a row if its coefficient there, after selection, is not zero; how large it is does
+not matter. A row with several active groups counts for each of them, so that a pure subnetwork is not
+blamed for its company; a subnetwork that fires at random gets the group's rate.
 """
 
 from __future__ import annotations
@@ -41,21 +43,7 @@ def purity(
     alive: Bool[Tensor, " subnetwork"] | None = None,
     min_rate: float = 0.05,
 ) -> Purity:
-    """Share of a subnetwork's firing that goes with its majority group.
-
-    A subnetwork fires in a row if its coefficient there, after selection, is not zero; how large it is
-    does not matter. A row with several active groups counts for each of them, so that a pure subnetwork
-    is not blamed for its company; a subnetwork that fires at random gets the group's rate.
-
-    Args:
-        coefficients: after batch top-k or threshold, zero where not active.
-        active_groups: which groups are active in which row.
-        alive: subnetworks to look at.
-        min_rate: a subnetwork needs to fire in more than this share of the rows.
-
-    Returns:
-        Purities.
-    """
+    """Purities of the subnetworks that are alive and fire in more than `min_rate` of the rows."""
     fires = (coefficients != 0).double()
     together = fires.mT @ active_groups.double()
     n_fired = fires.sum(0)

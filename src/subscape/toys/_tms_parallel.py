@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import torch
 
+from subscape.toys._tms import DEFAULT_TRAINING, tms, tms_recipe
 from subscape.toys.recipe import measure
-from subscape.toys.tms import DEFAULT_TRAINING, tms_many, tms_recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import ToyTraining
+from subscape.toys.training import Maker, ToyTraining
 
 
-def tms_parallel_many(
+@Maker
+def tms_parallel(
     seeds: Sequence[int],
     n_features: int = 5,
     n_hidden: int = 2,
@@ -38,23 +39,8 @@ def tms_parallel_many(
     Returns:
         The toys.
     """
-    blocks = tms_many(seeds, n_features, n_hidden, probability=probability, training=training)
+    blocks = tms.many(seeds, n_features, n_hidden, probability=probability, training=training)
     return [_parallel(block, n_hidden, n_copies) for block in blocks]
-
-
-def tms_parallel(
-    seed: int = 0,
-    n_features: int = 5,
-    n_hidden: int = 2,
-    n_copies: int = 3,
-    *,
-    probability: float = 0.05,
-    training: ToyTraining = DEFAULT_TRAINING,
-) -> Toy:
-    """Train one TMS in parallel; see `tms_parallel_many`."""
-    return tms_parallel_many(
-        [seed], n_features, n_hidden, n_copies, probability=probability, training=training
-    )[0]
 
 
 def _parallel(block: Toy, n_hidden: int, n_copies: int) -> Toy:

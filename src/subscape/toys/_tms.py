@@ -14,14 +14,15 @@ from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Bottleneck, xavier_normal
 from subscape.toys.recipe import Parameters, Recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import ToyTraining, train_many
+from subscape.toys.training import Maker, ToyTraining, train_many
 
 DEFAULT_TRAINING = ToyTraining()
 LARGE_TRAINING = ToyTraining(n_steps=2500, learning_rate=0.03, n_candidates=2)
 """For 40 features in 10 dimensions, where no candidate drops a feature."""
 
 
-def tms_many(
+@Maker
+def tms(
     seeds: Sequence[int],
     n_features: int = 5,
     n_hidden: int = 2,
@@ -44,32 +45,10 @@ def tms_many(
     return train_many(tms_recipe(n_features, n_hidden, probability), seeds, training)
 
 
-def tms(
-    seed: int = 0,
-    n_features: int = 5,
-    n_hidden: int = 2,
-    *,
-    probability: float = 0.05,
-    training: ToyTraining = DEFAULT_TRAINING,
-) -> Toy:
-    """Train one toy model of superposition; see `tms_many`."""
-    return tms_many([seed], n_features, n_hidden, probability=probability, training=training)[0]
-
-
 def tms_recipe(
     n_features: int, n_hidden: int, probability: float, *, hidden_layer: bool = False
 ) -> Recipe:
-    """The recipe, also of the variant with a hidden identity layer.
-
-    Args:
-        n_features: number of features.
-        n_hidden: width of the bottleneck.
-        probability: probability that a feature is active.
-        hidden_layer: whether W_hidden, fixed at the identity, stands in the bottleneck.
-
-    Returns:
-        The recipe.
-    """
+    """The recipe; with a hidden layer, W_hidden, fixed at the identity, stands in the bottleneck."""
 
     def initial(generator: Generator) -> Parameters:
         return {

@@ -1,4 +1,4 @@
-"""The one-layer transformer for (a + b) mod p as a chain, and its data.
+"""The one-layer transformer for (a + b) mod p: its chain, its data, and names for its directions.
 
 Three sections, as published: attention with the residual (three positions to the last one), the MLP with
 the residual, the unembedding. Weights carry TransformerLens names; there is no normalisation.
@@ -18,11 +18,21 @@ from torch.nn.functional import linear
 from subscape._checks import require
 from subscape._io import read_tensors
 from subscape._shapes import Float, Int
-from subscape.interaction_basis.chain import Chain
-from subscape.interaction_basis.sections import Affine, Mlp
+from subscape.interaction_basis import (
+    ACCURACY,
+    Affine,
+    Chain,
+    InteractionGraph,
+    Mlp,
+    Scored,
+    Task,
+)
+from subscape.reproduce.fourier import fourier_terms
 
 NAMES = ("ln1.0", "ln2.0", "unembed", "output")
 """Node layers as the published results call them."""
+LEAST_SHARE = 0.05
+"""Of a second term in a label."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +79,10 @@ class ModularAddition(NamedTuple):
 def modular_addition_chain(
     weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64
 ) -> Chain:
-    """Build the chain from the weights of the transformer.
+    """The chain of a transformer of one block, no normalisation, learned positions.
 
     Args:
-        weights: by TransformerLens name; one block, no normalisation, learned positions.
+        weights: by TransformerLens name.
         dtype: to compute in.
 
     Returns:
@@ -109,15 +119,7 @@ def modular_addition_chain(
 
 
 def load_modular_addition(path: str | Path, dtype: torch.dtype = torch.float64) -> Chain:
-    """Read the weights of the transformer and build its chain.
-
-    Args:
-        path: a safetensors file.
-        dtype: to compute in.
-
-    Returns:
-        The chain.
-    """
+    """The chain of the transformer in a safetensors file."""
     return modular_addition_chain(read_tensors(path), dtype)
 
 
@@ -131,18 +133,59 @@ def modular_addition_pairs(modulus: int = 113) -> Int[Tensor, "sample token"]:
 def modular_addition_data(
     modulus: int = 113, train_fraction: float = 0.3, seed: int = 0
 ) -> ModularAddition:
-    """All pairs [a, b, modulus], split at random into training and test pairs.
-
-    Args:
-        modulus: p; also the token that stands at the last position.
-        train_fraction: share of pairs to train on, rounded down; the published one by default.
-        seed: of the split; the published models share 0.
-
-    Returns:
-        Inputs and labels of both parts.
-    """
+    """All pairs [a, b, modulus], split at random as published; `train_fraction` rounds down."""
     inputs = modular_addition_pairs(modulus)
     labels = inputs[:, :2].sum(1) % modulus
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
     train, test = order.split([n := int(train_fraction * len(inputs)), len(inputs) - n])
     return ModularAddition(inputs[train], labels[train], inputs[test], labels[test])
+
+
+def modular_addition_task(weights: str | Path, seed: int = 0) -> Task:
+    """The transformer for (a + b) mod 113: bases and edges on the training pairs, scores on the others.
+
+    Args:
+        weights: a safetensors file.
+        seed: of the split into training and test pairs; the published models share 0.
+
+    Returns:
+        The task, scored in float32 as published.
+    """
+    chain = load_modular_addition(weights)
+    data = modular_addition_data(seed=seed)
+    return Task(
+        chain,
+        data.train_inputs,
+        Scored(data.test_inputs, data.test_labels, ACCURACY, batch_size=512),
+        scored_chain=load_modular_addition(weights, torch.float32),
+        label=lambda graph: fourier_labels(chain, graph),
+    )
+
+
+def pair_tables(
+    chain: Chain, graph: InteractionGraph, *, modulus: int = 113, most: int = 30
+) -> dict[tuple[int, int], Float[Tensor, "first second"]]:
+    """What the `most` important directions of every layer but the logits are at every pair of numbers.
+
+    Returns:
+        Activations by (layer, direction), positions added up.
+    """
+    nodes = chain.nodes(modular_addition_pairs(modulus), len(chain) - 1)
+    tables = {}
+    for layer, values in enumerate(nodes):
+        coordinates = graph.bases[layer].encode(values).sum(1)[:, :most]
+        for direction, column in enumerate(coordinates.mT):
+            tables[layer, direction] = column.reshape(modulus, modulus)
+    return tables
+
+
+def fourier_labels(
+    chain: Chain, graph: InteractionGraph, *, modulus: int = 113, most: int = 30
+) -> dict[tuple[int, int], str]:
+    """Names of the waves that directions carry: the largest term, and the next if it counts."""
+    labels = {}
+    for node, table in pair_tables(chain, graph, modulus=modulus, most=most).items():
+        terms = fourier_terms(table)[:2]
+        terms = [term for term in terms if term is terms[0] or term.share >= LEAST_SHARE]
+        labels[node] = " + ".join(map(str, terms))
+    return labels

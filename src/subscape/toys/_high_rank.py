@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from subscape.toys._tmcs import mixing_recipe
 from subscape.toys.inputs import SparseInputs
-from subscape.toys.tmcs import mixing_recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import ToyTraining, train_many
+from subscape.toys.training import Maker, ToyTraining, train_many
 
 DEFAULT_TRAINING = ToyTraining(n_steps=3000, learning_rate=0.03, n_candidates=2)
 
 
-def high_rank_many(
+@Maker
+def high_rank(
     seeds: Sequence[int],
     n_features: int = 25,
     n_hidden: int = 10,
@@ -40,18 +41,3 @@ def high_rank_many(
     """
     inputs = SparseInputs(n_features, group_size, probability)
     return train_many(mixing_recipe("high-rank", inputs, n_hidden), seeds, training)
-
-
-def high_rank(
-    seed: int = 0,
-    n_features: int = 25,
-    n_hidden: int = 10,
-    group_size: int = 5,
-    *,
-    probability: float = 0.05,
-    training: ToyTraining = DEFAULT_TRAINING,
-) -> Toy:
-    """Train one target with high-rank circuits; see `high_rank_many`."""
-    return high_rank_many(
-        [seed], n_features, n_hidden, group_size, probability=probability, training=training
-    )[0]

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from subscape.measures import mixing_recovery
-from subscape.measures.mixing import compare
+from subscape.reproduce.mixing import compare, mixing_recovery
 from subscape.toys import ToyTraining, tmcs, true_subnetworks
 
 W_IN = torch.tensor([[1.0, 2.0], [0.0, 1.0]])  # hidden by feature

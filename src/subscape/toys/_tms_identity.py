@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from subscape.toys.tms import DEFAULT_TRAINING, tms_recipe
+from subscape.toys._tms import DEFAULT_TRAINING, tms_recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import ToyTraining, train_many
+from subscape.toys.training import Maker, ToyTraining, train_many
 
 
-def tms_identity_many(
+@Maker
+def tms_identity(
     seeds: Sequence[int],
     n_features: int = 5,
     n_hidden: int = 2,
@@ -35,17 +36,3 @@ def tms_identity_many(
     """
     recipe = tms_recipe(n_features, n_hidden, probability, hidden_layer=True)
     return train_many(recipe, seeds, training)
-
-
-def tms_identity(
-    seed: int = 0,
-    n_features: int = 5,
-    n_hidden: int = 2,
-    *,
-    probability: float = 0.05,
-    training: ToyTraining = DEFAULT_TRAINING,
-) -> Toy:
-    """Train one TMS with a hidden identity layer; see `tms_identity_many`."""
-    return tms_identity_many(
-        [seed], n_features, n_hidden, probability=probability, training=training
-    )[0]

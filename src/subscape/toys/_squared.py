@@ -18,7 +18,7 @@ from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Perceptron, xavier_normal
 from subscape.toys.recipe import Parameters, Recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import ToyTraining, train_many
+from subscape.toys.training import Maker, ToyTraining, train_many
 
 Variant = Literal["paper", "code"]
 N_HIDDEN_LAYERS = 4
@@ -26,7 +26,8 @@ PAPER_TRAINING = ToyTraining(n_steps=4000, learning_rate=0.03, n_candidates=8)
 CODE_TRAINING = ToyTraining(n_steps=2500, learning_rate=0.02, n_candidates=2)
 
 
-def squared_many(
+@Maker
+def squared(
     seeds: Sequence[int],
     n_features: int = 5,
     variant: Variant = "paper",
@@ -75,18 +76,6 @@ def squared_many(
 
     recipe = Recipe(f"squared-{variant}", model, inputs, initial, _square)
     return train_many(recipe, seeds, training)
-
-
-def squared(
-    seed: int = 0,
-    n_features: int = 5,
-    variant: Variant = "paper",
-    *,
-    probability: float = 0.05,
-    training: ToyTraining | None = None,
-) -> Toy:
-    """Train one squaring network; see `squared_many`."""
-    return squared_many([seed], n_features, variant, probability=probability, training=training)[0]
 
 
 def _square(x: Tensor, _mixing: Tensor | None) -> Tensor:

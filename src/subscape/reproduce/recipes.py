@@ -1,0 +1,88 @@
+"""What is reproduced of arXiv 2504.00194, and with which settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from subscape._checks import nearest, require
+from subscape.training import TrainingConfig
+
+Recipe = Literal["default", "published"]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What is reproduced, and how."""
+
+    name: str
+    """Name on the command line."""
+    toy: str
+    """Key of `subscape.toys.TOYS`."""
+    divergence: str = "mse"
+    """The divergence."""
+    n_samples: int = 4_000
+    """Inputs trained on."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Settings of the decomposition."""
+
+
+DEFAULT = TrainingConfig(
+    rank=1, steps=5_000, batch_size=128, learning_rate=0.01, schedule="cosine", resample_every=200
+)
+PUBLISHED = {
+    "steps": 32_000,
+    "batch_size": 32,
+    "learning_rate": 0.01,
+    "schedule": "step",
+    "decay_every": 3_200,
+}
+"""1,000 samples, batches of 32, 1,000 epochs, ×0.8 every 100 epochs (arXiv 2504.00194, sec. 4.1).
+
+The dense warm-up is in the authors' code only; resampling is ours (`--resample-every 0` leaves it out)."""
+PUBLISHED_SAMPLES = 1_000
+
+
+def _of(
+    name: str, n_subnetworks: int, rank: int = 1, *, toy: str = "", divergence: str = "mse"
+) -> Reproduction:
+    training = replace(DEFAULT, n_subnetworks=n_subnetworks, rank=rank)
+    return Reproduction(name, toy or name, divergence, training=training)
+
+
+REPRODUCTIONS = {
+    r.name: r
+    for r in (
+        _of("tms", 5),
+        _of("tms-parallel", 15),
+        _of("tms-40-10", 40),
+        _of("tms-identity", 5),
+        _of("tmcs", 10),
+        _of("high-rank", 10, 3),
+        _of("squared", 10, 2, toy="squared-code", divergence="half-reference-mse"),
+        _of("squared-paper", 10, 2, toy="squared", divergence="half-reference-mse"),
+    )
+}
+
+
+def reproduction(name: str, recipe: Recipe = "default") -> Reproduction:
+    """The settings of a named reproduction.
+
+    Args:
+        name: a key of `REPRODUCTIONS`.
+        recipe: `default`, ours, or `published`: the paper's samples, batch, steps and schedule.
+
+    Returns:
+        The settings.
+    """
+    require(
+        name in REPRODUCTIONS,
+        "name",
+        f"one of {list(REPRODUCTIONS)}",
+        repr(name),
+        nearest(name, REPRODUCTIONS),
+    )
+    ours = REPRODUCTIONS[name]
+    if recipe == "default":
+        return ours
+    return replace(ours, training=replace(ours.training, **PUBLISHED), n_samples=PUBLISHED_SAMPLES)

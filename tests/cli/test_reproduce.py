@@ -1,0 +1,104 @@
+import json
+
+import pytest
+
+from subscape.cli.main import main
+
+
+def run(*arguments):
+    return main([str(a) for a in arguments])
+
+
+def test_reproduce_writes_results(tmp_path, capsys):
+    arguments = (
+        f"reproduce tms --seeds 2 --steps 40 --n-samples 300 --out {tmp_path} --json".split()
+    )
+    assert main(arguments) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["name"] == "tms"
+    assert [run["seed"] for run in results["runs"]] == [0, 1]
+    wanted = {"seed", "divergence", "n_restarts", "fvu", "fvu_oracle", "l0", "mmcs", "success"}
+    assert wanted | {"dead", "active_rate", "steps", "seconds"} <= results["runs"][0].keys()
+    assert json.loads(capsys.readouterr().out) == results["summary"]
+    assert main(arguments) == 2  # nothing is overwritten without being asked
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_seed_does_not_depend_on_those_beside_it(tmp_path):
+    for name, seeds in (("both", "--seeds 2"), ("second", "--seeds 1 --first-seed 1")):
+        main(
+            f"reproduce tms {seeds} --steps 40 --n-samples 300 --out {tmp_path / name} --json".split()
+        )
+    runs = [
+        json.loads((tmp_path / n / "results.json").read_text())["runs"] for n in ("both", "second")
+    ]
+    assert runs[0][1]["fvu"] == pytest.approx(runs[1][0]["fvu"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--seeds 0", "seeds: expected a whole number of at least 1; got 0"),
+        ("--n-samples 0", "n_samples: expected a whole number of at least 1; got 0"),
+    ],
+)
+def test_nothing_to_do_is_refused(tmp_path, capsys, flags, message):
+    assert main(["reproduce", "tms", *flags.split(), "--out", str(tmp_path / "new")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("subscape.cli.reproduce.reproduce", None)
+    (tmp_path / "file").write_text("mine")
+    assert run("reproduce", "tms", "--out", tmp_path / "file") == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_reproduction_of_the_digits(tmp_path, monkeypatch, capsys):
+    for package in ("sklearn", "networkx", "matplotlib"):
+        pytest.importorskip(package)
+    monkeypatch.setattr("subscape.reproduce.digits.STEPS", 300)
+    monkeypatch.setattr("subscape.reproduce.digits.HIDDEN", 10)
+    arguments = ("reproduce", "digits-mlp", "--seeds", "2", "--out", tmp_path / "r")
+    assert run(*arguments, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["seeds"] == [0, 1]
+    assert summary["ratio"] <= 1.05
+    assert (tmp_path / "r" / "edges-required.png").exists()
+    written = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert written["summary"] == summary
+    assert run(*arguments) == 2
+    assert "results.json" in capsys.readouterr().err
+    # Every seed's folder is a run as if made stage by stage.
+    for stage in ("build", "ablate", "modules"):
+        assert run("basis", stage, tmp_path / "r" / "seed1", "--json") == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["lib"]["sizes"] == written["runs"][1]["modules"]["lib"]["sizes"]
+
+
+def test_reproduction_of_modular_addition_wants_its_checkpoints(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SUBSCAPE_DATA", raising=False)
+    assert run("reproduce", "modular-addition", "--out", tmp_path / "r") == 2
+    assert "SUBSCAPE_DATA" in capsys.readouterr().err
+    wrong = ("--data", tmp_path)
+    assert run("reproduce", "modular-addition", "--out", tmp_path / "r", *wrong) == 2
+    assert "seed0.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_reproduction_of_modular_addition(data_dir, tmp_path, capsys):
+    out = tmp_path / "r"
+    assert (
+        run("reproduce", "modular-addition", "--out", out, "--data", data_dir / "rib_modadd") == 0
+    )
+    results = json.loads((out / "results.json").read_text())
+    by_seed = {r["seed"]: r for r in results["runs"]}
+    assert by_seed[3]["edges_required"]["lib"] == [58, 60, 535]
+    leading = [next(iter(f)) for f in by_seed[3]["frequencies"]]
+    assert sorted(leading) == ["36", "38", "49"]
+    for run_of_seed in results["runs"]:
+        for method, published in run_of_seed["published"].items():
+            for n, wanted in zip(run_of_seed["edges_required"][method], published, strict=True):
+                assert abs(n - wanted) <= max(3, 0.03 * wanted)

@@ -1,0 +1,26 @@
+from typing import get_args, get_type_hints
+
+import pytest
+
+from subscape.cli.reproduce import ReproduceRun
+from subscape.reproduce.basis import TOLERANCES
+from subscape.reproduce.recipes import REPRODUCTIONS, reproduction
+from subscape.toys import TOYS
+
+
+def test_every_reproduction_has_its_toy_and_its_place_on_the_command_line():
+    assert {what.toy for what in REPRODUCTIONS.values()} <= set(TOYS)
+    named = get_args(get_type_hints(ReproduceRun)["name"])
+    assert list(named) == [*REPRODUCTIONS, *TOLERANCES]
+
+
+def test_the_published_recipe_keeps_what_belongs_to_the_toy():
+    ours, published = reproduction("high-rank"), reproduction("high-rank", "published")
+    assert (published.n_samples, published.training.steps) == (1_000, 32_000)
+    assert published.training.rank == ours.training.rank == 3
+    assert published.training.n_subnetworks == ours.training.n_subnetworks == 10
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="name: expected one of .* Did you mean 'tmcs'"):
+        reproduction("tmc")
