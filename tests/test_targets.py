@@ -190,6 +190,10 @@ def through_data(model: nn.Module) -> None:
     model.weight.data[1, 2] += 1
 
 
+def signs_through_data(model: nn.Module) -> None:
+    model.weight.data.neg_()
+
+
 def loaded(model: nn.Module) -> None:
     model.load_state_dict({name: 2 * p for name, p in model.state_dict().items()})
 
@@ -198,7 +202,7 @@ def other_data(model: nn.Module) -> None:
     model.weight.data = model.weight.data.clone().neg()
 
 
-@pytest.mark.parametrize("change", [one_bit, through_data, loaded, other_data])
+@pytest.mark.parametrize("change", [one_bit, through_data, signs_through_data, loaded, other_data])
 def test_fingerprint_is_made_once_for_the_same_values(change, hashed: list[str]):
     model = nn.Linear(3, 2)
     target = Target(model)

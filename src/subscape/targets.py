@@ -123,11 +123,11 @@ class Target:
         """Names, shapes, dtypes and a SHA-256 of the values: what a decomposition belongs to.
 
         Hashed once while nobody changes the parameters; a change through `.data`, which torch does not count,
-        shows in their norms.
+        shows in their norms and sums.
         """
         state = tuple(
-            (p.data_ptr(), p._version, float(torch.linalg.vector_norm(p.detach())))
-            for p in self.parameters.values()
+            (p.data_ptr(), p._version, float(torch.linalg.vector_norm(p)), float(p.sum()))
+            for p in map(Tensor.detach, self.parameters.values())
         )
         if self._hashed is None or self._hashed[0] != state:
             self._hashed = state, self._hash()

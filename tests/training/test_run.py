@@ -2,45 +2,30 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
 from subscape import Decomposition, GradientSource, Target, TrainingConfig, decompose
 from subscape._io import read_tensors
+from subscape.subnetworks import SELECTIONS
 from subscape.subnetworks.evaluation import evaluate
-from subscape.training import Trainer, train, train_side_by_side
-from subscape.training import trainer as trainer_module
+from subscape.training import Trainer, stream, train, train_side_by_side
 
 CONFIG = TrainingConfig(
     n_subnetworks=5,
     rank=1,
-    active_fraction=0.2,
+    l0=1.0,
     steps=24,
     batch_size=16,
     learning_rate=0.05,
-    warm_start=0.1,
-    revive_every=6,
+    dense_warmup=0.1,
+    resample_every=6,
     n_restarts=2,
     n_heldout_rows=64,
     log_every=2,
     checkpoint_every=5,
 )
-
-
-class Interrupted(Exception):
-    """Stands for whatever ends a process."""
-
-
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the next run fail before it has done one step more than `steps`."""
-    original = Trainer.step
-
-    def step(self: Trainer):
-        if self.step_number == steps:
-            raise Interrupted
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "step", step)
 
 
 def run(planted, folder: Path | None = None, **changes) -> Decomposition:
@@ -55,8 +40,15 @@ def figures(result: Decomposition) -> dict:
 def assert_same(one: Decomposition, other: Decomposition) -> None:
     assert torch.equal(one.encoder.weights, other.encoder.weights)
     assert torch.equal(one.decoder.weights, other.decoder.weights)
-    assert one.threshold == other.threshold
+    assert torch.equal(one.threshold, other.threshold)
     assert figures(one) == figures(other)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For many small passes: few rows to judge subnetworks by, and no checks of shapes."""
+    monkeypatch.setattr(stream, "JUDGING_ROWS", 96)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # Determinism
@@ -77,39 +69,62 @@ def test_a_run_folder_changes_nothing(planted, tmp_path: Path):
 # Resuming
 
 
-@pytest.mark.parametrize("engine", ["jacobian", "vmap"])
-@pytest.mark.parametrize("steps", [3, 13, 20], ids=lambda s: f"after {s} steps")
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
-    planted, tmp_path: Path, engine: str, steps: int, monkeypatch: pytest.MonkeyPatch
-):
-    # Checkpoints are at 5, 10, …: 3 is before the first, 13 between two, 20 on one. Blocks of rows
-    # made ahead are of 4 batches, so that a resumed run starts in the middle of one.
-    monkeypatch.setattr(trainer_module, "PREFETCH_STEPS", 4)
-    whole = run(planted, tmp_path / "whole", engine=engine)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, steps)
-        with pytest.raises(Interrupted):
-            run(planted, tmp_path / "cut", engine=engine)
-    resumed = run(planted, tmp_path / "cut", engine=engine)
-    assert_same(whole, resumed)
-    lines = [
-        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")
-    ]
+def assert_same_folders(*folders: Path) -> None:
+    """Metrics and checkpoints to the bit."""
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders]
     assert lines[0] == lines[1]
     assert [json.loads(line)["step"] for line in lines[0]] == list(range(2, 25, 2))
-    states = [read_tensors(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut")]
+    states = [read_tensors(folder / "checkpoint.safetensors") for folder in folders]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
 
 
-def test_a_resumed_run_does_not_start_over(
-    planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# Checkpoints are at 5, 10, …: 1 is in the dense warm-up, 3 before the first, 13 between two, 20 on one.
+@pytest.mark.parametrize("kind", list(SELECTIONS))
+@pytest.mark.parametrize(
+    ("engine", "steps"),
+    [("jacobian", 1), ("jacobian", 13), ("vmap", 3), ("vmap", 13), ("vmap", 20)],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    planted,
+    tmp_path: Path,
+    engine: str,
+    steps: int,
+    kind: str,
+    interrupted,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 13)
-        with pytest.raises(Interrupted):
-            run(planted, tmp_path)
+    # Blocks of rows made ahead are of 4 batches, so that a resumed run starts in the middle of one.
+    monkeypatch.setattr(stream, "PREFETCH_STEPS", 4)
+    options = {"engine": engine, "selection": kind}
+    whole = run(planted, tmp_path / "whole", **options)
+    interrupted(steps, lambda: run(planted, tmp_path / "cut", **options))
+    assert_same(whole, run(planted, tmp_path / "cut", **options))
+    assert_same_folders(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("rows", ["sampled-token", "token"])
+def test_a_run_in_micro_batches_is_resumed_to_the_bit(
+    words, tmp_path: Path, rows: str, interrupted
+):
+    def run_words(folder: Path) -> Decomposition:
+        source, heldout = words(rows, n=60), words(rows, n=60, seed=1)
+        return train(source, heldout, replace(CONFIG, **in_parts), folder=folder)
+
+    # Parts of one group: of 8 samples with 3 positions.
+    in_parts = {"batch_size": 48, "memory_gib": 1e-9}
+    whole = run_words(tmp_path / "whole")
+    interrupted(13, lambda: run_words(tmp_path / "cut"))
+    assert_same(whole, run_words(tmp_path / "cut"))
+    assert_same_folders(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_resumed_run_does_not_start_over(
+    planted, tmp_path: Path, interrupted, monkeypatch: pytest.MonkeyPatch
+):
+    interrupted(13, lambda: run(planted, tmp_path))
     seen = []
     original = Trainer.step
 
@@ -118,37 +133,37 @@ def test_a_resumed_run_does_not_start_over(
         return original(self)
 
     monkeypatch.setattr(Trainer, "step", step)
-    run(planted, tmp_path)
+    first = run(planted, tmp_path)
+    assert seen == list(range(10, 24))
+    # A finished one is not trained at all.
+    assert_same(first, run(planted, tmp_path))
     assert seen == list(range(10, 24))
 
 
-def test_a_finished_run_is_not_trained_again(
-    planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    first = run(planted, tmp_path)
-    interrupt_after(monkeypatch, 24)
-    assert_same(first, run(planted, tmp_path))
-
-
-def test_a_torn_line_of_metrics_is_dropped(
-    planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    whole = tmp_path / "whole"
-    run(planted, whole)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 13)
-        with pytest.raises(Interrupted):
-            run(planted, tmp_path / "cut")
+def test_a_torn_line_of_metrics_is_dropped(planted, tmp_path: Path, interrupted):
+    run(planted, tmp_path / "whole")
+    interrupted(13, lambda: run(planted, tmp_path / "cut"))
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 14, "fvu": [0.1')
     run(planted, tmp_path / "cut")
-    assert (whole / "metrics.jsonl").read_text() == (tmp_path / "cut" / "metrics.jsonl").read_text()
+    assert_same_folders(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_how_often_a_run_is_logged_or_saved_may_change(planted, tmp_path: Path):
-    first = run(planted, tmp_path)
-    again = run(planted, tmp_path, log_every=7, checkpoint_every=11)
-    assert torch.equal(first.decoder.weights, again.decoder.weights)
+@pytest.mark.usefixtures("quick")
+def test_what_changes_no_result_may_change(planted, tmp_path: Path, interrupted):
+    """The folder's name, how often is logged or saved, and how many rows are made at once."""
+    options = {"engine": "vmap"}
+    whole = run(planted, tmp_path / "whole", **options)
+    interrupted(13, lambda: run(planted, tmp_path / "old", **options))
+    (tmp_path / "old").rename(tmp_path / "new")
+    changes = {"log_every": 3, "checkpoint_every": 4, "memory_gib": 1e-9, "micro_batch_size": 8}
+    resumed = run(planted, Path(f"{tmp_path}/./new"), **changes, **options)
+    for side in ("encoder", "decoder"):
+        one, other = (getattr(d, side).weights for d in (resumed, whole))
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    lines = (tmp_path / "new" / "metrics.jsonl").read_text().splitlines()
+    # Until step 10 by 2, the last checkpoint; then by 3.
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 15, 18, 21, 24]
 
 
 def half(outputs, reference):
@@ -163,8 +178,11 @@ def half(outputs, reference):
         {"rank": (1, 1)},
         {"steps": 30},
         {"decay_every": 100},
-        {"revive_every": 7},
-        {"warm_start": 0.2},
+        {"resample_every": 7},
+        {"dense_warmup": 0.2},
+        {"l0": 2.0},
+        {"selection": "jumprelu"},
+        {"row_weight": "unit"},
         {"seed": 1},
         {"divergence": "half-reference-mse"},
         {"divergence": half},
@@ -210,17 +228,19 @@ def test_the_restart_with_the_lowest_heldout_fvu_is_kept(planted):
     trainer = Trainer([source], config)
     for _ in range(config.steps):
         trainer.step()
-    assert torch.equal(result.decoder.weights, trainer.decoder.weights[0, best])
-    assert torch.equal(result.encoder.weights, trainer.encoder.weights[0, best])
-    again = evaluate(heldout, result.encoder, result.decoder, 0.2, n_rows=64, batch_size=16)
+    kept = trainer.dictionary.select(0).select(best)
+    assert torch.equal(result.decoder.weights, kept.decoder.weights)
+    assert torch.equal(result.encoder.weights, kept.encoder.weights)
+    again = evaluate(heldout, result.dictionary, n_rows=64, batch_size=16)
     assert float(again.fvu) == pytest.approx(result.metrics["fvu"])
     assert again.active_rate.tolist() == result.metrics["active_rate"]
 
 
-def test_the_result_holds_no_graph(planted):
-    result = run(planted)
-    assert not result.encoder.weights.requires_grad
-    assert not result.decoder.weights.requires_grad
+@pytest.mark.parametrize("kind", list(SELECTIONS))
+def test_the_result_holds_no_graph(planted, kind: str):
+    result = run(planted, selection=kind)
+    assert not any(p.requires_grad for p in result.dictionary.parameters())
+    assert not result.threshold.requires_grad
 
 
 def test_targets_side_by_side_each_get_a_decomposition_of_their_own(make_planted):
@@ -246,9 +266,9 @@ def test_metrics_lines_say_what_the_steps_reached(planted, tmp_path: Path):
     run(planted, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(len(line["fvu"]) == 2 for line in lines)
-    # Step 2 is in the warm start: all 5 are active; then a fifth of them, one per row.
+    # Step 2 is in the warm-up: all 5 are active; then one per row.
     assert lines[0]["l0"] == [5.0, 5.0]
-    # 0.2 · 16 · 5 = 16 pairs of 16 rows.
+    # 16 pairs of 16 rows.
     assert lines[-1]["l0"] == [1.0, 1.0]
     assert all(0 <= s <= 0.8 for s in lines[-1]["silent"])
 
