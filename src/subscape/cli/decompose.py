@@ -47,9 +47,12 @@ class DecomposeRun:
 
     With --config FILE the flags' defaults come from a TOML file, such as the run.toml of an earlier run.
     An interrupted run goes on from its last checkpoint when the same command is given again.
+
+    A rank is a number (2), a share of each dimension (0.1), a number per mode (4 8), or any of these by
+    tensor: --rank '*.q_proj.*=8' '*=0.1'
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
     data: str
     """A .txt, .npy, .npz or .safetensors file, or package.module:function."""

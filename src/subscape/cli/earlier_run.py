@@ -35,10 +35,13 @@ def is_run(folder: Path) -> bool:
 
 @contextmanager
 def replaced(out: Path, overwrite: bool) -> Generator[bool]:
-    """Make a run, in place of the one there if it is to be overwritten; yields whether it begins anew.
+    """Make a run, in place of the one there if it is to be overwritten.
 
     If nothing comes of it the earlier run is put back. If it stops after its first checkpoint both are kept,
     and the earlier one goes once the new one, resumed, is done.
+
+    Yields:
+        Whether it begins anew, rather than going on.
     """
     aside = next(path for n in count(1) if not (path := out / f"replaced-{n}").exists())
     there = [name for name in OWN if (out / name).exists()]
@@ -55,12 +58,17 @@ def replaced(out: Path, overwrite: bool) -> Generator[bool]:
                 kept = f"the earlier run is kept in {aside} until this one is done"
                 print(f"subscape: {kept}, which goes on without --overwrite", file=sys.stderr)
         elif fresh:
-            for name in (METRICS, CONFIG):
-                (out / name).unlink(missing_ok=True)
-            for path in list(aside.iterdir()) if aside.exists() else ():
-                path.rename(out / path.name)
-            aside.rmdir() if aside.exists() else None
+            _put_back(out, aside)
         raise
     for path in out.glob("replaced-*"):
         if is_run(path) and {each.name for each in contents(path)} <= set(OWN):
             shutil.rmtree(path)
+
+
+def _put_back(out: Path, aside: Path) -> None:
+    for name in (METRICS, CONFIG):
+        (out / name).unlink(missing_ok=True)
+    if aside.exists():
+        for path in list(aside.iterdir()):
+            path.rename(out / path.name)
+        aside.rmdir()

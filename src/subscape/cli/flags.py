@@ -21,8 +21,14 @@ def parsed(
     kind: type[Settings], command: str, arguments: Sequence[str], default: Settings | None = None
 ) -> Settings:
     """The settings that a command line gives."""
-    known = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=f"subscape {command}", args=arguments, registry=REGISTRY, **known)
+    return tyro.cli(
+        kind,
+        prog=f"subscape {command}",
+        args=arguments,
+        registry=REGISTRY,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        default=tyro.MISSING_NONPROP if default is None else default,
+    )
 
 
 @REGISTRY.primitive_rule

@@ -1,4 +1,4 @@
-"""Find the command, carry it out, and turn errors into one line. Only the command that is asked for is imported."""
+"""Find the command, import it alone, carry it out, and turn errors into one line."""
 
 from __future__ import annotations
 
