@@ -673,7 +673,7 @@ def saved(tmp_path: Path) -> Path:
 def test_a_folder_that_exists(saved: Path):
     loaded = Decomposition.from_pretrained(saved)
     complaint(
-        lambda: loaded.save_pretrained(saved),
+        lambda: loaded.save_pretrained(saved, overwrite=False),
         "path",
         "a folder that is new or empty",
         str(saved),

@@ -225,7 +225,7 @@ def picked(prepared: Prepared) -> str:
         "engine": (", ".join(f"{e} ×{n}" for e, n in engines.items()), "--engine"),
         "rank": (rank, "--rank 2, 0.1, GLOB=RANK"),
         "k": (
-            f"{config.n_active:g} of {config.n_subnetworks} subnetworks active in a row",
+            f"{config.n_active:g} of {config.n_subnetworks} subnetworks a row",
             "--l0 or --active-fraction, --n-subnetworks",
         ),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from subscape._lock import locked
-from subscape.demo import DigitsResult, ToyResult, run_digits, run_toy
+from subscape.demo import run_digits, run_toy
 from subscape.demo.folder import check_out
 
 
@@ -29,7 +29,7 @@ class DemoRun:
     """Print the result as JSON."""
 
 
-def run(settings: DemoRun) -> tuple[ToyResult, DigitsResult]:
+def run(settings: DemoRun) -> None:
     """Carry out the command."""
     torch.set_num_threads(1)  # more threads only wait for each other on tensors this small
     show = not settings.json
@@ -45,4 +45,3 @@ def run(settings: DemoRun) -> tuple[ToyResult, DigitsResult]:
         print(digits.text())
     else:
         print(json.dumps({"toy": toy.figures, "digits": digits.figures}))
-    return toy, digits

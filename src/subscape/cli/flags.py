@@ -54,15 +54,13 @@ def rank_of(words: Sequence[str]) -> RankChoice | Mapping[str, RankChoice]:
 
 def _one(words: Sequence[str]) -> RankChoice:
     try:
-        modes = [int(word) for word in words]
-        return modes[0] if len(modes) == 1 else tuple(modes)
-    except (ValueError, IndexError):
-        try:
-            (word,) = words
-            return float(word)
-        except ValueError as error:
-            expected = "a rank (2), a share (0.1), a rank per mode (4 8) or GLOB=RANK"
-            raise ValueError(problem("rank", expected, " ".join(words) or "none")) from error
+        if len(words) > 1:
+            return tuple(int(word) for word in words)
+        (word,) = words
+        return int(word) if word.lstrip("-").isdigit() else float(word)
+    except ValueError as error:
+        expected = "a rank (2), a share (0.1), a rank per mode (4 8) or GLOB=RANK"
+        raise ValueError(problem("rank", expected, " ".join(words) or "none")) from error
 
 
 def _words(rank: Any) -> list[str]:

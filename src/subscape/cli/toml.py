@@ -15,8 +15,15 @@ import tomli_w
 from subscape._checks import nearest, problem
 
 T = TypeVar("T")
-WORDS = {"object": "table", "array": "list"}
-"""What msgspec calls otherwise than TOML does."""
+WORDS = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+"""Types by msgspec's names, in words."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -26,7 +33,7 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ValueError(problem("config", "a TOML file that exists", str(path))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(problem("config", f"TOML in {path}", str(error))) from error
+        raise ValueError(problem(str(path), "a TOML file", str(error))) from error
 
 
 def dumps(settings: Any, leave_out: tuple[str, ...] = ()) -> str:
@@ -64,7 +71,7 @@ def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 def _path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise msgspec.ValidationError(f"Expected `str`, got `{type(value).__name__}`")
+    raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
 
 
 def _check_keys(kind: type, table: Mapping[str, Any], where: str) -> None:
