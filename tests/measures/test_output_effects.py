@@ -161,7 +161,7 @@ def test_the_rows_of_a_pass_do_not_matter(small):
     made = small("mlp")
     rows, direction = RowSet(torch.arange(9)), made.decomposition[1].dense()
     whole = output_effects(made.target, made.data, rows, direction)
-    parts = output_effects(made.target, made.data, rows, direction, at_once=2)
+    parts = output_effects(made.target, made.data, rows, direction, micro_batch_size=2)
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-14)
 
 

@@ -30,8 +30,8 @@ def test_stories_are_decomposed_measured_edited_and_reported(data_dir: Path, tmp
     short = tmp_path / "stories.txt"
     short.write_text(text.read_text(encoding="utf-8")[:60_000], encoding="utf-8")
     call(
-        f"decompose {model} --parameters model.layers.2.self_attn --data {short} --heldout {short} "
-        f"--rows token --divergence kl --n-subnetworks 8 --steps 30 --batch-size 32 "
+        f"decompose {model} --parameters model.layers.2.self_attn --data {short} "
+        f"--rows sampled-token --divergence kl --n-subnetworks 8 --steps 30 --batch-size 32 "
         f"--n-heldout-rows 64 --out {run} --json",
         capsys,
     )

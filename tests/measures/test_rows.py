@@ -50,13 +50,13 @@ def test_outputs_of_tokens_are_those_at_their_positions(small):
     torch.testing.assert_close(outputs_at(made.target, made.data, rows), expected)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 7])
-def test_passes_of_any_size_give_the_same(small, at_once: int):
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 7])
+def test_passes_of_any_size_give_the_same(small, micro_batch_size: int):
     made = small("tokens")
     rows = token_rows([3, 0, 3, 5, 19], [1, 4, 0, 2, 3])
     change = {name: 0.3 * v for name, v in made.decomposition[0].dense().items()}
     whole = outputs_at(made.target, made.data, rows, change)
-    parts = outputs_at(made.target, made.data, rows, change, at_once=at_once)
+    parts = outputs_at(made.target, made.data, rows, change, micro_batch_size=micro_batch_size)
     torch.testing.assert_close(parts, whole, rtol=1e-13, atol=1e-15)
 
 

@@ -60,18 +60,10 @@ def card(
     found: Impact,
     idle: Bool[Tensor, " row"],
 ) -> SubnetworkMeasures:
-    """Measure one subnetwork.
+    """Measure one subnetwork, all but its partners.
 
-    Args:
-        scene: the rest.
-        index: its number.
-        direction: v_k, without leading axes.
-        control: a random direction beside it.
-        found: the impact of all.
-        idle: which of the scene's other rows it does not matter for.
-
-    Returns:
-        Its measures, all but its partners; None where it has no top rows, no impact or no irrelevant rows.
+    `idle` says which of the scene's other rows it does not matter for. What needs top rows, an impact or
+    irrelevant rows is None without them.
     """
     target, data, divergence = scene.target, scene.data, scene.divergence
     top, v = found.top[index], direction.dense()

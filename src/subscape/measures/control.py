@@ -13,13 +13,6 @@ def random_like(stack: Stack, seed: int = 0) -> Stack:
 
     Equal length over all tensors together would not do: a direction that lies in one small tensor moves
     outputs differently from one spread over all.
-
-    Args:
-        stack: directions [subnetwork].
-        seed: of the draw.
-
-    Returns:
-        One random direction for each.
     """
     lead = tuple(stack.weights.shape[:-1])
     drawn = initial_stack(stack.layout, lead, generator_of(seed, 11), stack.weights)

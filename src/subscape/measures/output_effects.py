@@ -27,19 +27,14 @@ Direction = Mapping[str, Float[Tensor, "..."]]
 
 
 def output_effects(
-    target: Target, data: Samples, rows: RowSet, direction: Direction, *, at_once: int = 256
+    target: Target,
+    data: Samples,
+    rows: RowSet,
+    direction: Direction,
+    *,
+    micro_batch_size: int = 256,
 ) -> Float[Tensor, "row *output"]:
-    """∂f/∂δ of moving along a direction, at every row.
-
-    Args:
-        target: the model and its parameters.
-        data: samples.
-        rows: which of them.
-        direction: by parameter name.
-        at_once: rows of a forward pass.
-
-    Returns:
-        Output units per unit of δ.
+    """∂f/∂δ of moving along a direction, at every row, in output units per unit of δ.
 
     Raises:
         RuntimeError: if the model can be differentiated in none of the ways.
@@ -48,8 +43,8 @@ def output_effects(
     values = tuple(target.parameters[name].detach() for name in names)
     tangents = tuple(direction[name].to(target.parameters[name].dtype) for name in names)
     parts = []
-    for start in range(0, len(rows), at_once):
-        part = rows.select(slice(start, start + at_once))
+    for start in range(0, len(rows), micro_batch_size):
+        part = rows.select(slice(start, start + micro_batch_size))
 
         def outputs(*moved: Tensor, part: RowSet = part) -> Tensor:
             inputs = part.inputs(data, target)

@@ -62,20 +62,9 @@ def outputs_at(
     rows: RowSet,
     change: Mapping[str, Float[Tensor, "..."]] | None = None,
     *,
-    at_once: int = 256,
+    micro_batch_size: int = 256,
 ) -> Float[Tensor, "row *output"]:
-    """f(x, W0 + change) at rows, without gradient.
-
-    Args:
-        target: the model and its parameters.
-        data: samples.
-        rows: which of them.
-        change: added to parameters by name; nothing by default.
-        at_once: rows of a forward pass.
-
-    Returns:
-        Outputs, not checked for being finite.
-    """
+    """f(x, W0 + change) at rows, without gradient and not checked for being finite."""
     moved = {
         name: (target.parameters[name].detach().to(add.dtype) + add).to(
             target.parameters[name].dtype
@@ -84,7 +73,7 @@ def outputs_at(
     }
     parts = []
     with torch.no_grad():
-        for start in range(0, len(rows), at_once):
-            part = rows.select(slice(start, start + at_once))
+        for start in range(0, len(rows), micro_batch_size):
+            part = rows.select(slice(start, start + micro_batch_size))
             parts.append(part.pick(target.outputs(part.inputs(data, target), moved)))
     return torch.cat(parts)

@@ -54,18 +54,8 @@ def sweep(
 ) -> Sweep:
     """Move along a direction and see how far the outputs go.
 
-    Args:
-        target: the model and its parameters.
-        data: samples.
-        rows: which of them.
-        direction: by parameter name.
-        deltas: how far to move.
-        divergence: between the moved output and the model's own, or the reference.
-        base: the model's own outputs at the rows, if they are known.
-        reference: y_i; by default the output of the next row.
-
-    Returns:
-        Changes and drifts.
+    `base` are the model's own outputs at the rows, if they are known; `reference` y_i, by default the output of
+    the next row.
     """
     if base is None:
         base = outputs_at(target, data, rows)
@@ -117,14 +107,6 @@ def delta_of_change(
     size: float,
 ) -> float:
     """The δ at which the mean change of rows, over both signs of δ, reaches `size`.
-
-    Args:
-        target: the model and its parameters.
-        data: samples.
-        rows: which rows.
-        direction: by parameter name.
-        divergence: between the moved output and the model's own.
-        size: the change aimed at.
 
     Returns:
         δ > 0, within 10 % of the change aimed at where the change is continuous there; NaN if it would
@@ -263,18 +245,8 @@ def interaction(
 ) -> float:
     """How far two moves together differ from the sum of each: 0 where they do not meet.
 
-    ‖f(W+a+b) − f(W+a) − f(W+b) + f(W)‖ / (‖f(W+a) − f(W)‖ + ‖f(W+b) − f(W)‖) over all rows.
-
-    Args:
-        target: the model and its parameters.
-        data: samples.
-        rows: which of them.
-        first: a, a move with its δ.
-        second: b.
-        base: the model's own outputs at the rows, if they are known.
-
-    Returns:
-        The index, NaN if nothing moves or an output is not finite.
+    ‖f(W+a+b) − f(W+a) − f(W+b) + f(W)‖ / (‖f(W+a) − f(W)‖ + ‖f(W+b) − f(W)‖) over all rows, with moves a and b
+    that include their δ; NaN if nothing moves or an output is not finite.
     """
     own = outputs_at(target, data, rows) if base is None else base
     a, b, both = (
@@ -297,19 +269,7 @@ def grid(
     second: Direction,
     deltas: Sequence[float],
 ) -> Float[Tensor, "first second row *output"]:
-    """Outputs when two subnetworks are moved together, over all pairs of δ.
-
-    Args:
-        target: the model and its parameters.
-        data: samples.
-        rows: which of them.
-        first: direction of the first axis.
-        second: direction of the second axis.
-        deltas: of both axes.
-
-    Returns:
-        f(x, W0 + δ₁ v₁ + δ₂ v₂), not checked for being finite.
-    """
+    """f(x, W0 + δ₁ v₁ + δ₂ v₂) over all pairs of δ, not checked for being finite."""
     return torch.stack([
         torch.stack([
             outputs_at(
