@@ -18,17 +18,17 @@ data, heldout = {"input_ids": ids[:cut]}, {"input_ids": ids[cut:]}
 
 target = subscape.Target(model, parameters)
 print(target.summary())
-settings = subscape.TrainingConfig(n_subnetworks=100, rank=0.1, steps=int(steps))
-options = {"divergence": "kl", "rows": "token"}
-found = subscape.decompose(target, data, heldout=heldout, config=settings, **options)
+settings = subscape.TrainingConfig(n_subnetworks=100, l0=10.0, rank=0.1, steps=int(steps))
+found = subscape.decompose(
+    target, data, heldout=heldout, divergence="kl", rows="sampled-token", config=settings
+)
 for name in ("fvu", "l0", "dead", "fvu_row_by_row", "l0_row_by_row", "heldout_rows"):
     print(f"{name:<15} {found.metrics[name]:.3f}")
 
-source = subscape.GradientSource(target, heldout, **options)
-batch = source.batch(0, min(512, len(source)))
-size = found.encode(source.gradients(batch)).abs()
+seen = ids[cut : cut + 64]
+size = found.encode(target, {"input_ids": seen}).abs()  # a row for every position
 for k in size.sum(0).topk(5).indices.tolist():
     print(f"subnetwork {k} is most active at the last token of")
-    for row in size[:, k].topk(5).indices:
-        context = heldout["input_ids"][batch.samples[row], : batch.position[row] + 1]
-        print("   ", repr(tokenizer.decode(context)))
+    for row in size[:, k].topk(5).indices.tolist():
+        window, position = divmod(row, seen.shape[1])
+        print("   ", repr(tokenizer.decode(seen[window, : position + 1])))

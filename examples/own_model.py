@@ -26,14 +26,14 @@ for _ in range(300):
     optimiser.step()
 
 target, heldout = subscape.Target(model.eval(), "*.weight"), images[1400:]
-settings = subscape.TrainingConfig(n_subnetworks=20, rank=2, steps=steps)
+settings = subscape.TrainingConfig(n_subnetworks=20, l0=2.0, rank=2, steps=steps)
 found = subscape.decompose(target, images[:1400], heldout=heldout, divergence="kl", config=settings)
 print(f"FVU {found.metrics['fvu']:.3f} at L0 {found.metrics['l0']:.2f} on held-out rows")
 
-source = subscape.GradientSource(target, heldout, divergence="kl")
-gradients = source.gradients(source.rows_at(torch.arange(len(source)), draw=0))
+source = found.source(target, heldout)
+gradients = source.gradients(source.rows_of(torch.arange(len(source))))
 print(f"FVU {pca_fvu(gradients.flat, 20, found.metrics['l0']):.3f} for PCA with the best codes")
-size = found.encode(gradients).abs()
+size = found.encode(target, heldout).abs()
 for k in range(len(found)):
     by_digit = torch.stack([size[labels[1400:] == digit, k].mean() for digit in range(10)])
     print(f"subnetwork {k:2} is most active on digits", by_digit.topk(3).indices.tolist())

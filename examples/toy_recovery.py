@@ -24,8 +24,8 @@ found = subscape.decompose(
 print(f"FVU {found.metrics['fvu']:.3f} at L0 {found.metrics['l0']:.2f} on rows not trained on")
 
 truth = true_subnetworks(toy)
-source = subscape.GradientSource(subscape.Target(toy.model), fresh, seed=1)
-gradients = source.gradients(source.batch(0, len(source)))
+source = found.source(toy.model, fresh, seed=1)
+gradients = source.gradients(source.rows(0, len(source)))
 best = oracle(gradients.flat, truth.directions, found.metrics["l0"])
 print(f"FVU {best.fvu:.3f} with the true circuits and the best codes at that L0 (oracle)")
 

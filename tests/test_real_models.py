@@ -46,14 +46,12 @@ def test_vmap_equals_the_loop_on_attention(
 ):
     target = Target(stories, "model.layers.2.self_attn")
     assert target.names == ATTENTION
-    source = GradientSource(
-        target, windows, divergence="kl", reference=reference, rows="token", engine="vmap"
+    options = {"divergence": "kl", "reference": reference, "rows": "sampled-token"}
+    source, loop = (
+        GradientSource(target, windows, engine=engine, **options) for engine in ("vmap", "loop")
     )
-    loop = GradientSource(
-        target, windows, divergence="kl", reference=reference, rows="token", engine="loop"
-    )
-    batch = source.batch(0, 6)
-    fast, slow = source.gradients(batch).dense(), loop.gradients(batch).dense()
+    some = source.rows(0, 6)
+    fast, slow = source.gradients(some).dense(), loop.gradients(some).dense()
     for name in ATTENTION:
         error = (fast[name] - slow[name]).flatten(1).norm(dim=1)
         size = slow[name].flatten(1).norm(dim=1)
@@ -73,10 +71,10 @@ def test_attention_is_decomposed(
         windows,
         parameters=ATTENTION,
         divergence="kl",
-        rows="token",
+        rows="sampled-token",
         n_subnetworks=20,
         rank=0.1,
-        active_fraction=0.1,
+        l0=2.0,
         steps=20,
         batch_size=32,
         n_heldout_rows=64,

@@ -33,6 +33,8 @@ def driver(tmp_path_factory):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(executable_path=programs[1]))
+    # A window without focus, as a headless one may be, sends no focus events.
+    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     try:
         yield browser
     finally:

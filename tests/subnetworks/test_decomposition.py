@@ -13,6 +13,7 @@ from subscape._io import read_tensors
 from subscape.gradients import DenseRowGradients
 from subscape.lowrank import make_layout
 from subscape.subnetworks.decomposition import FORMAT_VERSION, piece_keys
+from subscape.subnetworks.evaluation import evaluate
 from subscape.subnetworks.selection import SELECTIONS
 
 EVERY = pytest.mark.parametrize("kind", list(SELECTIONS))
@@ -178,6 +179,18 @@ def test_encoding_inputs_is_encoding_their_row_gradients(untrained, kind: str, r
     others = [made.encode(model, ids, reference="another-row", seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(others[0], others[1])
     assert not torch.equal(others[0], others[2])
+
+
+@EVERY
+@pytest.mark.parametrize("alone", [False, True])
+def test_figures_of_data_are_those_of_their_source(untrained, kind: str, alone: bool):
+    model, data = nn.Linear(4, 3).double(), torch.randn(60, 4).double()
+    made = untrained(Target(model), selection=kind, settings={"reference": "batch-mean"})
+    found = made.evaluate(model, data, n_rows=90, batch_size=30, alone=alone, seed=3)
+    source = GradientSource(Target(model), data, reference="batch-mean", seed=3)
+    expected = evaluate(source, made.dictionary, n_rows=90, batch_size=30, alone=alone)
+    assert (float(found.fvu), float(found.l0)) == (float(expected.fvu), float(expected.l0))
+    assert found.n_rows == 90
 
 
 def test_a_fixed_reference_comes_with_the_decomposition(untrained, tmp_path: Path):

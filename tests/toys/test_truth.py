@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from subscape.divergences import resolve
+from subscape.divergences import MSE
 from subscape.gradients import loop_gradients
 from subscape.targets import Target
 from subscape.toys import SparseInputs, Toy, ToyTraining, row_gradients, tms, true_subnetworks
@@ -44,7 +44,7 @@ def test_row_gradients_agree_with_the_loop_oracle(toy):
     target = Target(toy.model)
     with torch.no_grad():
         reference = toy.model(other)
-    expected = loop_gradients(target, x, None, reference, resolve("mse")).flat
+    expected = loop_gradients(target, x, None, reference, MSE).flat
     torch.testing.assert_close(row_gradients(toy, x, other).float(), expected)
 
 

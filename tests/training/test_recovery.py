@@ -6,7 +6,7 @@ import torch
 
 from subscape import GradientSource, Target, decompose
 from subscape.lowrank import Stack, make_layout
-from subscape.measures import recovery
+from subscape.measures.recovery import recovery
 from subscape.subnetworks import BatchTopK, Dictionary
 from subscape.subnetworks.evaluation import evaluate
 from subscape.toys import tms, true_subnetworks
@@ -75,7 +75,7 @@ def test_learned_thresholds_find_all_features_of_tms_at_the_l0_asked_for():
         n_subnetworks=5,
         rank=1,
         n_restarts=2,
-        steps=800,
+        steps=500,
         selection="jumprelu",
         l0=0.5,
         progress=False,

@@ -207,7 +207,8 @@ def largest(
         return mask.view(coefficients.shape)
     # NumPy's partial sort takes a tenth of the time of topk on a CPU.
     at = size.shape[-1] - keep
-    cut = torch.from_numpy(numpy.partition(size.numpy(), at, axis=-1)[..., at : at + 1])
+    exact = size if size.dtype in (torch.float32, torch.float64) else size.float()
+    cut = torch.from_numpy(numpy.partition(exact.numpy(), at, axis=-1)[..., at : at + 1])
     mask = size >= cut
     surplus = mask.sum(-1) - keep
     if surplus.any():  # ties at the cut: keep only the first of them
