@@ -332,3 +332,81 @@ def test_a_line_that_the_disk_has_no_room_for_is_an_error(tmp_path):
             _io.append_jsonl(tmp_path / "m.jsonl", {"step": 2, "fvu": [0.25, 0.5]})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_tensors_that_the_disk_has_no_room_for_are_an_error(tmp_path: Path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "c.safetensors"
+    _io.write_tensors(path, {"a": torch.zeros(2)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"expected a place to write to; got .*c\.safetensors"):
+            _io.write_tensors(path, {"a": torch.ones(1_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == ["c.safetensors"]
+    assert _io.read_tensors(path)["a"].tolist() == [0.0, 0.0]
+
+
+# What a killed process leaves
+
+LEFT = ".final.0123456789abcdef0123456789abcdef.tmp"
+
+
+def test_what_a_killed_process_left_counts_for_nothing(tmp_path: Path):
+    folder = tmp_path / "run"
+    (folder / LEFT).mkdir(parents=True)
+    (folder / ".lock").touch()
+    assert _io.contents(folder) == []
+    assert _io.holds_just(folder)
+    _io.check_free(folder, folder=True)
+    with _io.new_folder(folder) as new:
+        (new / "new").touch()
+    assert names(tmp_path) == ["run"]
+    assert names(folder) == ["new"]
+
+
+@pytest.mark.parametrize("name", [".notes.tmp", "final.tmp", LEFT[1:], LEFT + "x", ".a"])
+def test_other_hidden_files_count(tmp_path: Path, name: str):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    with pytest.raises(FileExistsError, match="holds files"):
+        _io.check_free(tmp_path / "run", folder=True)
+    _io.remove_half_written(tmp_path / "run")
+    assert names(tmp_path / "run") == [name]
+
+
+def test_half_written_files_and_folders_are_removed(tmp_path: Path):
+    (tmp_path / LEFT).mkdir()
+    (tmp_path / LEFT / "a").touch()
+    (tmp_path / LEFT.replace("final", "run.toml")).touch()
+    (tmp_path / "final").touch()
+    _io.remove_half_written(tmp_path)
+    assert names(tmp_path) == ["final"]
+
+
+def test_the_names_of_half_written_files_are_known(tmp_path: Path):
+    with _io.replacing(tmp_path / "a.json") as temporary:
+        temporary.touch()
+        assert temporary.exists()
+        assert _io.contents(tmp_path) == []
+    with _io.new_folder(tmp_path / "b"):
+        assert [path.name for path in _io.contents(tmp_path)] == ["a.json"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices and pipes are POSIX")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for write in (_io.write_text, _io.write_json):
+        with pytest.raises(FileExistsError, match=r"expected a file to write; got .*pipe"):
+            write(pipe, "x")
+    with pytest.raises(FileExistsError, match="pipe"):
+        _io.write_tensors(pipe, {"a": torch.ones(1)})
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert names(tmp_path) == ["pipe"]
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(FileExistsError, match="/dev/null"):
+        _io.write_text("/dev/null", "x")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)

@@ -123,3 +123,15 @@ def test_it_is_asked_for_wherever_a_run_goes_on_from_a_folder(tmp_path, action):
         with pytest.raises(BlockingIOError, match="another process"):
             elsewhere(action, tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_who_comes_next_removes_what_was_half_written(tmp_path):
+    left = tmp_path / ".a.json.0123456789abcdef0123456789abcdef.tmp"
+    left.touch()
+    (tmp_path / "mine.tmp").touch()
+    with locked(tmp_path):
+        assert not left.exists()
+        left.touch()  # of whoever has the folder: not removed when it is asked for again
+        with locked(tmp_path):
+            assert left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {left.name, "mine.tmp"}

@@ -74,6 +74,11 @@ def test_blocks_of_documents_run(document: Path):
     run_blocks(document, with_files=False)
 
 
+def test_ten_lines_of_the_readme_run_a_second_time():
+    for _ in range(2):
+        run_blocks(ROOT / "README.md", with_files=False)
+
+
 def test_toy_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     run_example("toy_recovery", ["500"], monkeypatch)
     assert "5 of 5 circuits found" in capsys.readouterr().out

@@ -1,17 +1,22 @@
 """Find the sparsely active subnetworks in a model's loss landscape."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from subscape._version import __version__
-from subscape.data import text_windows
-from subscape.gradients import GradientSource, register_rule
-from subscape.measures import MeasureConfig, Measures
-from subscape.measures.measure import measure
-from subscape.references import FixedOutput, Pairs
-from subscape.report import write_report
-from subscape.subnetworks.decomposition import Decomposition, Subnetwork
-from subscape.targets import Target
-from subscape.training import TrainingConfig
-from subscape.training.decompose import decompose, prepare
-from subscape.training.estimate import estimate
+
+if TYPE_CHECKING:
+    from subscape.data import text_windows
+    from subscape.gradients import GradientSource, register_rule
+    from subscape.measures import MeasureConfig, Measures
+    from subscape.measures.measure import measure
+    from subscape.references import FixedOutput, Pairs
+    from subscape.report import write_report
+    from subscape.subnetworks.decomposition import Decomposition, Subnetwork
+    from subscape.targets import Target
+    from subscape.training import TrainingConfig
+    from subscape.training.decompose import decompose, prepare
+    from subscape.training.estimate import estimate
 
 __all__ = [
     "Decomposition",
@@ -32,3 +37,31 @@ __all__ = [
     "text_windows",
     "write_report",
 ]
+HOMES = {
+    "data": ("text_windows",),
+    "gradients": ("GradientSource", "register_rule"),
+    "measures": ("MeasureConfig", "Measures"),
+    "measures.measure": ("measure",),
+    "references": ("FixedOutput", "Pairs"),
+    "report": ("write_report",),
+    "subnetworks.decomposition": ("Decomposition", "Subnetwork"),
+    "targets": ("Target",),
+    "training": ("TrainingConfig",),
+    "training.decompose": ("decompose", "prepare"),
+    "training.estimate": ("estimate",),
+}
+"""Where the public names live: imported at their first use, as torch takes a second or two to load."""
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"subscape.{home}"), name)
+            return value
+        if name == home:  # `import subscape` is enough for `subscape.measures`
+            return import_module(f"subscape.{name}")
+    raise AttributeError(f"module 'subscape' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

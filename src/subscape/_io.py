@@ -7,6 +7,7 @@ folder means is not known here.
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Generator, Mapping
@@ -24,33 +25,21 @@ from subscape._checks import problem
 Owned = Callable[[Path], bool]
 """Whether what stands at a path is an earlier result of the same kind, which alone may be replaced."""
 
+LOCK = ".lock"
+"""Of a folder in use; see `_lock`."""
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _REPAIR = "It was cut short or is not ours: write it again, or copy it again from its source."
 
 
 def write_json(path: str | Path, obj: object) -> None:
-    """Write an object as JSON.
-
-    Args:
-        path: The file; its folder is made if need be.
-        obj: What `json` can write. Numbers must be finite: JSON has no NaN.
-    """
+    """Write what `json` can write; numbers must be finite, as JSON has no NaN. Folders are made if need be."""
     text = json.dumps(obj, indent=2, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        ValueError: If the file is not JSON.
-    """
+    """Read a JSON file; one that is damaged is refused by name."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -68,27 +57,29 @@ def json_object(path: Path) -> dict[str, Any]:
 
 def holds_just(folder: Path, *names: str) -> bool:
     """Whether a folder holds these and nothing else."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} == set(names)
+    return folder.is_dir() and {path.name for path in contents(folder)} == set(names)
+
+
+def contents(folder: Path) -> list[Path]:
+    """What a folder holds, but for the lock and half-written files that a killed process of ours left."""
+    return [p for p in folder.iterdir() if p.name != LOCK and not _TEMPORARY.fullmatch(p.name)]
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder; for whoever has it locked."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text as UTF-8, with the line ends it has.
-
-    Args:
-        path: The file; its folder is made if need be.
-        text: What to write.
-    """
+    """Write text as UTF-8, with the line ends it has."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Append one record as a line of JSON.
-
-    Args:
-        path: The file; it and its folder are made if need be.
-        record: What `json` can write. Numbers must be finite: JSON has no NaN.
-    """
+    """Append one record of finite numbers as a line of JSON."""
     line = json.dumps(dict(record), allow_nan=False) + "\n"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +100,9 @@ def write_tensors(
         path: The file; its folder is made if need be.
         tensors: Tensors by name; views and tensors that share memory are written out in full.
         metadata: Strings to keep in the header of the file.
+
+    Raises:
+        OSError: If the disk is full, say; the file that was there stays.
     """
     separate = _separate(tensors)
     header = None if metadata is None else dict(metadata)
@@ -116,22 +110,18 @@ def write_tensors(
         # safetensors hides its files from all other users; a file made here shows the usual mode.
         temporary.touch()
         usual = stat.S_IMODE(temporary.stat().st_mode)
-        safetensors.torch.save_file(separate, temporary, metadata=header)
+        try:
+            safetensors.torch.save_file(separate, temporary, metadata=header)
+        except safetensors.SafetensorError as error:  # such as a full disk
+            got = f"{path} ({error})"
+            raise OSError(
+                problem("path", "a place to write to", got, "Choose another path.")
+            ) from error
         temporary.chmod(usual)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file onto the CPU.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The tensors by name.
-
-    Raises:
-        ValueError: If the file is not a whole safetensors file.
-    """
+    """Read the tensors of a safetensors file onto the CPU; one that is not whole is refused by name."""
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
@@ -139,17 +129,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read the header strings of a safetensors file, and none of its tensors.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The metadata that `write_tensors` was given.
-
-    Raises:
-        ValueError: If the file is not a whole safetensors file.
-    """
+    """Read the metadata that `write_tensors` was given, and none of the tensors."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
@@ -190,7 +170,7 @@ def check_free(
         if not path.exists():
             return
         is_folder = path.is_dir()
-        if folder and is_folder and not any(path.iterdir()):
+        if folder and is_folder and not contents(path):
             return
     if folder and not is_folder:
         raise FileExistsError(
@@ -253,14 +233,7 @@ def new_folder(
 
 @contextmanager
 def writable(path: str | Path) -> Generator[None]:
-    """Word the errors of writing to `path` as those of any other argument.
-
-    Args:
-        path: Where the caller asked to write to.
-
-    Raises:
-        OSError: Of the same type as the one raised within, which names `path` and the reason.
-    """
+    """Word the errors of writing to `path` as those of any other argument, of the same type."""
     try:
         yield
     except OSError as error:
@@ -303,17 +276,13 @@ def _move_into_place(temporary: Path, target: Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Generator[Path]:
-    """Write a file under a temporary name and rename it into place at success.
-
-    Args:
-        path: The file; its folder is made if need be.
-
-    Yields:
-        The temporary file to write to.
-    """
+    """Write a file under the temporary name that is yielded, and rename it into place at success."""
     path = Path(path)
     temporary = _sibling(path)
     with writable(path):
+        # In place of a device there would be a file, for everybody.
+        if path.exists() and not path.is_file():
+            raise FileExistsError(problem("path", "a file to write", f"{path}, which is no file"))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary

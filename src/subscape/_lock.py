@@ -1,7 +1,8 @@
 """One process at a time in a folder, so that none reads or writes what another has half done.
 
 The operating system holds the lock and drops it when the process ends, however it ends: the file `.lock`
-that a killed process leaves stands for nothing, and goes with the next one that is done.
+that a killed process leaves stands for nothing, and goes with the next one that is done; what it left half
+written goes when the next one begins.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from subscape._checks import problem
-from subscape._io import writable
-
-NAME = ".lock"
+from subscape._io import LOCK, remove_half_written, writable
 
 
 @contextmanager
@@ -35,7 +34,7 @@ def locked(folder: str | Path | None) -> Generator[None]:
         yield
         return
     with writable(folder):
-        path = Path(folder).resolve() / NAME
+        path = Path(folder).resolve() / LOCK
         new = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         # One lock per path and thread, which counts how often it is held.
@@ -52,6 +51,8 @@ def locked(folder: str | Path | None) -> Generator[None]:
                 )
             ) from error
     try:
+        if lock.lock_counter == 1:
+            remove_half_written(path.parent)
         yield
     finally:
         if lock.lock_counter == 1:

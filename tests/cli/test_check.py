@@ -117,9 +117,6 @@ def test_a_wrong_gradient_in_json(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("check", ["model", "subscape check --help"]),
-        ("check models_of_check_test:model", ["data", "subscape check --help"]),
-        ("check --data x.safetensors", ["model", "subscape check --help"]),
         ("check models_of_check_test:model --data y.npz", ["data", "'y.npz'"]),
         ("check no.such:thing --data x.safetensors", ["model", "no.such:thing"]),
         (

@@ -3,14 +3,15 @@
 import json
 import subprocess
 import sys
+import tomllib
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from subscape.cli import main as command_line
 from subscape.cli import toml
 from subscape.cli.decompose import DecomposeRun
 from subscape.cli.main import main
@@ -121,7 +122,6 @@ def test_other_settings_in_the_same_folder_are_refused(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("decompose small_model_of_test:model --out o", ["data", "--help"]),
         ("decompose small_model_of_test:model --data y.npz --out o", ["data", "'y.npz'"]),
         ("decompose small_model_of_test:nothing --data x.safetensors --out o", ["model", "int"]),
         ("decompose no.such:thing --data x.safetensors --out o", ["model", "no.such:thing"]),
@@ -178,16 +178,20 @@ def test_toml_round_trip():
         "none": None,
         "training": {"steps": 5, "rank": {"*.weight": 0.1, "*": 2}},
     }
-    read = toml.tomllib.loads(toml.dumps(table))
-    assert read == {k: v for k, v in table.items() if v is not None}
+    read = tomllib.loads(toml.dumps(table, leave_out=("flag",)))
+    assert read == {k: v for k, v in table.items() if k not in ("none", "flag")}
 
 
 def test_toml_builds_nested_settings():
     made = toml.build(
-        DecomposeRun, {"model": "m", "training": {"steps": 7, "rank": [1, 2]}}, "file"
+        DecomposeRun,
+        {"model": "m", "data": "d", "out": "o", "training": {"steps": 7, "rank": [1, 2]}},
+        "file",
     )
+    assert made.out == Path("o")
     assert made.training.steps == 7
-    assert made.training.rank == (1, 2)
+    assert list(made.training.rank) == [1, 2]
+    assert toml.build(DecomposeRun, tomllib.loads(toml.dumps(made)), "file") == made
 
 
 def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys):
@@ -215,15 +219,29 @@ def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model = 3", "model: expected a string; got 3"),
-        ('parameters = "a.*"', "parameters: expected a list, each a string; got 'a.*'"),
-        ('rows = "tokens"', "rows: expected one of ['sample', 'sampled-token', 'token']"),
-        ("json = 1", "json: expected true or false; got 1"),
+        ("model = 3", "c.toml: model: expected a string; got a whole number."),
+        ('parameters = "a.*"', "parameters: expected a list; got a string"),
+        (
+            'rows = "tokens"',
+            "rows: expected one of ['sample', 'sampled-token', 'token']; got 'tokens'",
+        ),
+        ("json = 1", "json: expected true or false; got a whole number"),
         ("steps = 3", "It belongs in the table [training]."),
-        ("training = 3", "training: expected a table; got 3"),
-        ('[training]\nlearning_rate = "x"', "[training]: learning_rate: expected a number"),
-        ("[training]\nn_subnetworks = true", "n_subnetworks: expected a whole number; got True"),
-        ("[training]\nrank = [1, 2.5]", "a whole number or a number or a list"),
+        ("training = 3", "training: expected a table; got a whole number"),
+        (
+            '[training]\nlearning_rate = "x"',
+            "training.learning_rate: expected a number; got a string",
+        ),
+        (
+            "[training]\nn_subnetworks = true",
+            "training.n_subnetworks: expected a whole number; got true or false",
+        ),
+        ("[training]\nrank = 'x'", "expected a whole number or a number or a table or a list; got"),
+        ("[training]\nsteps = -3", "steps: expected a whole number of at least 1; got -3"),
+        ("[training]\nschedule = 'x'", "expected one of ['cosine', 'step', 'constant']; got 'x'"),
+        ("out = 3", "out: expected a string; got"),
+        ("model = 'm", "c.toml: expected a TOML file; got"),
+        ("[training]\nrank = [1, 2.5]", "training.rank[1]: expected a whole number; got a number"),
     ],
 )
 def test_types_in_a_config_file(folder, capsys, text, words):
@@ -277,7 +295,7 @@ def test_a_warning_is_shown_once(folder, monkeypatch, capsys):
                 pass  # makes Python forget what it has shown
             warnings.warn("mind this", stacklevel=1)
 
-    monkeypatch.setitem(command_line.RUN, DecomposeRun, twice)
+    monkeypatch.setattr("subscape.cli.decompose.run", twice)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert decompose() == 0

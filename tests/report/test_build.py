@@ -164,6 +164,6 @@ def test_it_is_written_to_a_file(tmp_path):
     path = write_report(tmp_path / "r.html", decomposition(), measures(VECTORS), title="<T>")
     assert "<title>&lt;T&gt;</title>" in path.read_text(encoding="utf-8")
     with pytest.raises(FileExistsError):
-        write_report(path, decomposition(), measures(VECTORS), title="T")
-    write_report(path, decomposition(), measures(VECTORS), title="T", overwrite=True)
+        write_report(path, decomposition(), measures(VECTORS), title="T", overwrite=False)
+    write_report(path, decomposition(), measures(VECTORS), title="T")
     assert "<title>T</title>" in path.read_text(encoding="utf-8")

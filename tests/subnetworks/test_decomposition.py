@@ -303,9 +303,9 @@ def test_overwrite_replaces_the_old_one(made: Decomposition, tmp_path: Path):
     made.save_pretrained(tmp_path / "saved")
     other = replace(made, metrics={"fvu": 9.0})
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        other.save_pretrained(tmp_path / "saved")
+        other.save_pretrained(tmp_path / "saved", overwrite=False)
     assert Decomposition.from_pretrained(tmp_path / "saved").metrics == made.metrics
-    other.save_pretrained(tmp_path / "saved", overwrite=True)
+    other.save_pretrained(tmp_path / "saved")
     assert Decomposition.from_pretrained(tmp_path / "saved").metrics == {"fvu": 9.0}
     assert [f.name for f in tmp_path.iterdir()] == ["saved"]
 

@@ -189,9 +189,9 @@ def test_a_folder_in_use_is_kept(make, tmp_path):
     made.save_lora(tmp_path / "l", model, DELTAS)
     before = (tmp_path / "l" / "adapter_model.safetensors").read_bytes()
     with pytest.raises(FileExistsError, match="holds files"):
-        made.save_lora(tmp_path / "l", model, {0: 1.0})
+        made.save_lora(tmp_path / "l", model, {0: 1.0}, overwrite=False)
     assert (tmp_path / "l" / "adapter_model.safetensors").read_bytes() == before
-    made.save_lora(tmp_path / "l", model, {0: 1.0}, overwrite=True)
+    made.save_lora(tmp_path / "l", model, {0: 1.0})
     assert (tmp_path / "l" / "adapter_model.safetensors").read_bytes() != before
 
 

@@ -100,14 +100,7 @@ class BasisRun:
 
 
 def run(settings: BasisRun) -> dict[str, Any]:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Returns:
-        What was printed.
-    """
+    """Carry out the command."""
     config, folder = _open(settings)
     torch.set_num_threads(1)  # matrices this small only make threads wait for each other
     progress = not settings.json
@@ -160,18 +153,7 @@ def run(settings: BasisRun) -> dict[str, Any]:
 
 
 def load_task(config: BasisFile) -> Task:
-    """Make the task that a configuration names.
-
-    Args:
-        config: the configuration.
-
-    Returns:
-        The task.
-
-    Raises:
-        TypeError: if a function of one's own returns something else.
-        ValueError: if there is no such task, or it lacks a file.
-    """
+    """Make the task that a configuration names."""
     match config.task:
         case "digits":
             return digits_task(config.seed)
@@ -189,38 +171,33 @@ def load_task(config: BasisFile) -> Task:
                 seed=config.seed,
             )
         case name if ":" in name:
-            made = loading.called(name, "task")
-            if not isinstance(made, Task):
-                raise TypeError(
-                    problem("task", f"a Task from {name}", type(made).__name__, "Return one.")
-                )
-            return made
+            task = loading.called(name, "task")
+            got, isa = type(task).__name__, isinstance(task, Task)
+            require(isa, "task", f"a Task from {name}", got, "Return one.", error=TypeError)
+            return task
         case name:
             expected = "modular-addition, digits, decoder, or package.module:function"
             raise ValueError(problem("task", expected, repr(name)))
 
 
 def _file(config: BasisFile, name: str) -> Path:
-    given = getattr(config, name)
-    require(
-        Path(given).is_file(),
-        name,
-        f"a path that exists, of a file for the task {config.task!r}",
-        repr(given),
-        "Set it in the configuration file; paths are taken from the file's folder.",
-    )
-    return Path(given)
+    return _checked(config, name, Path(getattr(config, name)).is_file(), "a file")
 
 
 def _model_folder(config: BasisFile) -> Path:
+    there = bool(config.weights) and (Path(config.weights) / "config.json").is_file()
+    return _checked(config, "weights", there, "a Hugging Face folder with its config.json")
+
+
+def _checked(config: BasisFile, name: str, there: bool, what: str) -> Path:
     require(
-        bool(config.weights) and (Path(config.weights) / "config.json").is_file(),
-        "weights",
-        "a path that exists, of a Hugging Face folder with its config.json",
-        repr(config.weights),
+        there,
+        name,
+        f"a path that exists, of {what} for the task {config.task!r}",
+        repr(getattr(config, name)),
         "Set it in the configuration file; paths are taken from the file's folder.",
     )
-    return Path(config.weights)
+    return Path(getattr(config, name))
 
 
 def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
@@ -267,15 +244,7 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
 
 
 def keep_settings(config: BasisFile, folder: Path) -> None:
-    """Write basis.toml into a run folder, unless its bases were made with other settings.
-
-    Args:
-        config: the settings.
-        folder: the run.
-
-    Raises:
-        ValueError: if they were.
-    """
+    """Write basis.toml into a run folder; refuses one whose bases were made with other settings."""
     path = folder / "basis.toml"
     if path.exists() and (folder / "build" / "layers").exists():
         there, here = (_flat(asdict(c)) for c in (_read(path), config))
@@ -287,7 +256,7 @@ def keep_settings(config: BasisFile, folder: Path) -> None:
             f"{folder}, which differs in {', '.join(other)}",
             "Choose another folder with --out, or delete this one.",
         )
-    write_text(path, toml.dumps(asdict(config)))
+    write_text(path, toml.dumps(config))
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,15 +8,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from subscape._checks import problem
-from subscape.cli.loading import load_data, load_model
+from subscape.cli.loading import device_of, load_data, load_model
 from subscape.data import take, to_device
 from subscape.gradients.check import check
 from subscape.rows import RowKind
 from subscape.targets import Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckRun:
     """Check the row gradients of a model: every tensor's engine against plain autograd, row by row.
 
@@ -26,12 +25,12 @@ class CheckRun:
     Example: subscape check MODEL --parameters 'model.layers.2' --data train.txt --rows sampled-token
     """
 
-    model: Annotated[str, tyro.conf.Positional] = ""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
+    data: str
+    """A .txt, .npy, .npz or .safetensors file, or package.module:function."""
     parameters: tuple[str, ...] = ("*",)
     """Globs over parameter names, or module names; '!glob' takes away."""
-    data: str = ""
-    """A .txt, .npy, .npz or .safetensors file, or package.module:function."""
     window: int = 16
     """Tokens in a window of text."""
     rows: RowKind = "sample"
@@ -42,26 +41,15 @@ class CheckRun:
     """How row gradients are made."""
     n_rows: int = 8
     """Rows to look at."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
     json: bool = False
     """Print the result as JSON."""
 
 
 def run(settings: CheckRun) -> int:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Returns:
-        Exit status: 0 if all is right, otherwise 1.
-
-    Raises:
-        ValueError: if an argument is wrong.
-    """
-    for name in ("model", "data"):
-        if not getattr(settings, name):
-            raise ValueError(problem(name, "a value", "nothing", "See subscape check --help."))
-    loaded = load_model(settings.model)
+    """Carry out the command."""
+    loaded = load_model(settings.model, device_of(settings.device))
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
     data = load_data(settings.data, settings.model, settings.window)
     result = check(

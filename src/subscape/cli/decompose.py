@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from torch import nn
 
 from subscape._checks import problem
 from subscape._io import check_free, writable, write_text
 from subscape._lock import locked
 from subscape.cli import toml
 from subscape.cli.earlier_run import is_run, replaced
-from subscape.cli.loading import is_code, load_data, load_model, refuse_code
+from subscape.cli.flags import parsed as parsed_flags
+from subscape.cli.loading import device_of, is_code, load_data, load_model, refuse_code
 from subscape.cli.run_folder import CONFIG
 from subscape.gradients.source import EngineName, MetricName
 from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.formats import RENAMED, ROWS
 from subscape.targets import Target
 from subscape.training import TrainingConfig, prepare
+from subscape.training.checkpoint import NAME as CHECKPOINT
+from subscape.training.checkpoint import is_checkpoint
+from subscape.training.decompose import Prepared
 
-FLAGS = ("json", "overwrite", "trust")
+LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
+OF_THE_CALL = (*LEAVE, "json", "device", "out")
+"""What run.toml does not keep: the settings of a run hold wherever it is moved to."""
 NAMES = ("model", "data", "heldout")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecomposeRun:
     """Decompose a model into sparsely active, low-rank directions in parameter space.
 
     Example: subscape decompose MODEL --parameters 'model.layers.2.self_attn.*' --data train.txt
-    --heldout heldout.txt --rows sampled-token --divergence kl --out runs/attention
+    --heldout heldout.txt --rows sampled-token --divergence kl --rank 0.1 --out runs/attention
 
     With --config FILE the flags' defaults come from a TOML file, such as the run.toml of an earlier run.
     An interrupted run goes on from its last checkpoint when the same command is given again.
+
+    A rank is a number (2), a share of each dimension (0.1), a number per mode (4 8), or any of these by
+    tensor: --rank '*.q_proj.*=8' '*=0.1'
     """
 
-    model: Annotated[str, tyro.conf.Positional] = ""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
-    parameters: tuple[str, ...] = ("*",)
-    """Globs over parameter names, or module names; '!glob' takes away."""
-    data: str = ""
+    data: str
     """A .txt, .npy, .npz or .safetensors file, or package.module:function."""
     heldout: str | None = None
     """Data not trained on, to report FVU by; without it a tenth of the data is set aside."""
+    parameters: tuple[str, ...] = ("*",)
+    """Globs over parameter names, or module names; '!glob' takes away."""
     window: int = 16
     """Tokens in a window of text."""
     rows: RowKind = "sample"
@@ -65,6 +79,8 @@ class DecomposeRun:
     """Of the Kronecker metric, as a share of the mean eigenvalue."""
     engine: EngineName = "auto"
     """How row gradients are made."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
     out: Path = Path("runs/decomposition")
     """Run folder; a run of the same settings that was interrupted there is resumed."""
     overwrite: bool = False
@@ -77,59 +93,74 @@ class DecomposeRun:
     """Settings of the training."""
 
 
-def without_code(settings: DecomposeRun) -> DecomposeRun:
-    """Settings of a file without the functions that it names."""
-    named = [name for name in NAMES if is_code(getattr(settings, name))]
-    return replace(settings, **{name: getattr(DecomposeRun, name) for name in named})
-
-
-def with_code(settings: DecomposeRun, of: DecomposeRun, file: Path) -> DecomposeRun:
-    """Settings with the functions that a file names, where the command line gives none.
-
-    Args:
-        settings: what the command line said, on top of the file without its functions.
-        of: what the file said.
-        file: the file.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ValueError: if there are such functions, and no --trust.
-    """
-    for name in NAMES:
-        value = getattr(of, name)
-        if not is_code(value) or getattr(settings, name):
+def parsed(arguments: Sequence[str]) -> DecomposeRun:
+    """The settings of a command line, on top of those of the file that its `--config FILE` names."""
+    words = [part for a in arguments for part in _split(a)]
+    if "--config" not in words:
+        return parsed_flags(DecomposeRun, "decompose", arguments)
+    at = words.index("--config")
+    if at + 1 == len(words):
+        raise ValueError(problem("config", "a TOML file after --config", "nothing"))
+    path = Path(words[at + 1])
+    of_file = settings_of(path)
+    named = {name: getattr(of_file, name) for name in NAMES if is_code(getattr(of_file, name))}
+    default = replace(of_file, **{name: "" if name != "heldout" else None for name in named})
+    for name in ("model", "data"):
+        if not getattr(of_file, name):
+            default = replace(default, **{name: tyro.MISSING})
+    settings = parsed_flags(DecomposeRun, "decompose", words[:at] + words[at + 2 :], default)
+    for name, value in named.items():
+        if getattr(settings, name):
             continue
         if not settings.trust:
             give = f"{value} as MODEL" if name == "model" else f"--{name} {value}"
-            refuse_code(name, value, file, give)
+            refuse_code(name, value, path, give)
         settings = replace(settings, **{name: value})
     return settings
 
 
+def _split(argument: str) -> list[str]:
+    """`--config=FILE` as two arguments."""
+    return argument.split("=", 1) if argument.startswith("--config=") else [argument]
+
+
+def settings_of(path: Path) -> DecomposeRun:
+    """What a configuration file says; the run.toml of a run says it of the folder it lies in."""
+    table = in_todays_words(toml.read(path))
+    begun = (path.parent / CHECKPOINT).exists() or (path.parent / "final").exists()
+    if path.name == CONFIG and (begun or "out" not in table):
+        table["out"] = str(path.parent)
+    settings = toml.build(DecomposeRun, {"model": "", "data": ""} | table, str(path))
+    for key in LEAVE:
+        if getattr(settings, key):
+            raise ValueError(
+                problem(str(path), "settings of a run", key, f"Say --{key} on the command line.")
+            )
+    return settings
+
+
+def in_todays_words(table: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a run.toml, also of one that was written with the names of format 1."""
+    training = table.get("training", {})
+    if not isinstance(training, dict):
+        return table
+    if table.get("rows") != "every-token" and not RENAMED.keys() & training.keys():
+        return table
+    new = table | {"training": {RENAMED.get(key, key): v for key, v in training.items()}}
+    return new | ({"rows": ROWS.get(table["rows"], table["rows"])} if "rows" in table else {})
+
+
 def run(settings: DecomposeRun) -> Decomposition:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Returns:
-        The decomposition, which is also saved in the run folder.
-
-    Raises:
-        ValueError: if an argument is wrong.
-    """
-    for name in ("model", "data"):
-        if not getattr(settings, name):
-            raise ValueError(problem(name, "a value", "nothing", "See subscape decompose --help."))
+    """Carry out the command."""
+    device = device_of(settings.device)
     _check_out(settings)
-    loaded = load_model(settings.model)
+    loaded = load_model(settings.model, device)
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
-    data = load_data(settings.data, settings.model, settings.window)
-    heldout = None
-    if settings.heldout is not None:
-        heldout = load_data(settings.heldout, settings.model, settings.window)
+    data, heldout = (
+        load_data(name, settings.model, settings.window) if name is not None else None
+        for name in (settings.data, settings.heldout)
+    )
+    _warn_of_defaults(settings, loaded.model)
     prepared = prepare(
         target,
         data,
@@ -145,30 +176,26 @@ def run(settings: DecomposeRun) -> Decomposition:
         config=settings.training,
     )
     if not settings.json:
-        print(prepared.summary())
-    with locked(settings.out), replaced(settings.out, settings.overwrite):
-        write_text(settings.out / CONFIG, _config(settings))
+        print(f"{prepared.summary()}\n\n{picked(prepared)}\n")
+    written = toml.dumps(settings, leave_out=OF_THE_CALL)
+    with locked(settings.out), replaced(settings.out, settings.overwrite) as fresh:
+        if fresh:
+            write_text(settings.out / CONFIG, written)
         result = prepared.run(settings.out, progress=not settings.json)
+        # Of a resumed run its checkpoint knows whether these are its settings.
+        write_text(settings.out / CONFIG, written)
     _print(result, settings)
     return result
 
 
-def _config(settings: DecomposeRun) -> str:
-    """The replayable configuration."""
-    table = {k: v for k, v in asdict(settings).items() if k not in FLAGS}
-    return toml.dumps(table)
-
-
 def _check_out(settings: DecomposeRun) -> None:
-    """Refuse a run folder that holds something else."""
-    out, written = settings.out, settings.out / CONFIG
-    with writable(out):
-        same = written.is_file() and written.read_text(encoding="utf-8") == _config(settings)
-    if same and not settings.overwrite:
-        return
+    """Refuse a folder that holds something else than a run."""
+    with writable(settings.out):
+        if not settings.overwrite and is_checkpoint(settings.out / CHECKPOINT):
+            return
     check_free(
-        out,
-        overwrite=settings.overwrite,
+        settings.out,
+        overwrite=True,
         owned=is_run,
         folder=True,
         name="out",
@@ -176,24 +203,53 @@ def _check_out(settings: DecomposeRun) -> None:
     )
 
 
+def _warn_of_defaults(settings: DecomposeRun, model: nn.Module) -> None:
+    generates = getattr(model, "can_generate", lambda: False)()
+    if generates and settings.rows == "sample" and settings.divergence == "mse":
+        warnings.warn(
+            "rows=sample with divergence=mse compares all the logits of whole sequences, which few "
+            "directions explain in a language model. Usual there: --rows sampled-token --divergence kl.",
+            stacklevel=2,
+        )
+
+
+def picked(prepared: Prepared) -> str:
+    """What was chosen, by hand or by default, and the flags that choose otherwise."""
+    source, config = prepared.source, prepared.config
+    engines = Counter(source.engines.values())
+    rank = config.rank if isinstance(config.rank, int | float) else "by mode or tensor"
+    lines = {
+        "rows": (source.kind, "--rows sample, sampled-token, token"),
+        "divergence": (source.divergence.name, "--divergence mse, kl"),
+        "reference": (prepared.names["reference"], "--reference another-row, mean, uniform"),
+        "engine": (", ".join(f"{e} ×{n}" for e, n in engines.items()), "--engine"),
+        "rank": (rank, "--rank 2, 0.1, GLOB=RANK"),
+        "k": (
+            f"{config.n_active:g} of {config.n_subnetworks} subnetworks a row",
+            "--l0 or --active-fraction, --n-subnetworks",
+        ),
+    }
+    return "\n".join(
+        f"  {name:<11} {value!s:<32}  ({flags})" for name, (value, flags) in lines.items()
+    )
+
+
 def _print(result: Decomposition, settings: DecomposeRun) -> None:
-    figures = {k: v for k, v in result.metrics.items() if k != "active_rate"}
+    figures = result.metrics
     if settings.json:
-        print(json.dumps({"out": str(settings.out), "metrics": result.metrics}))
+        print(json.dumps({"out": str(settings.out), "metrics": figures}))
         return
-    print(f"\n{result}\n")
-    print(
-        f"  FVU on {figures['heldout_rows']:,} rows of {figures['heldout_samples']:,} "
-        f"distinct held-out samples  {figures['fvu']:.3f}"
-    )
-    print(f"  L0 (active subnetworks per row)  {figures['l0']:.2f}")
-    print(
-        f"  row by row with the threshold    FVU {figures['fvu_row_by_row']:.3f}, "
-        f"L0 {figures['l0_row_by_row']:.2f}"
-    )
-    print(f"  dead subnetworks                 {figures['dead']:.1%}")
     trust = " --trust" if any(is_code(getattr(settings, name)) for name in NAMES) else ""
-    print(
-        f"\nSaved in {settings.out / 'final'}; replay with "
-        f"subscape decompose --config {settings.out / CONFIG}{trust}"
-    )
+    print(f"""
+{result}
+
+  FVU on {figures["heldout_rows"]:,} rows of {figures["heldout_samples"]:,} distinct held-out samples  \
+{figures["fvu"]:.3f}
+  L0 (active subnetworks per row)  {figures["l0"]:.2f}
+  row by row with the threshold    FVU {figures["fvu_row_by_row"]:.3f}, L0 {figures["l0_row_by_row"]:.2f}
+  dead subnetworks                 {figures["dead"]:.1%}
+
+Saved in {settings.out / "final"}; next
+  subscape measure {settings.out}{trust}
+Replay with
+  subscape decompose --config {settings.out / CONFIG}{trust} --out ANOTHER""")

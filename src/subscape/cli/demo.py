@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-from subscape.demo import DigitsResult, ToyResult, run_digits, run_toy
+from subscape._lock import locked
+from subscape.demo import run_digits, run_toy
+from subscape.demo.folder import check_out
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,19 @@ class DemoRun:
     """Print the result as JSON."""
 
 
-def run(settings: DemoRun) -> tuple[ToyResult, DigitsResult]:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Returns:
-        What was found.
-    """
+def run(settings: DemoRun) -> None:
+    """Carry out the command."""
     torch.set_num_threads(1)  # more threads only wait for each other on tensors this small
     show = not settings.json
-    toy = run_toy(settings.out / "toy", settings.seed, progress=show)
-    if show:
-        print(toy.text())
-    digits = run_digits(settings.out / "digits", settings.seed, progress=show)
+    folders = [settings.out / name for name in ("toy", "digits")]
+    with locked(settings.out):
+        for folder in folders:
+            check_out(folder)
+        toy = run_toy(folders[0], settings.seed, progress=show)
+        if show:
+            print(toy.text())
+        digits = run_digits(folders[1], settings.seed, progress=show)
     if show:
         print(digits.text())
     else:
         print(json.dumps({"toy": toy.figures, "digits": digits.figures}))
-    return toy, digits

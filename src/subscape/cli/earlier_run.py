@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from subscape._io import contents
 from subscape.cli import toml
 from subscape.cli.run_folder import CONFIG
 from subscape.subnetworks.decomposition import is_decomposition
@@ -33,36 +34,39 @@ def is_run(folder: Path) -> bool:
 
 
 @contextmanager
-def replaced(out: Path, overwrite: bool) -> Generator[None]:
+def replaced(out: Path, overwrite: bool) -> Generator[bool]:
     """Make a run, in place of the one there if it is to be overwritten.
 
     If nothing comes of it the earlier run is put back. If it stops after its first checkpoint both are kept,
     and the earlier one goes once the new one, resumed, is done.
+
+    Yields:
+        Whether it begins anew, rather than going on.
     """
     aside = next(path for n in count(1) if not (path := out / f"replaced-{n}").exists())
     there = [name for name in OWN if (out / name).exists()]
-    fresh = False
+    # A run without a checkpoint has nothing to go on from.
+    fresh = overwrite or not {CHECKPOINT, "final"} & set(there)
     try:
-        for name in there if overwrite else ():
+        for name in there if fresh else ():
             aside.mkdir(exist_ok=True)
             (out / name).rename(aside / name)
-        fresh = overwrite or not there
-        yield
+        yield fresh
     except BaseException:
         if fresh and (out / CHECKPOINT).exists():
             if aside.exists():
                 kept = f"the earlier run is kept in {aside} until this one is done"
                 print(f"subscape: {kept}, which goes on without --overwrite", file=sys.stderr)
-        else:
-            _undo(out, aside, new=(METRICS, CONFIG) if fresh else ())
+        elif fresh:
+            _put_back(out, aside)
         raise
     for path in out.glob("replaced-*"):
-        if is_run(path) and {each.name for each in path.iterdir()} <= set(OWN):
+        if is_run(path) and {each.name for each in contents(path)} <= set(OWN):
             shutil.rmtree(path)
 
 
-def _undo(out: Path, aside: Path, new: Iterable[str]) -> None:
-    for name in new:
+def _put_back(out: Path, aside: Path) -> None:
+    for name in (METRICS, CONFIG):
         (out / name).unlink(missing_ok=True)
     if aside.exists():
         for path in list(aside.iterdir()):

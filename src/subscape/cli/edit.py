@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 from subscape._io import check_free, holds_just, json_object, new_folder, write_json
 from subscape.cli.run_folder import Run, check_index, open_run
 from subscape.subnetworks.lora import is_adapter
@@ -26,7 +26,7 @@ class EditRun:
     Example: subscape edit runs/attention --set 3=0.5 17=-1 --prompt "Once upon a time"
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder, or the folder of a saved decomposition."""
     set: tuple[str, ...] = ()
     """Moves as SUBNETWORK=δ; a subnetwork has length 1."""
@@ -42,6 +42,8 @@ class EditRun:
     """Write the edited Hugging Face model with its tokenizer."""
     model: str | None = None
     """The model, if the run does not name it."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
     """Call the functions that the run names as its model. They may do anything."""
     overwrite: bool = False
@@ -51,34 +53,18 @@ class EditRun:
 
 
 def run(settings: EditRun) -> dict[str, Any]:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Returns:
-        What was printed.
-
-    Raises:
-        ValueError: if an argument is wrong.
-    """
+    """Carry out the command."""
     deltas = parse_deltas(settings.set)
-    if settings.prompt is None and settings.lora is None and settings.save is None:
-        raise ValueError(
-            problem(
-                "prompt",
-                "something to do with the edit: --prompt, --lora or --save",
-                "none of them",
-                "See subscape edit --help.",
-            )
-        )
+    asked = (settings.prompt, settings.lora, settings.save) != (None, None, None)
+    expected = "something to do with the edit: --prompt, --lora or --save"
+    require(asked, "prompt", expected, "none of them", "See subscape edit --help.")
     for name, path, owned in (
         ("lora", settings.lora, is_adapter),
         ("save", settings.save, _is_edited_model),
     ):
         if path is not None:
             check_free(path, overwrite=settings.overwrite, owned=owned, folder=True, name=name)
-    opened = open_run(settings.run, settings.model, trust=settings.trust)
+    opened = open_run(settings.run, settings.model, trust=settings.trust, device=settings.device)
     for index in deltas:
         check_index(opened, index)
     target = opened.target()
@@ -91,15 +77,14 @@ def run(settings: EditRun) -> dict[str, Any]:
             after = _generate(opened, model, settings)
         found |= {"prompt": settings.prompt, "before": before, "after": after}
     if settings.lora is not None:
-        found["lora"] = str(
-            opened.decomposition.save_lora(
-                settings.lora,
-                model,
-                deltas,
-                tensors=settings.tensors,
-                overwrite=settings.overwrite,
-            )
+        opened.decomposition.save_lora(
+            settings.lora,
+            model,
+            deltas,
+            tensors=settings.tensors,
+            overwrite=settings.overwrite,
         )
+        found["lora"] = str(settings.lora)
     if settings.save is not None:
         found["save"] = str(_save(opened, edit, settings))
     print(json.dumps(found) if settings.json else _text(found))
@@ -107,50 +92,34 @@ def run(settings: EditRun) -> dict[str, Any]:
 
 
 def parse_deltas(moves: tuple[str, ...]) -> dict[int, float]:
-    """`("3=0.5", "17=-1")` as {3: 0.5, 17: -1.0}.
-
-    Args:
-        moves: what the command line said.
-
-    Returns:
-        δ by subnetwork.
-
-    Raises:
-        ValueError: if one is not of that form, a subnetwork is named twice, or none is given.
-    """
-    if not moves:
-        raise ValueError(problem("set", "moves such as 3=0.5", "none", "Add --set 3=0.5."))
-    found: dict[int, float] = {}
+    """`("3=0.5", "17=-1")` as {3: 0.5, 17: -1.0}."""
+    require(bool(moves), "set", "moves such as 3=0.5", "none", "Add --set 3=0.5.")
+    deltas: dict[int, float] = {}
     for move in moves:
         name, _, size = move.partition("=")
         try:
             index, delta = int(name), float(size)
         except ValueError as error:
-            raise ValueError(
-                problem("set", "SUBNETWORK=δ such as 3=0.5 or 17=-1", repr(move))
-            ) from error
-        if index in found:
-            raise ValueError(problem("set", "one δ per subnetwork", f"two for {index}"))
-        found[index] = delta
-    return found
+            expected = "SUBNETWORK=δ such as 3=0.5 or 17=-1"
+            raise ValueError(problem("set", expected, repr(move))) from error
+        require(index not in deltas, "set", "one δ per subnetwork", f"two for {index}")
+        deltas[index] = delta
+    return deltas
 
 
 def _generate(opened: Run, model: Any, settings: EditRun) -> str | None:
     """What the model goes on with; None if its logits are not finite."""
     tokenizer = opened.tokenizer()
     if tokenizer is None or not hasattr(model, "generate"):
-        raise ValueError(
-            problem(
-                "prompt",
-                "a causal language model with a tokenizer",
-                f"{opened.model}",
-                "Prompts are for Hugging Face models.",
-            )
+        expected, repair = (
+            "a causal language model with a tokenizer",
+            "Prompts are for Hugging Face models.",
         )
+        raise ValueError(problem("prompt", expected, f"{opened.model}", repair))
     inputs = tokenizer(settings.prompt, return_tensors="pt")
     ids = inputs["input_ids"].to(next(model.parameters()).device)
     with torch.no_grad():
-        made = model.generate(
+        written = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=settings.max_new_tokens,
@@ -159,22 +128,16 @@ def _generate(opened: Run, model: Any, settings: EditRun) -> str | None:
             return_dict_in_generate=True,
             output_logits=True,
         )
-    if not all(torch.isfinite(logits).all() for logits in made.logits):
+    if not all(torch.isfinite(logits).all() for logits in written.logits):
         return None
-    return tokenizer.decode(made.sequences[0, ids.shape[1] :], skip_special_tokens=True)
+    return tokenizer.decode(written.sequences[0, ids.shape[1] :], skip_special_tokens=True)
 
 
 def _save(opened: Run, edit: Any, settings: EditRun) -> Path:
     assert settings.save is not None
-    if not hasattr(edit.model, "save_pretrained"):
-        raise ValueError(
-            problem(
-                "save",
-                "a Hugging Face model",
-                f"{opened.model}",
-                "Save the state dict of decomposition.edited(model, deltas) in Python.",
-            )
-        )
+    repair = "Save the state dict of decomposition.edited(model, deltas) in Python."
+    ours = hasattr(edit.model, "save_pretrained")
+    require(ours, "save", "a Hugging Face model", f"{opened.model}", repair)
     with (
         new_folder(settings.save, settings.overwrite, _is_edited_model) as temporary,
         edit as model,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import sys
 import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 import numpy
 import torch
 from torch import nn
 
-from subscape._checks import problem
-from subscape._io import read_tensors
+from subscape._checks import optional, problem, require
+from subscape._io import json_object, read_tensors
 from subscape.data import Samples, as_samples, text_windows
 from subscape.targets import Outputs
 
@@ -35,18 +34,8 @@ def is_code(name: str | None) -> TypeGuard[str]:
     return name is not None and ":" in name and not Path(name).exists()
 
 
-def refuse_code(argument: str, name: str, file: Path, give: str) -> None:
-    """Refuse to run what a file names, as it may come from anybody.
-
-    Args:
-        argument: what it is named for.
-        name: `package.module:function`.
-        file: what names it.
-        give: how to name it on the command line.
-
-    Raises:
-        ValueError: always.
-    """
+def refuse_code(argument: str, name: str, file: Path, give: str) -> NoReturn:
+    """Refuse to run `package.module:function` that a file names, as it may come from anybody."""
     raise ValueError(
         problem(
             argument,
@@ -57,88 +46,71 @@ def refuse_code(argument: str, name: str, file: Path, give: str) -> None:
     )
 
 
-def load_model(name: str) -> LoadedModel:
-    """Load a model by name.
+def device_of(name: str) -> torch.device:
+    """The device of that name; refuses one that is not there."""
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    require(name in there, "device", f"one that torch finds here, of {there}", repr(name))
+    return torch.device(name)
+
+
+def load_model(name: str, device: torch.device | None = None) -> LoadedModel:
+    """Load a model in eval mode.
 
     Args:
         name: `package.module:function`, which is called without arguments and returns a module or
             `(module, outputs)`; or a Hugging Face folder or hub id of a causal language model.
-
-    Returns:
-        The model in eval mode.
-
-    Raises:
-        ValueError: if there is no such model.
+        device: where to; by default the CPU.
     """
-    if is_code(name):
-        made = called(name, "model")
-        model, outputs = made if isinstance(made, tuple) else (made, None)
-        if not isinstance(model, nn.Module):
-            raise ValueError(
-                problem("model", f"a torch module from {name}", type(model).__name__, "Return one.")
-            )
-        return LoadedModel(model.eval(), outputs)
+    model, outputs = _users_model(name) if is_code(name) else (_language_model(name), None)
+    return LoadedModel(model.eval() if device is None else model.eval().to(device), outputs)
+
+
+OWN_MODEL = "For other models write package.module:function that returns the module."
+
+
+def _users_model(name: str) -> tuple[nn.Module, Outputs | None]:
+    result = called(name, "model")
+    model, outputs = result if isinstance(result, tuple) else (result, None)
+    got = type(model).__name__
+    require(
+        isinstance(model, nn.Module), "model", f"a torch module from {name}", got, "Return one."
+    )
+    return model, outputs
+
+
+def _language_model(name: str) -> nn.Module:
     folder = Path(name)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ValueError(
-            problem(
-                "model",
-                f"a Hugging Face folder with a config.json at {name}",
-                "a folder without one" if folder.is_dir() else "a file",
-                "For other models write package.module:function that returns the module.",
-            )
-        )
     if folder.exists():
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if "model_type" not in config:
-            raise ValueError(
-                problem(
-                    "model",
-                    f"a Hugging Face config.json with a model_type in {name}",
-                    f"keys {sorted(config)[:6]}",
-                    "For other models write package.module:function that returns the module.",
-                )
-            )
-    elif name.startswith((".", "/", "~")):
-        raise ValueError(problem("model", "a folder that exists", repr(name), "Check the path."))
+        file = folder / "config.json"
+        got = "a folder without one" if folder.is_dir() else "a file"
+        expected = f"a Hugging Face folder with a config.json at {name}"
+        require(file.is_file(), "model", expected, got, OWN_MODEL)
+        keys = json_object(file).keys()
+        expected = f"a Hugging Face config.json with a model_type in {name}"
+        require("model_type" in keys, "model", expected, f"keys {sorted(keys)[:6]}", OWN_MODEL)
+    else:
+        local = name.startswith((".", "/", "~"))
+        require(not local, "model", "a folder that exists", repr(name), "Check the path.")
     auto = quiet_transformers().AutoModelForCausalLM
     try:
-        return LoadedModel(auto.from_pretrained(name, trust_remote_code=False).eval(), None)
-    except OSError as error:
-        raise ValueError(
-            problem(
-                "model",
-                "a folder that exists, package.module:function, or a hub id that can be reached",
-                f"{name!r} ({str(error).splitlines()[0]})",
-                "Check the spelling.",
+        return auto.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        expected, repair = "a model that transformers itself has the code of", OWN_MODEL
+        if isinstance(error, OSError):
+            expected = (
+                "a folder that exists, package.module:function, or a hub id that can be reached"
             )
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            problem(
-                "model",
-                "a model that transformers itself has the code of",
-                f"{name!r} ({str(error).splitlines()[0]})",
-                "For other models write package.module:function that returns the module.",
-            )
-        ) from error
+            repair = "Check the spelling."
+        got = f"{name!r} ({str(error).splitlines()[0]})"
+        raise ValueError(problem("model", expected, got, repair)) from error
 
 
 def load_data(name: str, model: str, window: int) -> Samples:
-    """Load samples by name.
-
-    Args:
-        name: a text file (stories separated by <|endoftext|>, cut to windows with the model's tokenizer),
-            an .npz, .npy or .safetensors file, or `package.module:function` that returns data.
-        model: the model's name, for its tokenizer.
-        window: tokens in a window of text.
-
-    Returns:
-        The samples.
-
-    Raises:
-        ValueError: if there is no such file, or its kind is unknown.
-    """
+    """Samples of an array file, of a text cut to windows of so many tokens, or of a user's function."""
     if is_code(name):
         return as_samples(called(name, "data"))
     path = Path(name)
@@ -166,14 +138,7 @@ def load_data(name: str, model: str, window: int) -> Samples:
 
 
 def load_labels(name: str) -> torch.Tensor | None:
-    """The array `labels` of an .npz or .safetensors file of samples; None where there is none.
-
-    Args:
-        name: the data's name.
-
-    Returns:
-        A class per sample.
-    """
+    """The array `labels`, a class per sample, of an .npz or .safetensors file; None where there is none."""
     path = Path(name)
     if not path.is_file():
         return None
@@ -188,17 +153,7 @@ def load_labels(name: str) -> torch.Tensor | None:
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer that belongs to a Hugging Face model.
-
-    Args:
-        model: folder or hub id.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        ValueError: if the model has none.
-    """
+    """The tokenizer that belongs to a Hugging Face model; refuses a model that has none."""
     try:
         return quiet_transformers().AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -245,19 +200,7 @@ def _current_folder() -> Generator[None]:
 
 @_current_folder()
 def called(name: str, argument: str) -> Any:
-    """What a user's own function gives.
-
-    Args:
-        name: `package.module:function`, which takes no arguments; modules in the current folder are found
-            where none of that name is installed, until the function returns.
-        argument: what it was given for, for messages.
-
-    Returns:
-        Its result.
-
-    Raises:
-        ValueError: if it cannot be imported, or raises.
-    """
+    """What a user's own `package.module:function` gives; also of modules in the current folder."""
     module_name, _, function_name = name.partition(":")
     try:
         function: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
@@ -285,26 +228,8 @@ def called(name: str, argument: str) -> Any:
 
 
 def quiet_transformers() -> Any:
-    """The package `transformers` without its own notes and progress bars.
-
-    Returns:
-        The module.
-
-    Raises:
-        ValueError: if it is not installed.
-    """
-    try:
-        package = importlib.import_module("transformers")
-        # On the command line its notes on loading and on long texts only hide ours.
-        package.utils.logging.set_verbosity_error()
-        package.utils.logging.disable_progress_bar()
-        return package
-    except ImportError as error:
-        raise ValueError(
-            problem(
-                "model",
-                "transformers to be installed for a Hugging Face model",
-                "no such package",
-                "pip install 'subscape[lm]'",
-            )
-        ) from error
+    """The package `transformers` without its own notes and progress bars, which only hide ours."""
+    package = optional("transformers", "for a Hugging Face model", "'subscape[lm]'")
+    package.utils.logging.set_verbosity_error()
+    package.utils.logging.disable_progress_bar()
+    return package

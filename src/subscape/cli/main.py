@@ -1,4 +1,4 @@
-"""Parse the command line, carry out the command, and turn errors into one line."""
+"""Find the command, import it alone, carry it out, and turn errors into one line."""
 
 from __future__ import annotations
 
@@ -6,43 +6,27 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from importlib import import_module
 
-import tyro
-
-from subscape._checks import problem
-from subscape.cli import (
-    basis,
-    check,
-    decompose,
-    demo,
-    edit,
-    measure,
-    report,
-    reproduce,
-    sweep,
-    toml,
-    top,
-)
+from subscape._checks import nearest, require
+from subscape._version import __version__
 
 ERRORS = (ValueError, TypeError, ImportError, OSError)
 """What a wrong argument raises at the library's door; anything else is a bug and keeps its traceback."""
 
-
-RUN: dict[type, Callable[[Any], Any]] = {
-    decompose.DecomposeRun: decompose.run,
-    measure.MeasureRun: measure.run,
-    top.TopRun: top.run,
-    sweep.SweepRun: sweep.run,
-    edit.EditRun: edit.run,
-    report.ReportRun: report.run,
-    check.CheckRun: check.run,
-    demo.DemoRun: demo.run,
-    reproduce.ReproduceRun: reproduce.run,
-    basis.BasisRun: basis.run,
+COMMANDS = {
+    "decompose": "Decompose a model into sparsely active, low-rank directions in parameter space.",
+    "measure": "Measure what every subnetwork of a run is for, and what pushing it does.",
+    "top": "List the subnetworks of a measured run, or the top samples of one.",
+    "report": "Write a measured run as one HTML file.",
+    "sweep": "Push one subnetwork, or two together, and see how far outputs move.",
+    "edit": "Move a model along subnetworks: generate text, write a LoRA, save the model.",
+    "check": "Check the row gradients of a model against plain autograd.",
+    "demo": "Decompose a toy with known circuits and a classifier of digits, in a minute.",
+    "reproduce": "Train and decompose the published toys over many seeds.",
+    "basis": "Compute the Local Interaction Basis of a network.",
 }
-"""What carries out each command; an integer it returns is the exit status."""
+"""Modules of this package, each with a settings class `<Name>Run` and a function `run`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,51 +42,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
         warnings.showwarning = _shown_once()
-        return _run(arguments)
-
-
-def _run(arguments: list[str]) -> int:
-    try:
-        arguments, of_file, file = _config_file(arguments)
-        defaults = decompose.without_code(of_file)
-        commands = (
-            Annotated[
-                decompose.DecomposeRun, tyro.conf.subcommand(name="decompose", default=defaults)
-            ]
-            | Annotated[measure.MeasureRun, tyro.conf.subcommand(name="measure")]
-            | Annotated[top.TopRun, tyro.conf.subcommand(name="top")]
-            | Annotated[sweep.SweepRun, tyro.conf.subcommand(name="sweep")]
-            | Annotated[edit.EditRun, tyro.conf.subcommand(name="edit")]
-            | Annotated[report.ReportRun, tyro.conf.subcommand(name="report")]
-            | Annotated[check.CheckRun, tyro.conf.subcommand(name="check")]
-            | Annotated[demo.DemoRun, tyro.conf.subcommand(name="demo")]
-            | Annotated[reproduce.ReproduceRun, tyro.conf.subcommand(name="reproduce")]
-            | Annotated[basis.BasisRun, tyro.conf.subcommand(name="basis")]
-        )
-        chosen = tyro.cli(
-            commands,  # pyright: ignore[reportArgumentType]
-            prog="subscape",
-            description="Find the sparsely active subnetworks in a model's loss landscape.",
-            args=arguments,
-        )
-        if isinstance(chosen, decompose.DecomposeRun) and file is not None:
-            chosen = decompose.with_code(chosen, of_file, file)
-        status = RUN[type(chosen)](chosen)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except ERRORS as error:
-        # Other packages' errors may have several lines.
-        print("subscape:", " ".join(str(error).split("\n")), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "subscape: interrupted; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        return 130
+        try:
+            status = _run(*arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except ERRORS as error:
+            # Other packages' errors may have several lines.
+            print("subscape:", " ".join(str(error).split("\n")), file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            again = "the same command goes on from the last checkpoint"
+            print(f"subscape: interrupted; {again}", file=sys.stderr)
+            return 130
     return status if isinstance(status, int) else 0
+
+
+def _run(command: str = "--help", *arguments: str) -> object:
+    if command in ("-h", "--help"):
+        print(_help())
+        return 0
+    if command == "--version":
+        print(f"subscape {__version__}")
+        return 0
+    known = f"one of the commands {', '.join(COMMANDS)}"
+    repair = nearest(command, COMMANDS) or "See subscape --help."
+    require(command in COMMANDS, "command", known, repr(command), repair)
+    module = import_module(f"subscape.cli.{command}")
+    if command == "decompose":
+        return module.run(module.parsed(arguments))
+    parsed = import_module("subscape.cli.flags").parsed
+    return module.run(parsed(getattr(module, f"{command.title()}Run"), command, arguments))
+
+
+def _help() -> str:
+    return "\n".join([
+        "usage: subscape COMMAND ...",
+        "",
+        "Find the sparsely active subnetworks in a model's loss landscape.",
+        "",
+        *(f"  {name:<11}{what}" for name, what in COMMANDS.items()),
+        "",
+        "  subscape COMMAND --help   what a command takes, with an example",
+        "  subscape --version",
+    ])
 
 
 def _shown_once() -> Callable[..., None]:
@@ -116,28 +100,3 @@ def _shown_once() -> Callable[..., None]:
         seen.add(text)
 
     return show
-
-
-def _config_file(arguments: list[str]) -> tuple[list[str], decompose.DecomposeRun, Path | None]:
-    """Take `--config FILE` out of the arguments of `decompose`; the file gives the flags' defaults."""
-    if arguments[:1] != ["decompose"]:
-        return arguments, decompose.DecomposeRun(), None
-    arguments = [part for a in arguments for part in _split(a)]
-    if "--config" not in arguments:
-        return arguments, decompose.DecomposeRun(), None
-    at = arguments.index("--config")
-    if at + 1 == len(arguments):
-        raise ValueError("config: expected a TOML file after --config; got nothing.")
-    path = Path(arguments[at + 1])
-    settings = toml.build(decompose.DecomposeRun, toml.read(path), str(path))
-    if settings.overwrite or settings.trust:
-        key = "trust" if settings.trust else "overwrite"
-        raise ValueError(
-            problem(str(path), "settings of a run", key, f"Say --{key} on the command line.")
-        )
-    return arguments[:at] + arguments[at + 2 :], settings, path
-
-
-def _split(argument: str) -> list[str]:
-    """`--config=FILE` as two arguments."""
-    return argument.split("=", 1) if argument.startswith("--config=") else [argument]

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 import tyro
 
-from subscape._checks import problem
+from subscape._checks import require
 from subscape.cli.loading import load_labels
 from subscape.cli.names import output_namer, token_namer
 from subscape.cli.run_folder import open_run
@@ -32,7 +32,7 @@ class MeasureRun:
     Example: subscape measure runs/attention --data heldout.txt
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder, or the folder of a saved decomposition."""
     model: str | None = None
     """The model, if the run does not name it."""
@@ -40,6 +40,8 @@ class MeasureRun:
     """Data to measure on; by default the run's --heldout, or, where it had none, all its --data."""
     window: int | None = None
     """Tokens in a window of text; by default those of the run."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
     """Call the functions that the run names as its model and data. They may do anything."""
     names: Path | None = None
@@ -55,18 +57,10 @@ class MeasureRun:
 
 
 def run(settings: MeasureRun) -> Measures:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Returns:
-        The measures, which are also in the folder.
-
-    Raises:
-        ValueError: if model or data do not go with the run.
-    """
-    opened = open_run(settings.run, settings.model, settings.data, trust=settings.trust)
+    """Carry out the command."""
+    opened = open_run(
+        settings.run, settings.model, settings.data, trust=settings.trust, device=settings.device
+    )
     data = opened.samples(settings.window)
     target = opened.target()
     check_vocabulary(target, data)
@@ -102,12 +96,10 @@ def check_vocabulary(target: Target, data: Samples) -> None:
     if ids is None or size is None:
         return
     low, high = (int(v) for v in ids.aminmax())
-    if low < 0 or high >= size:
-        raise ValueError(
-            problem(
-                "data",
-                f"token ids of the model's vocabulary, 0 to {size - 1}",
-                f"{low if low < 0 else high}",
-                "Tokenize the text with this model's own tokenizer.",
-            )
-        )
+    require(
+        low >= 0 and high < size,
+        "data",
+        f"token ids of the model's vocabulary, 0 to {size - 1}",
+        f"{low if low < 0 else high}",
+        "Tokenize the text with this model's own tokenizer.",
+    )

@@ -8,20 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from subscape._checks import problem
+from subscape._checks import require
 
 Namer = Callable[[int], str]
 
 
 def token_namer(tokenizer: Any) -> Namer | None:
-    """The text of a token with its leading space, from a Hugging Face tokenizer.
-
-    Args:
-        tokenizer: the tokenizer, or None.
-
-    Returns:
-        From id to text; None without a tokenizer.
-    """
+    """From id to the text of a token with its leading space; None without a Hugging Face tokenizer."""
     if tokenizer is None:
         return None
 
@@ -39,22 +32,9 @@ def token_namer(tokenizer: Any) -> Namer | None:
 
 
 def output_namer(file: Path | None, model: nn.Module, tokens: Namer | None) -> Namer | None:
-    """Names of outputs: from a file, the model's own class names, or its tokens.
-
-    Args:
-        file: one name per line.
-        model: may have Hugging Face's `config.id2label`.
-        tokens: names of tokens, for a language model.
-
-    Returns:
-        From output to name; None if nothing is known.
-
-    Raises:
-        ValueError: if there is no such file.
-    """
+    """Names of outputs: of a file, one per line, the model's own class names, or its tokens."""
     if file is not None:
-        if not file.is_file():
-            raise ValueError(problem("names", "a text file that exists", str(file)))
+        require(file.is_file(), "names", "a text file that exists", str(file))
         lines = file.read_text(encoding="utf-8").splitlines()
         return lambda i: lines[i] if i < len(lines) else f"output {i}"
     if tokens is not None:

@@ -21,7 +21,7 @@ class ReportRun:
     Example: subscape report runs/attention -o attention.html
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder that was measured; see subscape measure."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
     """The file to write."""
@@ -36,14 +36,7 @@ class ReportRun:
 
 
 def run(settings: ReportRun) -> Path:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Returns:
-        The file.
-    """
+    """Carry out the command."""
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)
     title = settings.title or _title(opened.model, opened.decomposition.layout.names)

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subscape._checks import problem
+import torch
+
+from subscape._checks import problem, require
 from subscape.cli import toml
-from subscape.cli.loading import is_code, load_data, load_model, load_tokenizer, refuse_code
+from subscape.cli.loading import (
+    device_of,
+    is_code,
+    load_data,
+    load_model,
+    load_tokenizer,
+    refuse_code,
+)
 from subscape.data import Samples
 from subscape.measures import Measures
 from subscape.subnetworks.decomposition import Decomposition
@@ -17,6 +26,16 @@ from subscape.targets import Target
 
 CONFIG = "run.toml"
 MEASURES = "measures"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What run.toml says of what a run was made with."""
+
+    model: str | None = None
+    data: str | None = None
+    heldout: str | None = None
+    window: int = 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,8 @@ class Run:
     """Data not trained on, or else those trained on, if known."""
     window: int
     """Tokens in a window of text."""
+    device: torch.device
+    """Where the model runs."""
     untrusted: Mapping[str, str]
     """Functions that run.toml names as `model` and `data`, which are not called."""
 
@@ -44,28 +65,16 @@ class Run:
     def target(self) -> Target:
         """Load the model, and refuse another one than the decomposition's."""
         if self.model is None:
-            raise ValueError(
-                problem(
-                    "model",
-                    "the name of the model this run is of",
-                    f"none in {self.folder / CONFIG}",
-                    "Give it with --model.",
-                )
-            )
+            expected, got = "the name of the model of this run", f"none in {self.folder / CONFIG}"
+            raise ValueError(problem("model", expected, got, "Give it with --model."))
         self._refuse_code("model")
-        loaded = load_model(self.model)
+        loaded = load_model(self.model, self.device)
         names = self.decomposition.layout.names
         have = {name for name, _ in loaded.model.named_parameters(remove_duplicate=False)}
         missing = [name for name in names if name not in have]
-        if missing:
-            raise ValueError(
-                problem(
-                    "model",
-                    f"the model this run was made of, with {len(names)} parameters it decomposed",
-                    f"{self.model} without {missing[:3]}",
-                    "Give the model of the run with --model.",
-                )
-            )
+        expected = f"the model this run was made of, with {len(names)} parameters it decomposed"
+        got = f"{self.model} without {missing[:3]}"
+        require(not missing, "model", expected, got, "Give the model of the run with --model.")
         return self.decomposition.target_in(loaded.model, outputs=loaded.outputs)
 
     def samples(self, window: int | None = None) -> Samples:
@@ -98,45 +107,46 @@ class Run:
 
 
 def open_run(
-    folder: Path, model: str | None = None, data: str | None = None, *, trust: bool = False
+    folder: Path,
+    model: str | None = None,
+    data: str | None = None,
+    *,
+    trust: bool = False,
+    device: str = "cpu",
 ) -> Run:
-    """Open a run folder.
+    """Open the folder of a finished run, or one that `save_pretrained` wrote.
 
     Args:
-        folder: the folder of a run, or one that `save_pretrained` wrote.
+        folder: where it is.
         model: overrides the model that the run names.
         data: overrides the data that the run names.
         trust: whether functions that the run names may be called.
-
-    Returns:
-        The run.
-
-    Raises:
-        ValueError: if there is no finished run.
+        device: where the model is to run.
     """
+    place = device_of(device)
     final = folder / "final" if (folder / "final").is_dir() else folder
-    if not (final / "config.json").is_file():
-        started = (folder / CONFIG).is_file()
-        raise ValueError(
-            problem(
-                "run",
-                "the folder of a finished run, or of a saved decomposition",
-                f"{folder}, "
-                + ("a run that is not finished" if started else "which holds neither"),
-                f"Finish it: subscape decompose --config {folder / CONFIG}."
-                if started
-                else "Check the path.",
-            )
-        )
-    table = toml.read(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    named = {"model": table.get("model"), "data": table.get("heldout") or table.get("data")}
+    started = (folder / CONFIG).is_file()
+    require(
+        (final / "config.json").is_file(),
+        "run",
+        "the folder of a finished run, or of a saved decomposition",
+        f"{folder}, {'a run that is not finished' if started else 'which holds neither'}",
+        f"Finish it: subscape decompose --config {folder / CONFIG}."
+        if started
+        else "Check the path.",
+    )
+    table = toml.read(folder / CONFIG) if started else {}
+    kept = {k: v for k, v in table.items() if k in Made.__annotations__}
+    made = toml.build(Made, kept, str(folder / CONFIG))
+    named = {"model": made.model, "data": made.heldout or made.data}
     given = {"model": model, "data": data}
     return Run(
         folder=folder,
-        decomposition=Decomposition.from_pretrained(final),
+        decomposition=Decomposition.from_pretrained(final, device=place),
         model=model or named["model"],
         data=data or named["data"],
-        window=int(table.get("window", 16)),
+        window=made.window,
+        device=place,
         untrusted={k: v for k, v in named.items() if not trust and not given[k] and is_code(v)},
     )
 
@@ -144,7 +154,4 @@ def open_run(
 def check_index(run: Run, index: int) -> None:
     """Refuse a subnetwork that is not there."""
     n = len(run.decomposition)
-    if not 0 <= index < n:
-        raise ValueError(
-            problem("subnetwork", f"one of the {n} of this run, 0 to {n - 1}", repr(index))
-        )
+    require(0 <= index < n, "subnetwork", f"one of the {n} of this run, 0 to {n - 1}", index)

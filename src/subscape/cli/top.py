@@ -26,7 +26,7 @@ class TopRun:
     Example: subscape top runs/attention --subnetwork 17
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder that was measured; see subscape measure."""
     subnetwork: int | None = None
     """Show this one."""
@@ -39,14 +39,7 @@ class TopRun:
 
 
 def run(settings: TopRun) -> None:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Raises:
-        ValueError: if there is no such subnetwork.
-    """
+    """Carry out the command."""
     require(settings.n >= 1, "n", "at least 1", repr(settings.n))
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)

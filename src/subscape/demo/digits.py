@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from subscape.demo.folder import clear
+from subscape.demo.folder import demo_folder
 from subscape.measures import Measures
 from subscape.measures.measure import measure
 from subscape.report import write_report
@@ -94,52 +94,39 @@ class DigitsResult:
 
 
 def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResult:
-    """Train a classifier of scikit-learn's digits, decompose it, measure it, and write a report.
-
-    Args:
-        out: run folder; what an earlier demonstration left there is replaced.
-        seed: draws the classifier and the decomposition.
-        progress: show progress bars.
-
-    Returns:
-        What was found.
-
-    Raises:
-        FileExistsError: if `out` holds something else.
-        ImportError: without scikit-learn.
-    """
+    """Train a classifier of scikit-learn's digits, decompose it, measure it, and write a report into `out`."""
     images, labels = load_digits()
     images = images.view(-1, 1, 8, 8)
-    clear(out, {"report.html"})
     order = torch.randperm(len(images), generator=generator_of(seed, 20))
     images, labels = images[order], labels[order]
     train, heldout = images[N_HELDOUT:], images[:N_HELDOUT]
     model = train_classifier(train, labels[N_HELDOUT:], seed)
     with torch.no_grad():
         accuracy = (model(heldout).argmax(1) == labels[:N_HELDOUT]).float().mean().item()
-    found = decompose(
-        model,
-        train,
-        heldout=heldout,
-        divergence="kl",
-        config=TRAINING,
-        out=out,
-        progress=progress,
-        seed=seed,
-    )
-    measures = measure(
-        found,
-        model,
-        images,
-        labels=labels,
-        output_names=lambda i: f"digit {i}",
-        out=out / "measures",
-        progress=progress,
-        seed=seed,
-    )
-    title = "Handwritten digits · small convolutional network"
-    report = write_report(out / "report.html", found, measures, title=title, overwrite=True)
-    return DigitsResult(found, measures, accuracy, report)
+    with demo_folder(out) as folder:
+        found = decompose(
+            model,
+            train,
+            heldout=heldout,
+            divergence="kl",
+            config=TRAINING,
+            out=folder,
+            progress=progress,
+            seed=seed,
+        )
+        measures = measure(
+            found,
+            model,
+            images,
+            labels=labels,
+            output_names=lambda i: f"digit {i}",
+            out=folder / "measures",
+            progress=progress,
+            seed=seed,
+        )
+        title = "Handwritten digits · small convolutional network"
+        write_report(folder / "report.html", found, measures, title=title)
+    return DigitsResult(found, measures, accuracy, out / "report.html")
 
 
 def classifier() -> nn.Module:
@@ -157,16 +144,7 @@ def classifier() -> nn.Module:
 
 
 def train_classifier(images: Tensor, labels: Tensor, seed: int) -> nn.Module:
-    """Train the classifier.
-
-    Args:
-        images: [sample, 1, 8, 8].
-        labels: a class per image.
-        seed: draws its first weights and the order of the images.
-
-    Returns:
-        The network, in eval mode.
-    """
+    """A classifier in eval mode, trained on images [sample, 1, 8, 8] and a class of each."""
     generator = generator_of(seed, 21)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))

@@ -1,32 +1,33 @@
-"""The run folders of the demonstration: an earlier one's is replaced, nobody else's."""
+"""The run folders of the demonstration: an earlier one's is replaced once the new one is done, nobody else's."""
 
-import shutil
-from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
 
-from subscape._io import check_free
+from subscape._io import check_free, contents, new_folder
+from subscape.subnetworks.decomposition import is_decomposition
 
-RUN = {"metrics.jsonl", "checkpoint.safetensors", "final", "measures"}
-"""What a run and its measures leave."""
+KNOWN = {
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "final",
+    "measures",
+    "demo.json",
+    "subnetworks.png",
+    "report.html",
+}
+"""What a demonstration leaves."""
 
 
-def clear(out: Path, known: AbstractSet[str]) -> None:
-    """Remove the folder of an earlier demonstration.
+def is_demo(folder: Path) -> bool:
+    """Whether an earlier demonstration wrote the folder, and nobody put anything else into it."""
+    return is_decomposition(folder / "final") and {p.name for p in contents(folder)} <= KNOWN
 
-    Args:
-        out: the folder.
-        known: names of what it may hold beside a run.
 
-    Raises:
-        FileExistsError: if it holds something else.
-    """
-    check_free(
-        out,
-        overwrite=True,
-        owned=lambda folder: {path.name for path in folder.iterdir()} <= RUN | known,
-        folder=True,
-        name="out",
-        expected="a new folder, or one of an earlier demo",
-    )
-    if out.exists():
-        shutil.rmtree(out)
+def check_out(out: Path) -> None:
+    """Refuse a folder that holds something else."""
+    expected = "a new folder, or one of an earlier demo"
+    check_free(out, overwrite=True, owned=is_demo, folder=True, name="out", expected=expected)
+
+
+demo_folder = partial(new_folder, overwrite=True, owned=is_demo)
+"""A folder to make a demonstration in, which takes the place of an earlier one's at the end."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from subscape._io import read_json, write_json
-from subscape.demo.folder import clear
+from subscape.demo.folder import demo_folder
 from subscape.gradients import GradientSource
 from subscape.measures.measure import measure
 from subscape.measures.oracle import oracle, pca_fvu
@@ -73,86 +73,78 @@ class ToyResult:
 
 
 def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
-    """Train TMS 5-2, decompose it, compare, and draw.
-
-    Args:
-        out: run folder; what an earlier demonstration left there is replaced.
-        seed: draws the target, its data and the decomposition.
-        progress: show a progress bar.
-
-    Returns:
-        What was found.
-
-    Raises:
-        FileExistsError: if `out` holds something else.
-    """
-    clear(out, {"demo.json", "subnetworks.png", "report.html"})
+    """Train TMS 5-2, decompose it, compare, draw, and write a report into `out`."""
     what = reproduction("tms")
     toy = tms(seed)
     target = Target(toy.model)
     inputs = toy.sample(what.n_samples, generator_of(seed, 7, 0))
     fresh = toy.sample(2_000, generator_of(seed, 7, 1))
     config = replace(what.training, steps=STEPS, n_restarts=N_RESTARTS, seed=seed)
-    found = decompose(target, inputs, heldout=fresh, config=config, out=out, progress=progress)
-    truth = true_subnetworks(toy)
-    directions = found.decoder.flat()
-    rate = found.metrics["active_rate"]
-    compared = recovery(
-        directions,
-        truth.directions,
-        alive=torch.tensor(rate) > DEAD_RATE,
-        represented=toy.represented,
-    )
-    heldout = GradientSource(target, fresh, seed=seed + 1)
-    gradients = heldout.gradients(heldout.rows(0, len(heldout))).flat
-    figures = {
-        "fvu": found.metrics["fvu"],
-        "l0": found.metrics["l0"],
-        "fvu_oracle": oracle(gradients, truth.directions, found.metrics["l0"]).fvu,
-        "fvu_pca": pca_fvu(gradients, 1),
-        "matched": compared.n_matched,
-        "truths": compared.n_truths,
-        "cosine": compared.cosine.tolist(),
-        "index": compared.index.tolist(),
-        "active_rate": rate,
-    }
-    cosines = absolute_cosines(truth.directions, directions)
-    history = _history(out)
-    picture = out / "subnetworks.png"
-    draw_toy_decomposition(
-        picture,
-        found.decoder.dense(),
-        cosines,
-        rate,
-        history,
-        "TMS 5-2-5: the subnetworks found; weights as edges, biases as top nodes, blue + and red −",
-    )
-    write_json(out / "demo.json", figures | {"cosines": cosines.tolist(), "history": history})
-    measures = measure(
-        found,
-        target,
-        fresh,
-        output_names=lambda i: f"output {i}",
-        out=out / "measures",
-        progress=progress,
-        change=1.0,
-        seed=seed,
-    )
-    write_report(
-        out / "report.html",
-        found,
-        measures,
-        title="TMS 5-2-5: a toy of superposition",
-        figures=[
-            (
-                "The subnetworks found",
-                "Edges are weights, top nodes biases; blue is positive, red negative. Below, how near each "
-                "comes to a true subnetwork, and the FVU of single batches.",
-                picture,
-            )
-        ],
-        overwrite=True,
-    )
+    with demo_folder(out) as folder:
+        found = decompose(
+            target, inputs, heldout=fresh, config=config, out=folder, progress=progress
+        )
+        truth = true_subnetworks(toy)
+        directions = found.decoder.flat()
+        rate = found.metrics["active_rate"]
+        compared = recovery(
+            directions,
+            truth.directions,
+            alive=torch.tensor(rate) > DEAD_RATE,
+            represented=toy.represented,
+        )
+        heldout = GradientSource(target, fresh, seed=seed + 1)
+        gradients = heldout.gradients(heldout.rows(0, len(heldout))).flat
+        figures = {
+            "fvu": found.metrics["fvu"],
+            "l0": found.metrics["l0"],
+            "fvu_oracle": oracle(gradients, truth.directions, found.metrics["l0"]).fvu,
+            "fvu_pca": pca_fvu(gradients, 1),
+            "matched": compared.n_matched,
+            "truths": compared.n_truths,
+            "cosine": compared.cosine.tolist(),
+            "index": compared.index.tolist(),
+            "active_rate": rate,
+        }
+        cosines = absolute_cosines(truth.directions, directions)
+        history = _history(folder)
+        picture = folder / "subnetworks.png"
+        draw_toy_decomposition(
+            picture,
+            found.decoder.dense(),
+            cosines,
+            rate,
+            history,
+            "TMS 5-2-5: the subnetworks found; weights as edges, biases as top nodes, blue + and red −",
+        )
+        write_json(
+            folder / "demo.json", figures | {"cosines": cosines.tolist(), "history": history}
+        )
+        measures = measure(
+            found,
+            target,
+            fresh,
+            output_names=lambda i: f"output {i}",
+            out=folder / "measures",
+            progress=progress,
+            change=1.0,
+            seed=seed,
+        )
+        write_report(
+            folder / "report.html",
+            found,
+            measures,
+            title="TMS 5-2-5: a toy of superposition",
+            figures=[
+                (
+                    "The subnetworks found",
+                    "Edges are weights, top nodes biases; blue is positive, red negative. Below, how near each "
+                    "comes to a true subnetwork, and the FVU of single batches.",
+                    picture,
+                )
+            ],
+            overwrite=True,
+        )
     return ToyResult(found, compared, figures, out)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subscape._checks import problem, require
+from subscape._checks import optional, require
 from subscape._shapes import Bool, Float, Int
 
 MATCHED = 0.9
@@ -134,18 +134,8 @@ def match(score: Float[Tensor, "left right"]) -> tuple[Int[Tensor, " pair"], Int
     Raises:
         ImportError: without scipy.
     """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise ImportError(
-            problem(
-                "scipy",
-                "to be installed, for the one-to-one match",
-                "no such module",
-                "Install it: pip install 'subscape[toys]'.",
-            )
-        ) from error
-    left, right = linear_sum_assignment(score.cpu().numpy(), maximize=True)
+    scipy = optional("scipy.optimize", "for the one-to-one match", "'subscape[toys]'")
+    left, right = scipy.linear_sum_assignment(score.cpu().numpy(), maximize=True)
     return (
         torch.as_tensor(left, dtype=torch.long, device=score.device),
         torch.as_tensor(right, dtype=torch.long, device=score.device),

@@ -41,7 +41,7 @@ def write_report(
     *,
     title: str,
     figures: Pictures = (),
-    overwrite: bool = False,
+    overwrite: bool = True,
 ) -> Path:
     """Write a measured decomposition as one HTML file that opens in any browser, without a network.
 
@@ -51,14 +51,14 @@ def write_report(
         measures: their measures.
         title: headline.
         figures: title, caption and PNG file of pictures to show beside the overview.
-        overwrite: replace the file if it is there.
+        overwrite: replace a report that is there; anything else is never replaced.
 
     Returns:
         The file.
 
     Raises:
         ValueError: if the measures are of another decomposition.
-        FileExistsError: if the file is there.
+        FileExistsError: if something else is there.
     """
     data = page_data(decomposition, measures, title=title, figures=figures)
     return write_page(out, data, overwrite=overwrite)

@@ -360,7 +360,7 @@ class Decomposition:
         deltas: Deltas,
         *,
         tensors: str | Sequence[str] = "*",
-        overwrite: bool = False,
+        overwrite: bool = True,
     ) -> Path:
         """Write an edit as a LoRA adapter, which `peft.PeftModel.from_pretrained(model, folder)` loads.
 
@@ -369,7 +369,7 @@ class Decomposition:
             model: the model this decomposition was made for.
             deltas: δ_k by index.
             tensors: patterns over the target's tensors: linear layers' weights only.
-            overwrite: replace an adapter that this method wrote.
+            overwrite: replace an adapter that this method wrote; anything else is never replaced.
 
         Returns:
             The folder.
@@ -448,12 +448,12 @@ class Decomposition:
                 )
             )
 
-    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = True) -> Path:
         """Write the decomposition to a folder, all of it or nothing.
 
         Args:
-            folder: where to; must not exist unless `overwrite`.
-            overwrite: replace a decomposition that is there.
+            folder: where to: a new or empty folder, or that of a decomposition.
+            overwrite: replace a decomposition that is there; anything else is never replaced.
 
         Returns:
             The folder.

@@ -45,7 +45,8 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
                     key,
                     f"{found.get(key)!r}, as in the run found in {folder}",
                     repr(expected[key]),
-                    "Resume with the run's own settings and data, or choose another folder.",
+                    "Resume with the run's own settings and data, choose another folder, or begin anew "
+                    "(--overwrite).",
                 )
             )
     trainer.load_state(read_tensors(path))

@@ -1,0 +1,147 @@
+"""How far outputs move when a subnetwork of a measured run, or two together, are pushed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from subscape._checks import problem
+from subscape.data import Samples, n_samples
+from subscape.divergences import DIVERGENCES, Divergence
+from subscape.measures.control import random_like
+from subscape.measures.record import Measures, number
+from subscape.measures.rows import RowSet, outputs_at
+from subscape.measures.selectivity import grid, mean_of, sweep
+from subscape.rows import generator_of
+from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.editing import displacement
+from subscape.targets import Target
+
+N_OTHERS = 64
+"""Rows drawn at random."""
+Curve = tuple[float | None, ...]
+"""A mean change of outputs at every δ; None where an output is not finite."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """Mean changes of outputs as one subnetwork is pushed."""
+
+    subnetwork: int
+    """Which one."""
+    delta: tuple[float, ...]
+    """How far."""
+    relevant: Curve
+    """Of its top samples."""
+    drawn_at_random: Curve
+    """Of rows drawn at random."""
+    random_direction: Curve
+    """Of its top samples, pushed along a random direction of the same norm and rank."""
+    unit: str
+    """Of all these."""
+
+
+@dataclass(frozen=True)
+class JointResponse:
+    """Mean changes of the outputs of both's top samples as two subnetworks are pushed together."""
+
+    subnetwork: int
+    """The first."""
+    beside: int
+    """The second."""
+    delta: tuple[float, ...]
+    """How far either."""
+    change: tuple[Curve, ...]
+    """A curve over the second's δ for every δ of the first."""
+    unit: str
+    """Of the changes."""
+
+
+def response(
+    decomposition: Decomposition,
+    measures: Measures,
+    target: Target,
+    data: Samples,
+    subnetwork: int,
+    deltas: Sequence[float],
+    tensors: Sequence[str] = ("*",),
+) -> Response:
+    """Push one subnetwork, in some or all tensors, over the data that were measured."""
+    divergence = _divergence(measures)
+    direction = displacement(decomposition.directions, {subnetwork: 1.0}, tensors)
+    control = random_like(decomposition.directions).select(subnetwork).dense()
+    rows = top_rows(measures, subnetwork)
+    both = rows.joined(_drawn(rows, target, data))
+    relevant = torch.arange(len(both)) < len(rows)
+    change = sweep(target, data, both, direction, deltas, divergence).change
+    control = {name: control[name] for name in direction}
+    chance = sweep(target, data, rows, control, deltas, divergence).change
+    return Response(
+        subnetwork,
+        tuple(deltas),
+        relevant=mean_of(change, relevant),
+        drawn_at_random=mean_of(change, ~relevant),
+        random_direction=mean_of(chance, torch.ones(len(rows), dtype=torch.bool)),
+        unit=divergence.unit,
+    )
+
+
+def joint_response(
+    decomposition: Decomposition,
+    measures: Measures,
+    target: Target,
+    data: Samples,
+    subnetworks: tuple[int, int],
+    deltas: Sequence[float],
+    tensors: Sequence[str] = ("*",),
+) -> JointResponse:
+    """Push two subnetworks over all pairs of δ."""
+    divergence = _divergence(measures)
+    one, two = (displacement(decomposition.directions, {k: 1.0}, tensors) for k in subnetworks)
+    first, second = (top_rows(measures, k) for k in subnetworks)
+    rows = first.joined(second)
+    base = outputs_at(target, data, rows)
+    change = [
+        tuple(number(divergence(cell, base).mean().item()) for cell in line)
+        for line in grid(target, data, rows, one, two, deltas)
+    ]
+    return JointResponse(*subnetworks, tuple(deltas), tuple(change), divergence.unit)
+
+
+def top_rows(measures: Measures, index: int) -> RowSet:
+    """The rows that a subnetwork matters most for; refuses one that matters for none."""
+    top = measures[index].top_samples
+    if not top:
+        got = f"{index}, which has no impact on any row"
+        raise ValueError(problem("subnetwork", "one with top samples", got))
+    position = [row.position for row in top]
+    return RowSet(
+        torch.tensor([row.sample for row in top]),
+        None if position[0] is None else torch.tensor(position),
+    )
+
+
+def _drawn(like: RowSet, target: Target, data: Samples) -> RowSet:
+    """Rows of the same kind, drawn at random."""
+    generator = generator_of(0, 13)
+    samples = torch.randperm(n_samples(data), generator=generator)[:N_OTHERS]
+    if like.position is None:
+        return RowSet(samples, None)
+    length = target.outputs(like.select(slice(0, 1)).inputs(data, target)).shape[1]
+    return RowSet(samples, torch.randint(0, length, (len(samples),), generator=generator))
+
+
+def _divergence(measures: Measures) -> Divergence:
+    """What the measures count changes in; the authors' variant is no distance, so theirs is mse."""
+    if measures.divergence not in DIVERGENCES:
+        raise ValueError(
+            problem(
+                "run",
+                f"measures in one of the divergences {list(DIVERGENCES)}",
+                f"a function of your own, {measures.divergence}",
+                "Use subscape.measures.sweep in Python.",
+            )
+        )
+    return DIVERGENCES[measures.divergence].of_changes

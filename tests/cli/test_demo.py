@@ -1,0 +1,72 @@
+"""The demonstration replaces an earlier one when it is done, and nothing else."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from subscape.cli.main import main
+from subscape.demo import run_toy
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr("subscape.demo.toy.STEPS", 20)
+
+
+def test_an_earlier_one_stays_until_the_new_one_is_done(tmp_path, monkeypatch):
+    out = tmp_path / "toy"
+    run_toy(out, progress=False)
+    before = files(out)
+
+    def failing(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("subscape.demo.toy.write_report", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run_toy(out, seed=1, progress=False)
+    assert files(tmp_path) == {Path(out.name) / name: text for name, text in before.items()}
+    found = run_toy(out, seed=1, progress=False)
+    assert files(out).keys() == before.keys()
+    assert files(out) != before
+    assert found.out == out
+    assert f"Report    {out / 'report.html'}" in found.text()
+
+
+@pytest.mark.parametrize("kind", ["notes", "beside", "digits", "file"])
+def test_what_is_no_demonstrations_is_refused_before_the_run(tmp_path, monkeypatch, capsys, kind):
+    out = tmp_path / "demo"
+    match kind:
+        case "notes":
+            (out / "toy").mkdir(parents=True)
+            (out / "toy" / "report.html").write_text("mine")
+        case "beside":
+            run_toy(out / "toy", progress=False)
+            (out / "toy" / "notes.txt").write_text("mine")
+        case "digits":
+            (out / "digits").mkdir(parents=True)
+            (out / "digits" / "metrics.jsonl").write_text("mine")
+        case _:
+            out.write_text("mine")
+    before = files(tmp_path)
+    monkeypatch.setattr("subscape.cli.demo.run_toy", None)
+    assert main(["demo", "--out", str(out), "--json"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(out) in line
+    assert files(tmp_path) == before
+
+
+def test_what_a_killed_one_left_goes(tmp_path, monkeypatch):
+    out = tmp_path / "demo"
+    left = out / ".toy.0123456789abcdef0123456789abcdef.tmp"
+    left.mkdir(parents=True)
+    monkeypatch.setattr(
+        "subscape.cli.demo.run_digits", lambda *_, **__: SimpleNamespace(figures={})
+    )
+    assert main(["demo", "--out", str(out), "--json"]) == 0
+    assert {path.name for path in out.iterdir()} == {"toy"}
