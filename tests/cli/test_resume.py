@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
-import warnings
+import tomllib
 from uuid import uuid4
 
 import pytest
 import torch
 
 from subscape._io import write_text
+from subscape.cli.decompose import middle_attention
 from subscape.cli.main import main
 from subscape.cli.toml import read
 from subscape.subnetworks.decomposition import Decomposition
@@ -229,13 +230,43 @@ def test_what_was_picked_is_said(folder, capsys):
     assert "  subscape measure run --trust\n" in text
 
 
-def test_the_defaults_warn_of_a_language_model(folder, capsys):
-    few = [*SETTINGS.split(), "--window", "6", "--parameters", "model.layers.0.self_attn"]
+def test_a_language_model_gets_the_settings_of_one(folder, capsys):
+    few = [*SETTINGS.split(), "--window", "4"]
     arguments = ["decompose", "llama", "--data", "train.txt", *few, "--out"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        assert main([*arguments, "one"]) == 0
-    assert "subscape: rows=sample with divergence=mse" in capsys.readouterr().err
-    more = ["--rows", "sampled-token", "--divergence", "kl"]
-    assert main([*arguments, "two", *more]) == 0
-    assert "rows=sample" not in capsys.readouterr().err
+    assert main([*arguments, "one"]) == 0
+    text = capsys.readouterr().out
+    for name, pick in (("rows", "token"), ("divergence", "kl"), ("reference", "mean")):
+        assert f"  {name:<11} {pick} " in text
+    table = tomllib.loads((folder / "one" / "run.toml").read_text())
+    assert (table["rows"], table["divergence"], table["reference"]) == ("token", "kl", "mean")
+    assert table["parameters"] == ["model.layers.0.self_attn"]
+    said = ["--rows", "sampled-token", "--divergence", "mse", "--parameters", "lm_head"]
+    assert main([*arguments, "two", *said]) == 0
+    table = tomllib.loads((folder / "two" / "run.toml").read_text())
+    assert (table["rows"], table["divergence"]) == ("sampled-token", "mse")
+    assert table["parameters"] == ["lm_head"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("LlamaConfig", "model.layers.1.self_attn"),
+        ("GPT2Config", "transformer.h.1.attn"),
+        ("GPTNeoXConfig", "gpt_neox.layers.1.attention"),
+    ],
+)
+def test_the_middle_block_is_found_in_any_decoder(config, expected):
+    transformers = pytest.importorskip("transformers")
+    made = getattr(transformers, config)(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        n_embd=8,
+        n_layer=3,
+        n_head=2,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(made)
+    assert middle_attention(model) == (expected,)
+    assert middle_attention(torch.nn.Linear(2, 2)) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -42,8 +41,7 @@ NAMES = ("model", "data", "heldout")
 class DecomposeRun:
     """Decompose a model into sparsely active, low-rank directions in parameter space.
 
-    Example: subscape decompose MODEL --parameters 'model.layers.2.self_attn.*' --data train.txt
-    --heldout heldout.txt --rows sampled-token --divergence kl --rank 0.1 --out runs/attention
+    Example: subscape decompose MODEL --data train.txt --heldout heldout.txt --out runs/attention
 
     With --config FILE the flags' defaults come from a TOML file, such as the run.toml of an earlier run.
     An interrupted run goes on from its last checkpoint when the same command is given again.
@@ -58,16 +56,19 @@ class DecomposeRun:
     """A .txt, .npy, .npz or .safetensors file, or package.module:function."""
     heldout: str | None = None
     """Data not trained on, to report FVU by; without it a tenth of the data is set aside."""
-    parameters: tuple[str, ...] = ("*",)
-    """Globs over parameter names, or module names; '!glob' takes away."""
+    parameters: tuple[str, ...] = ()
+    """Globs over parameter names, or module names; '!glob' takes away. By default all; of a causal language
+    model the attention of the middle block."""
     window: int = 16
     """Tokens in a window of text."""
-    rows: RowKind = "sample"
-    """What one divergence is computed for: a sample, every token of a sequence, or one drawn each time."""
-    divergence: Literal["mse", "half-reference-mse", "kl"] = "mse"
-    """Between a row's output and its reference; kl takes logits."""
-    reference: Literal["another-row", "mean", "batch-mean", "uniform"] = "another-row"
-    """Which output a row is compared with."""
+    rows: RowKind | None = None
+    """What one divergence is computed for: a sample, every token of a sequence, or one drawn each time. By
+    default token for a causal language model, otherwise sample."""
+    divergence: Literal["mse", "half-reference-mse", "kl"] | None = None
+    """Between a row's output and its reference; kl takes logits. By default kl for a causal language model,
+    otherwise mse."""
+    reference: Literal["another-row", "mean", "batch-mean", "uniform"] | None = None
+    """Which output a row is compared with. By default mean for a causal language model, otherwise another-row."""
     row_weight: Literal["norm", "output", "unit"] | float = "norm"
     """How much a row counts: as its gradient is long (norm, published), by an output gradient of length 1, all
     the same (unit), or by a power of the length between 0 (norm) and 1 (unit)."""
@@ -155,19 +156,19 @@ def run(settings: DecomposeRun) -> Decomposition:
     device = device_of(settings.device)
     _check_out(settings)
     loaded = load_model(settings.model, device)
+    settings = with_picks(settings, loaded.model)
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
     data, heldout = (
         load_data(name, settings.model, settings.window) if name is not None else None
         for name in (settings.data, settings.heldout)
     )
-    _warn_of_defaults(settings, loaded.model)
     prepared = prepare(
         target,
         data,
         heldout=heldout,
-        divergence=settings.divergence,
-        reference=settings.reference,
-        rows=settings.rows,
+        divergence=settings.divergence or "mse",
+        reference=settings.reference or "another-row",
+        rows=settings.rows or "sample",
         row_weight=settings.row_weight,
         metric=settings.metric,
         metric_power=settings.metric_power,
@@ -203,14 +204,32 @@ def _check_out(settings: DecomposeRun) -> None:
     )
 
 
-def _warn_of_defaults(settings: DecomposeRun, model: nn.Module) -> None:
-    generates = getattr(model, "can_generate", lambda: False)()
-    if generates and settings.rows == "sample" and settings.divergence == "mse":
-        warnings.warn(
-            "rows=sample with divergence=mse compares all the logits of whole sequences, which few "
-            "directions explain in a language model. Usual there: --rows sampled-token --divergence kl.",
-            stacklevel=2,
-        )
+def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
+    """What was not said, by the kind of model: run.toml then says it."""
+    causal = getattr(model, "can_generate", lambda: False)()
+    picks: dict[str, Any] = (
+        {"rows": "token", "divergence": "kl", "reference": "mean"}
+        if causal
+        else {"rows": "sample", "divergence": "mse", "reference": "another-row"}
+    )
+    picks["parameters"] = (middle_attention(model) if causal else None) or ("*",)
+    return replace(settings, **{k: v for k, v in picks.items() if not getattr(settings, k)})
+
+
+def middle_attention(model: nn.Module) -> tuple[str, ...] | None:
+    """The attention of the block in the middle of the longest list of blocks; None where there is none."""
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    name, blocks = max(lists, key=lambda item: len(item[1]), default=("", None))
+    if blocks is None:
+        return None
+    middle = len(blocks) // 2
+    # A norm or a dropout may be named after the attention that it stands beside.
+    children = [
+        child
+        for child, module in blocks[middle].named_children()
+        if "att" in child.lower() and "norm" not in child.lower() and list(module.parameters())
+    ]
+    return (f"{name}.{middle}.{children[0]}",) if children else None
 
 
 def picked(prepared: Prepared) -> str:
@@ -219,6 +238,7 @@ def picked(prepared: Prepared) -> str:
     engines = Counter(source.engines.values())
     rank = config.rank if isinstance(config.rank, int | float) else "by mode or tensor"
     lines = {
+        "parameters": (f"{len(source.shapes)} tensors, as listed", "--parameters"),
         "rows": (source.kind, "--rows sample, sampled-token, token"),
         "divergence": (source.divergence.name, "--divergence mse, kl"),
         "reference": (prepared.names["reference"], "--reference another-row, mean, uniform"),
