@@ -496,7 +496,7 @@ def saved(tmp_path: Path) -> Path:
 def test_folders(saved: Path, tmp_path: Path):
     loaded = Decomposition.from_pretrained(saved)
     said = f"path | a folder that is new or empty | {saved} | overwrite=True"
-    refused(lambda: loaded.save_pretrained(saved), said, FileExistsError)
+    refused(lambda: loaded.save_pretrained(saved, overwrite=False), said, FileExistsError)
     (tmp_path / "run").write_text("")
     said = "out | a folder to make or to resume | a file | another path"
     refused(lambda: find(out=tmp_path / "run"), said)
