@@ -202,16 +202,18 @@ def resampled(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("rows", ["token", "sample"])
+@pytest.mark.parametrize(
+    ("rows", "kind"), [("token", "jumprelu"), ("sample", "batch-top-k"), ("sample", "jumprelu")]
+)
 def test_a_run_is_the_same_under_every_memory_budget(
-    words, rows: str, seen: set, resampled: list[Tensor], monkeypatch: pytest.MonkeyPatch
+    words, rows: str, kind: str, seen: set, resampled: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # hundreds of small passes
     n = {"token": 40, "sample": 150}[rows]
     source, heldout = (words(rows, n=n, length=4, seed=seed) for seed in (0, 1))
     results: list[tuple[Decomposition, set, list, int | None]] = []
     for cut in CUTS:
-        config = replace(RUN, **cut)
+        config = replace(RUN, selection=kind, **cut)
         seen.clear()
         resampled.clear()
         size = Trainer([source], config).stream.micro_batch_size
