@@ -1,8 +1,4 @@
-"""Settings and fixtures for all tests.
-
-Must not import subscape at module level: the jaxtyping plugin can only check what is imported
-after it has been set up.
-"""
+"""Settings and fixtures for all tests."""
 
 import os
 from pathlib import Path
@@ -21,7 +17,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("subscape")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
     for item in items:
@@ -29,8 +25,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
 
 
+@pytest.fixture(autouse=True)
+def own_randomness():
+    """Every test draws the same numbers, whatever ran before it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
+def trained_tms():
+    """The toy of superposition, whose training takes longer than what is tested with it."""
+    from subscape.toys import tms
+
+    return tms(seed=0)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
     """The folder of real data, named by SUBSCAPE_DATA."""
     named = os.environ.get("SUBSCAPE_DATA")
     if not named:

@@ -7,7 +7,6 @@ are for users.
 
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,10 @@ import jaxtyping
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import subscape
-from subscape import (
-    Decomposition,
-    GradientSource,
-    Target,
-    decompose,
-    text_windows,
-)
+from subscape import Decomposition, GradientSource, Target, decompose, text_windows
 from subscape.data import as_samples
 
 SMALL: dict[str, Any] = {
@@ -38,23 +31,23 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def as_users_have_it(monkeypatch: pytest.MonkeyPatch):
+def as_users_have_it(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-def net() -> nn.Module:
+def net():
     return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
 
 
-def data(n: int = 40, width: int = 4) -> Tensor:
+def data(n=40, width=4):
     return torch.randn(n, width, generator=torch.Generator().manual_seed(0))
 
 
-def find(model: Any = None, given: Any = None, **options: Any) -> Decomposition:
+def find(model=None, given=None, **options):
     return decompose(model or net(), data() if given is None else given, **SMALL | options)
 
 
-def refused(call: Callable[[], object], said: str) -> None:
+def refused(call, said):
     """Check that `call` raises one error with 'argument | expected | got | repair' in their places.
 
     A type before all that, `TypeError: argument | …`, is that of the error, otherwise ValueError.
@@ -69,10 +62,10 @@ def refused(call: Callable[[], object], said: str) -> None:
     assert len(str(info.value)) < 700
 
 
-def cases(table: str) -> Any:
+def cases(table):
     """The cases of a table: code, and what is said; code with `engine=EACH` is a case for each engine."""
 
-    def each() -> Iterator[tuple[str, str]]:
+    def each():
         lines = [line.strip() for line in table.splitlines() if line.strip()]
         for code, said in zip(lines[::2], lines[1::2], strict=True):
             engines = ["jacobian", "vmap", "loop"] if "=EACH" in code else [""]
@@ -81,7 +74,7 @@ def cases(table: str) -> Any:
     return pytest.mark.parametrize(("code", "said"), list(each()), ids=lambda value: value[:60])
 
 
-def run(code: str, **names: Any) -> None:
+def run(code, **names):
     eval(code, vars(subscape) | {"as_samples": as_samples} | globals() | names)
 
 
@@ -91,47 +84,47 @@ def run(code: str, **names: Any) -> None:
 class Dropping(nn.Linear):
     """Dropout that no module shows."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return nn.functional.dropout(super().forward(x), 0.5)
 
 
 class Idle(nn.Linear):
     """A random operation without effect."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return super().forward(x) + 0 * torch.rand(1)
 
 
 class Branching(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return super().forward(x) if (x[:, 0] > 0).all() else -super().forward(x)
 
 
 class Strings(nn.Linear):
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x):
         return ["no", "tensor"]
 
 
-def tied() -> nn.Module:
+def tied():
     made = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     made["b"].weight = made["a"].weight
     return made
 
 
-def quantised() -> nn.Module:
+def quantised():
     made = nn.Linear(2, 2)
     made.codes = nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
     return made
 
 
-def switched_on() -> Decomposition:
+def switched_on():
     model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.1)).eval()
     target = Target(model)
     model.train()
     return find(target)
 
 
-def behind(module: nn.Module, *, train: bool = True) -> nn.Module:
+def behind(module, *, train=True):
     return nn.Sequential(nn.Linear(4, 5), nn.GELU(), module).train(train)
 
 
@@ -181,7 +174,7 @@ find(outputs=lambda m, b: m(b) / 0)
 find(rows="token")
     rows | outputs [sample, position, output] | shape [2, 3] | Use rows='sample'
 """)
-def test_models(code: str, said: str):
+def test_models(code, said):
     refused(lambda: run(code), said)
 
 
@@ -192,13 +185,13 @@ def test_what_vmap_cannot_follow_the_loop_can():
 # Data
 
 
-def windows(length: int) -> Any:
+def windows(length):
     path = Path("short.txt")
     path.write_text("a b c<|endoftext|>d", encoding="utf-8")
     return text_windows(path, lambda text: {"input_ids": [1, 2]}, length=length)
 
 
-def of(width: int) -> Tensor:
+def of(width):
     return torch.zeros(2, width)
 
 
@@ -256,7 +249,7 @@ windows(0)
 windows(-1)
     length | a whole number of at least 1 | -1
 """)
-def test_data(code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_data(code, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(lambda: run(code), said)
 
@@ -264,12 +257,12 @@ def test_data(code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # Divergence, reference, gradients
 
 
-def constant(model: nn.Module, batch: Tensor) -> Tensor:
+def constant(model, batch):
     """The same outputs for all samples, whose inputs are zero."""
     return model(0 * batch)
 
 
-def spoilt(bad: str) -> Tensor:
+def spoilt(bad):
     given = data()
     given[20:, 0] = float(bad)  # not among the samples that are tried first
     return given
@@ -319,7 +312,7 @@ find(out="run", outputs=lambda m, b: b * 1.0)
 find(out="run", outputs=constant, parameters="0.weight", reference="uniform")
     gradients | not all zero | only zeros | do not depend on the chosen parameters
 """)
-def test_gradients(code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_gradients(code, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(lambda: run(code), said)
     # Found before the first step.
@@ -363,7 +356,7 @@ SETTINGS: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "said"), SETTINGS, ids=str)
-def test_settings(name: str, value: Any, said: str):
+def test_settings(name, value, said):
     said = said.replace("{}", repr(value))
     refused(lambda: find(**{name: value}), f"{name} | {said}")
 
@@ -377,20 +370,20 @@ def test_two_settings_that_say_the_same():
 
 
 @pytest.fixture
-def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def saved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return find().save_pretrained("saved")
 
 
-def cut(keep: int) -> None:
+def cut(keep):
     TENSORS.write_bytes(TENSORS.read_bytes()[:keep])
 
 
-def tensors(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+def tensors(change):
     safetensors.torch.save_file(change(safetensors.torch.load_file(TENSORS)), TENSORS)
 
 
-def config(**changes: Any) -> None:
+def config(**changes):
     kept = json.loads(CONFIG.read_text()) | changes
     CONFIG.write_text(
         json.dumps({name: value for name, value in kept.items() if value is not None})
@@ -443,12 +436,12 @@ config(format_version="3.0")
 config(selection={"kind": "top-k", "l0": 1})
     selection | ['batch-top-k', 'jumprelu'] | 'top-k'
 """)
-def test_saved_decompositions(code: str, said: str):
+def test_saved_decompositions(code, said):
     run(code)
     refused(lambda: Decomposition.from_pretrained("saved"), said)
 
 
-def gradients_of_another() -> Any:
+def gradients_of_another():
     source = GradientSource(Target(nn.Linear(4, 3)), data())
     return source.gradients(source.rows(0, 4))
 
@@ -473,17 +466,17 @@ loaded["0.weight"]
     TypeError: index | a whole number | '0.weight'
 loaded[0:2]
     TypeError: index | a whole number | slice
-loaded.save_pretrained("saved")
+loaded.save_pretrained("saved", overwrite=False)
     FileExistsError: path | a folder that is new or empty | saved | overwrite=True
 find(out=CONFIG)
     out | a folder to make or to resume | a file | another path
 """)
-def test_loaded_decompositions(code: str, said: str):
+def test_loaded_decompositions(code, said):
     refused(lambda: run(code, loaded=Decomposition.from_pretrained("saved")), said)
 
 
-def test_a_truncated_or_foreign_checkpoint(tmp_path: Path):
-    def run() -> Decomposition:
+def test_a_truncated_or_foreign_checkpoint(tmp_path):
+    def run():
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return find(out=tmp_path)
@@ -499,6 +492,6 @@ def test_a_truncated_or_foreign_checkpoint(tmp_path: Path):
     run()
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path):
+def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "nowhere"))):
         Decomposition.from_pretrained(tmp_path / "nowhere")

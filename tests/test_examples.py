@@ -5,6 +5,7 @@ names, from top to bottom. Blocks marked `needs-files`, and `subscape` commands,
 find MODEL_FOLDER, train.txt and heldout.txt in the working folder.
 """
 
+import copy
 import re
 import runpy
 import shlex
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,13 +50,11 @@ def run_blocks(document, *, with_files):
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path, monkeypatch):
-    """A working folder and a random state of its own: documents may do as they like."""
+def own_place(tmp_path, monkeypatch, trained_tms):
+    """A working folder of its own, where documents may do as they like, and what would take most of the time."""
     monkeypatch.chdir(tmp_path)
-    # Checking shapes, which the other tests do, would take most of the time.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with torch.random.fork_rng():
-        yield
+    monkeypatch.setattr("subscape.toys.tms", lambda seed: copy.deepcopy(trained_tms))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The demonstration replaces an earlier one when it is done, and nothing else."""
 
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,10 @@ import pytest
 
 from subscape.cli.main import main
 from subscape.demo import run_toy
+from subscape.measures.measure import measure
+from subscape.toys import tms
+
+trained = cache(tms)
 
 
 def files(folder):
@@ -16,6 +21,9 @@ def files(folder):
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     monkeypatch.setattr("subscape.demo.toy.STEPS", 20)
+    few = partial(measure, n_rows=40, n_references=2, n_top=4, n_others=8, n_deltas=2)
+    monkeypatch.setattr("subscape.demo.toy.measure", few)
+    monkeypatch.setattr("subscape.demo.toy.tms", trained)
 
 
 def test_an_earlier_one_stays_until_the_new_one_is_done(tmp_path, monkeypatch):
@@ -29,9 +37,10 @@ def test_an_earlier_one_stays_until_the_new_one_is_done(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("subscape.demo.toy.write_report", failing)
         with pytest.raises(KeyboardInterrupt):
-            run_toy(out, seed=1, progress=False)
+            run_toy(out, progress=False)
     assert files(tmp_path) == {Path(out.name) / name: text for name, text in before.items()}
-    found = run_toy(out, seed=1, progress=False)
+    monkeypatch.setattr("subscape.demo.toy.STEPS", 21)
+    found = run_toy(out, progress=False)
     assert files(out).keys() == before.keys()
     assert files(out) != before
     assert found.out == out

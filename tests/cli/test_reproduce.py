@@ -56,6 +56,17 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(tmp_path, monk
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize("there", ["edges-required.png", "seed0/notes.txt"])
+def test_what_is_no_reproductions_is_kept(tmp_path, monkeypatch, capsys, there, overwrite):
+    monkeypatch.setattr("subscape.cli.reproduce.reproduce_basis", None)
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("mine")
+    assert run("reproduce", "digits-mlp", "--seeds", "1", "--out", tmp_path, *overwrite) == 2
+    assert there.split("/")[0] in capsys.readouterr().err
+    assert [p.read_text() for p in tmp_path.rglob("*") if p.is_file()] == ["mine"]
+
+
 def test_reproduction_of_the_digits(tmp_path, monkeypatch, capsys):
     for package in ("sklearn", "networkx", "matplotlib"):
         pytest.importorskip(package)

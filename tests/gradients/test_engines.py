@@ -3,24 +3,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import GradientSource, Target
 from subscape.data import take
 from subscape.divergences import MSE
-from subscape.gradients import (
-    DenseRowGradients,
-    jacobian,
-    loop_gradients,
-    row_outputs,
-    vmap_gradients,
-)
-from subscape.rows import Rows
+from subscape.gradients import jacobian, loop_gradients, row_outputs, vmap_gradients
 
 MakeCase = Callable[[torch.dtype], Any]
 
 
-def by_hand(outputs: Tensor, reference: Tensor) -> Tensor:
+def by_hand(outputs, reference):
     """A divergence that is none of the library's."""
     return (outputs * reference - outputs.sin()).flatten(1).abs().pow(1.5).sum(1)
 
@@ -37,20 +30,20 @@ MEASURES = [
 """Divergences and dtypes."""
 
 
-def worst_row(found: Tensor, expected: Tensor) -> float:
+def worst_row(found, expected):
     """Largest relative L2 error of a row; no row may be zero, or the comparison would be empty."""
     assert (expected.norm(dim=-1) > 0).all()
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
-def oracle_of(source: GradientSource, rows: Rows) -> DenseRowGradients:
+def oracle_of(source, rows):
     """Its rows' gradients one by one, through model and divergence."""
     reference = source.reference(source.outputs_at(rows), rows)
     inputs = take(source.data, rows.samples)
     return loop_gradients(source.target, inputs, rows.position, reference, source.divergence)
 
 
-def compare(made: Any, engine: Any, divergence: Any) -> float:
+def compare(made, engine, divergence):
     target = Target(made.model, made.parameters)
     source = GradientSource(
         target, made.data, divergence=divergence, rows=made.rows, engine=engine, seed=3
@@ -68,23 +61,23 @@ def compare(made: Any, engine: Any, divergence: Any) -> float:
 
 
 @pytest.mark.parametrize(("divergence", "dtype"), MEASURES)
-def test_vmap_equals_the_loop(case: MakeCase, divergence: Any, dtype: torch.dtype):
+def test_vmap_equals_the_loop(case, divergence, dtype):
     error = compare(case(dtype), "vmap", divergence)
     assert error <= (1e-9 if dtype == torch.float64 else 1e-4)
 
 
 @pytest.mark.parametrize("case", SAMPLE_ROWS, indirect=True)
 @pytest.mark.parametrize(("divergence", "dtype"), MEASURES)
-def test_cached_jacobian_equals_the_loop(case: MakeCase, divergence: Any, dtype: torch.dtype):
+def test_cached_jacobian_equals_the_loop(case, divergence, dtype):
     error = compare(case(dtype), "jacobian", divergence)
     assert error <= (1e-9 if dtype == torch.float64 else 1e-4)
 
 
-def flat(by_name: dict[str, Tensor]) -> Tensor:
+def flat(by_name):
     return torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
 
 
-def whole(source: GradientSource) -> tuple[Any, Tensor | None, Tensor]:
+def whole(source):
     """All its rows as engines take them, with random output gradients."""
     rows = source.rows(0, len(source))
     e = torch.randn_like(source.outputs_at(rows))
@@ -92,7 +85,7 @@ def whole(source: GradientSource) -> tuple[Any, Tensor | None, Tensor]:
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_vmap_in_chunks_equals_vmap_at_once(case: MakeCase, chunk: int):
+def test_vmap_in_chunks_equals_vmap_at_once(case, chunk):
     made = case(torch.float64)
     target = Target(made.model, made.parameters)
     source = GradientSource(target, made.data, rows=made.rows, engine="vmap")
@@ -101,7 +94,7 @@ def test_vmap_in_chunks_equals_vmap_at_once(case: MakeCase, chunk: int):
     assert worst_row(flat(chunked), flat(at_once)) <= 1e-12
 
 
-def test_jacobian_in_chunks_equals_jacobian_at_once(case: MakeCase):
+def test_jacobian_in_chunks_equals_jacobian_at_once(case):
     made = case(torch.float64)
     source = GradientSource(Target(made.model, made.parameters), made.data, engine="vmap")
     at_once = jacobian(source.target, source.data)
@@ -128,7 +121,7 @@ def test_loop_gradients_of_a_linear_map_by_hand():
     assert found.dense()["weight"].tolist() == [[[4.0, 8.0], [-2.0, -4.0]]]
 
 
-def test_loop_gradients_equal_finite_differences(case: MakeCase):
+def test_loop_gradients_equal_finite_differences(case):
     made = case(torch.float64)
     target = Target(made.model, made.parameters)
     source = GradientSource(target, made.data, divergence=by_hand, rows=made.rows, engine="loop")
@@ -140,7 +133,7 @@ def test_loop_gradients_equal_finite_differences(case: MakeCase):
         for name, p in target.parameters.items()
     }
 
-    def divergence_at(step: float) -> Tensor:
+    def divergence_at(step):
         moved = {name: p.detach() + step * direction[name] for name, p in target.parameters.items()}
         outputs = target.outputs(inputs, moved)
         if rows.position is not None:
@@ -185,11 +178,11 @@ def test_a_token_row_of_an_embedding_touches_its_own_token_only():
 class BranchesOnValues(nn.Module):
     """As language models do with a padding mask."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3, 3, dtype=torch.float64))
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, x, attention_mask):
         outputs = x @ self.weight
         return outputs if attention_mask.all() else outputs * attention_mask
 
@@ -215,7 +208,7 @@ def test_a_mask_of_ones_does_not_stop_vmap_and_a_ragged_one_goes_through_the_loo
     torch.testing.assert_close(looped.gradients(rows).dense()["weight"], expected)
 
 
-def test_rows_do_not_depend_on_their_neighbours(case: MakeCase):
+def test_rows_do_not_depend_on_their_neighbours(case):
     made = case(torch.float64)
     target = Target(made.model, made.parameters)
     source = GradientSource(target, made.data, rows=made.rows, engine="vmap")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import GradientSource, Target
 from subscape.gradients import DenseRowGradients, RowGradients
@@ -15,7 +15,7 @@ N_PARAMETERS = 12 + 12 + 3 + 1
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def parts_of(sizes: list[int], seed: int = 0) -> list[DenseRowGradients]:
+def parts_of(sizes, seed=0):
     generator = generator_of(seed)
     return [
         DenseRowGradients(
@@ -25,12 +25,12 @@ def parts_of(sizes: list[int], seed: int = 0) -> list[DenseRowGradients]:
     ]
 
 
-def batches_of(parts: list[DenseRowGradients]) -> tuple[MicroBatches, list[int]]:
+def batches_of(parts):
     """The parts as micro-batches, and a list that grows by the number of every part that is made."""
     made: list[int] = []
 
-    def maker(number: int):
-        def make() -> DenseRowGradients:
+    def maker(number):
+        def make():
             made.append(number)
             return parts[number]
 
@@ -40,11 +40,11 @@ def batches_of(parts: list[DenseRowGradients]) -> tuple[MicroBatches, list[int]]
     return MicroBatches(makers, [part.n_rows for part in parts]), made
 
 
-def together(parts: list[DenseRowGradients]) -> DenseRowGradients:
+def together(parts):
     return DenseRowGradients(torch.cat([part.flat for part in parts]), SHAPES)
 
 
-def directions(*lead: int) -> Stack:
+def directions(*lead):
     layout = make_layout(SHAPES, 2)
     return initial_stack(layout, lead, generator_of(1), torch.zeros((), dtype=torch.float64))
 
@@ -56,7 +56,7 @@ def directions(*lead: int) -> Stack:
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     lead=st.sampled_from([(3,), (2, 3), (1, 1)]),
 )
-def test_inner_products_are_those_of_the_batch(sizes: list[int], lead: tuple[int, ...]):
+def test_inner_products_are_those_of_the_batch(sizes, lead):
     parts = parts_of(sizes)
     found, expected = batches_of(parts)[0].inner(directions(*lead)), together(parts)
     assert found.shape == (*lead[:-1], sum(sizes), lead[-1])
@@ -64,13 +64,12 @@ def test_inner_products_are_those_of_the_batch(sizes: list[int], lead: tuple[int
 
 
 @given(
-    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
-    lead=st.sampled_from([(3,), (2, 3)]),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4), lead=st.sampled_from([(3,), (2, 3)])
 )
-def test_slopes_in_the_directions_are_those_of_the_batch(sizes: list[int], lead: tuple[int, ...]):
+def test_slopes_in_the_directions_are_those_of_the_batch(sizes, lead):
     parts, stack = parts_of(sizes), directions(*lead)
 
-    def slope(gradients: RowGradients) -> Tensor:
+    def slope(gradients):
         weights = stack.weights.clone().requires_grad_(True)
         products = gradients.inner(Stack(stack.layout, weights))
         # A loss that is no sum over rows, as the method's is not.
@@ -110,7 +109,7 @@ def test_only_parts_with_weight_are_combined():
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_the_sum_is_not_finite_if_a_number_is_not(bad: float):
+def test_the_sum_is_not_finite_if_a_number_is_not(bad):
     parts = parts_of([2, 2])
     parts[1].flat[1, 5] = bad
     assert not torch.isfinite(batches_of(parts)[0].sum())
@@ -155,7 +154,7 @@ def test_norms_that_are_asked_for_first_take_a_pass_of_their_own():
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "rule", "vmap"])
-def test_parts_of_every_form_answer_as_the_whole(engine: str):
+def test_parts_of_every_form_answer_as_the_whole(engine):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()

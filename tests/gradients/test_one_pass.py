@@ -1,11 +1,10 @@
 """One forward and one backward pass against the loop, for every kind of rows."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import GradientSource, Target
 from subscape.gradients import one_pass as module
@@ -20,11 +19,11 @@ AUTO: Mapping[str, str] = {"*": "auto"}
 class Mixing(nn.Module):
     """A causal layer: every position sees the mean of those up to it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layer = nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         counts = torch.arange(1, hidden.shape[1] + 1).to(hidden)
         return hidden + torch.tanh(self.layer(hidden.cumsum(1) / counts[:, None]))
 
@@ -32,7 +31,7 @@ class Mixing(nn.Module):
 class Model(nn.Module):
     """A small language model."""
 
-    def __init__(self, head: nn.Module | None = None, *, tied: bool = False) -> None:
+    def __init__(self, head=None, *, tied=False):
         super().__init__()
         self.table = nn.Embedding(VOCABULARY, WIDTH)
         self.first, self.norm, self.second = Mixing(), nn.LayerNorm(WIDTH), Mixing()
@@ -40,67 +39,67 @@ class Model(nn.Module):
         if tied:
             self.head.weight = self.table.weight
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids):
         return self.head(self.second(self.norm(self.first(self.table(input_ids)))))
 
 
 class Raw(nn.Module):
     """A head that is no linear module."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(WIDTH, VOCABULARY))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         return hidden @ self.kernel
 
 
 class SoftCap(nn.Linear):
     """A head with another forward than the linear rule's."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input):
         return torch.tanh(super().forward(input))
 
 
 class Keyword(nn.Module):
     """Hands a linear layer its input by name, which a position cannot be picked from."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.inside = nn.Linear(WIDTH, VOCABULARY)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         return self.inside(input=hidden)
 
 
-def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+def seeded(make):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return make().double()
 
 
-def data() -> dict[str, Tensor]:
+def data():
     generator = torch.Generator().manual_seed(1)
     return {"input_ids": torch.randint(0, VOCABULARY, (N_SAMPLES, LENGTH), generator=generator)}
 
 
-def source_of(model: nn.Module, rows: str, parameters: Any = "*", **options: Any) -> GradientSource:
+def source_of(model, rows, parameters="*", **options):
     target = Target(model, parameters, outputs=options.pop("outputs", None))
     given = {"divergence": "kl", "reference": "uniform", "engine": "rule"} | options
     return GradientSource(target, data(), rows=rows, **given)
 
 
-def whole(source: GradientSource) -> Tensor:
+def whole(source):
     return source.gradients(source.rows(0, source.n_rows)).flat
 
 
-def worst(found: Tensor, expected: Tensor) -> float:
+def worst(found, expected):
     """Largest relative error of a row; no row may be zero, or the comparison would be empty."""
     assert (expected.norm(dim=1) > 0).all()
     return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
 
 
-def assert_right(source: GradientSource, bound: float = 1e-9) -> None:
+def assert_right(source, bound=1e-9):
     loop = GradientSource(
         source.target,
         source.data,
@@ -136,7 +135,7 @@ HEADS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
 
 @every_kind
 @pytest.mark.parametrize("name", list(HEADS))
-def test_every_head_gives_the_gradients_of_the_loop(name: str, rows: str):
+def test_every_head_gives_the_gradients_of_the_loop(name, rows):
     make, head = HEADS[name]
     source = source_of(seeded(make), rows, engine=AUTO)
     assert source.plan is not None
@@ -160,13 +159,13 @@ def test_every_head_gives_the_gradients_of_the_loop(name: str, rows: str):
     ],
     ids=str,
 )
-def test_targets_anywhere_in_the_model(parameters: Any, rows: str):
+def test_targets_anywhere_in_the_model(parameters, rows):
     assert_right(source_of(seeded(Model), rows, parameters))
 
 
 @every_kind
 @pytest.mark.parametrize("parameters", ["*", "first", ["table.weight", "head.weight"]], ids=str)
-def test_targets_in_a_model_with_a_tied_head(parameters: Any, rows: str):
+def test_targets_in_a_model_with_a_tied_head(parameters, rows):
     assert_right(source_of(seeded(lambda: Model(tied=True)), rows, parameters))
 
 
@@ -187,24 +186,24 @@ def test_the_head_sees_the_asked_positions_only():
 class Adapter(nn.Module):
     """Adds nothing to its input at first, as LoRA does."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.down, self.up = nn.Linear(VOCABULARY, 2), nn.Linear(2, VOCABULARY)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, logits: Tensor) -> Tensor:
+    def forward(self, logits):
         return logits + self.up(self.down(logits))
 
 
 @every_kind
-def test_an_adapter_behind_the_head_that_changes_no_output_yet(rows: str):
+def test_an_adapter_behind_the_head_that_changes_no_output_yet(rows):
     model = seeded(lambda: Model(nn.Sequential(nn.Linear(WIDTH, VOCABULARY), Adapter())))
     assert_right(source_of(model, rows, ["head.1.up", "head.0", "first"]))
 
 
 @every_kind
-def test_a_relu_behind_the_head_that_cuts_logits_of_later_samples_only(rows: str):
+def test_a_relu_behind_the_head_that_cuts_logits_of_later_samples_only(rows):
     # Engines are tried on three samples of token 0 with logits [2.5, 3]; token 1 has [0.5, -1].
     model = nn.Sequential(nn.Embedding(2, 1), nn.Linear(1, 2), nn.ReLU()).double()
     with torch.no_grad():
@@ -218,23 +217,23 @@ def test_a_relu_behind_the_head_that_cuts_logits_of_later_samples_only(rows: str
 # Outputs of one's own
 
 
-def without_last(model: Any, batch: Any) -> Tensor:
+def without_last(model, batch):
     return model(**batch)[:, :-1]
 
 
-def reversed_in_time(model: Any, batch: Any) -> Tensor:
+def reversed_in_time(model, batch):
     return model(**batch).flip(1)
 
 
-def log_probabilities(model: Any, batch: Any) -> Tensor:
+def log_probabilities(model, batch):
     return model(**batch).log_softmax(-1)
 
 
-def some_outputs(model: Any, batch: Any) -> Tensor:
+def some_outputs(model, batch):
     return model(**batch)[..., [0, 2]]
 
 
-def differences(model: Any, batch: Any) -> Tensor:
+def differences(model, batch):
     """Positions that see each other behind the head."""
     return model(**batch).sin().diff(dim=1)
 
@@ -243,7 +242,7 @@ def differences(model: Any, batch: Any) -> Tensor:
 @pytest.mark.parametrize(
     "outputs", [without_last, reversed_in_time, log_probabilities, some_outputs, differences]
 )
-def test_outputs_of_ones_own(outputs: Any, rows: str):
+def test_outputs_of_ones_own(outputs, rows):
     # Two outputs of log-probabilities are logits as good as any.
     source = source_of(seeded(Model), rows, outputs=outputs, divergence="half-reference-mse")
     assert source.plan is not None
@@ -252,9 +251,9 @@ def test_outputs_of_ones_own(outputs: Any, rows: str):
 
 
 @every_kind
-def test_outputs_that_are_a_models_logits(rows: str):
+def test_outputs_that_are_a_models_logits(rows):
     class Wrapped(Model):
-        def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+        def forward(self, input_ids):
             return {"logits": super().forward(input_ids)}
 
     source = source_of(seeded(Wrapped), rows, outputs=lambda model, batch: model(**batch)["logits"])
@@ -267,14 +266,14 @@ def test_outputs_that_are_a_models_logits(rows: str):
 
 
 @every_kind
-def test_a_row_depends_on_no_other(rows: str):
+def test_a_row_depends_on_no_other(rows):
     # Not on how many there are beside it, and not on their order.
     source = source_of(seeded(Model), rows)
     n_positions = source.draws.per_sample
     together = source.rows_of(torch.arange(N_SAMPLES), draw=0)
     gradients = source.gradients(together).flat
 
-    def part(samples: list[int]) -> tuple[Tensor, Rows]:
+    def part(samples):
         """Rows of some samples at the positions that they have together, and their places there."""
         at = (torch.tensor(samples)[:, None] * n_positions + torch.arange(n_positions)).flatten()
         position = None if together.position is None else together.position[at]
@@ -288,7 +287,7 @@ def test_a_row_depends_on_no_other(rows: str):
 
 
 @every_kind
-def test_no_graph_is_asked_of_the_caller(rows: str):
+def test_no_graph_is_asked_of_the_caller(rows):
     # Evaluation runs without gradients; what is made there is the same, and has no graph.
     source = source_of(seeded(Model), rows)
     expected = whole(source)
@@ -301,11 +300,11 @@ def test_no_graph_is_asked_of_the_caller(rows: str):
 def test_causal_rows_by_hand():
     # f_t = w · Σ_{s ≤ t} x_s: the row at t has the gradient e_t Σ_{s ≤ t} x_s.
     class Sums(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.layer = nn.Linear(1, 1, bias=False).double()
 
-        def forward(self, inputs: Tensor) -> Tensor:
+        def forward(self, inputs):
             return self.layer(inputs).cumsum(1)
 
     source = GradientSource(
@@ -321,7 +320,7 @@ def test_causal_rows_by_hand():
 
 @pytest.mark.parametrize("engine", ["replay", "vmap"])
 @pytest.mark.parametrize("rows", ["sampled-token", "token"])
-def test_every_engine_gives_the_same_rows(engine: str, rows: str):
+def test_every_engine_gives_the_same_rows(engine, rows):
     model = seeded(Model)
     expected, found = (
         whole(source_of(model, rows, engine={"*": name})) for name in ("rule", engine)
@@ -330,14 +329,14 @@ def test_every_engine_gives_the_same_rows(engine: str, rows: str):
 
 
 @every_kind
-def test_engines_mixed_within_a_model(rows: str):
+def test_engines_mixed_within_a_model(rows):
     engines = {"table.*": "loop", "first.*.weight": "vmap", "norm.*": "replay", "*": "rule"}
     source = source_of(seeded(Model), rows, engine=engines)
     assert set(source.engines.values()) == {"loop", "vmap", "replay (norm)", "rule"}
     assert_right(source)
 
 
-def test_vmap_over_every_token_is_chunked(monkeypatch: pytest.MonkeyPatch):
+def test_vmap_over_every_token_is_chunked(monkeypatch):
     source = source_of(seeded(Model), "token", "head.bias", engine={"*": "vmap"})
     expected = whole(source)
     monkeypatch.setattr(module, "CHUNK_BUDGET", 3 * VOCABULARY * 8)
@@ -348,7 +347,7 @@ def test_vmap_over_every_token_is_chunked(monkeypatch: pytest.MonkeyPatch):
 
 
 @every_kind
-def test_a_half_precision_model_has_gradients_in_float32(rows: str):
+def test_a_half_precision_model_has_gradients_in_float32(rows):
     exact, half = (
         source_of(seeded(Model).to(dtype), rows, divergence="half-reference-mse")
         for dtype in (torch.float32, torch.bfloat16)

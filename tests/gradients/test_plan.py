@@ -2,12 +2,11 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from subscape import GradientSource, Target
@@ -26,18 +25,16 @@ def own_randomness():
         yield
 
 
-def normal(*shape: int) -> Tensor:
+def normal(*shape):
     return torch.randn(shape, dtype=torch.float64)
 
 
-def source_of(
-    model: nn.Module, data: Any, parameters: Any = "*", *, engine: Any = AUTO, rows: str = "sample"
-) -> GradientSource:
+def source_of(model, data, parameters="*", *, engine=AUTO, rows="sample"):
     target = Target(model.double(), parameters)
     return GradientSource(target, data, engine=engine, rows=rows, reference="uniform")
 
 
-def errors(source: GradientSource) -> dict[str, float]:
+def errors(source):
     """Relative error of every tensor's row gradients against the loop's, over all the data."""
     loop = GradientSource(
         source.target, source.data, rows=source.kind, engine="loop", reference=source.reference
@@ -46,7 +43,7 @@ def errors(source: GradientSource) -> dict[str, float]:
     return {name: relative_error(found[name], expected[name]) for name in expected}
 
 
-def assert_right(source: GradientSource) -> None:
+def assert_right(source):
     assert max(errors(source).values()) <= 1e-9
 
 
@@ -54,7 +51,7 @@ def assert_right(source: GradientSource) -> None:
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Hardswish, nn.SiLU, nn.ELU])
-def test_an_activation_in_place_behind_a_captured_module(activation: type[nn.Module]):
+def test_an_activation_in_place_behind_a_captured_module(activation):
     model = nn.Sequential(
         nn.Linear(4, 5), activation(inplace=True), nn.Linear(5, 3), activation(inplace=True)
     )
@@ -65,11 +62,11 @@ def test_an_activation_in_place_behind_a_captured_module(activation: type[nn.Mod
 class ChangesItsInput(nn.Module):
     """Squares in place what a linear layer has read before."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         hidden = torch.sin(inputs)
         outputs = self.second(self.first(hidden))
         hidden.square_()
@@ -93,11 +90,11 @@ def test_an_input_that_is_changed_in_place_later_is_noticed():
 class ChangesTheInputWithin(nn.Module):
     """Its own parameter is of no known module, and its input is not the same after the call."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(4, 4))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         return hidden.square_() @ self.kernel
 
 
@@ -118,11 +115,11 @@ def test_inputs_that_a_model_changes_in_place_stay_the_users_own():
 
 
 class Twice(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layer = nn.Linear(4, 4)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         return self.layer(torch.tanh(self.layer(inputs)))
 
 
@@ -141,18 +138,18 @@ def test_a_module_under_two_names():
 class TiedHead(nn.Module):
     """An embedding tied to the head."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.table, self.middle = nn.Embedding(7, 4), nn.Linear(4, 4)
         self.head = nn.Linear(4, 7, bias=False)
         self.head.weight = self.table.weight
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids):
         return self.head(torch.tanh(self.middle(self.table(ids))))
 
 
 @pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-def test_an_embedding_tied_to_the_head(rows: str):
+def test_an_embedding_tied_to_the_head(rows):
     ids = torch.randint(0, 7, (N_SAMPLES, 5))
     source = source_of(TiedHead(), ids, engine="rule", rows=rows)
     assert list(source.engines) == ["table.weight", "middle.weight", "middle.bias"]
@@ -162,11 +159,11 @@ def test_an_embedding_tied_to_the_head(rows: str):
 class UsedFromOutside(nn.Module):
     """The layer is never called: its weight goes through `F.linear`."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layer, self.readout = nn.Linear(4, 4), nn.Linear(4, 3)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         return self.readout(torch.tanh(functional.linear(inputs, self.layer.weight)))
 
 
@@ -183,11 +180,11 @@ def test_a_weight_that_is_used_from_outside():
 class AlsoUsedFromOutside(nn.Module):
     """The layer is called, and its weight is used once more beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layer = nn.Linear(4, 4)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         return functional.linear(torch.tanh(self.layer(inputs)), self.layer.weight)
 
 
@@ -203,12 +200,12 @@ def test_a_second_use_of_a_weight_that_is_not_seen_is_found_out():
 class Unused(nn.Module):
     """One layer is never called, one's output comes to nothing, and one is not asked for a gradient."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.never, self.dropped = nn.Linear(4, 4), nn.Linear(4, 4)
         self.used = nn.Linear(4, 3)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         self.dropped(inputs)
         return self.used(inputs)
 
@@ -235,7 +232,7 @@ def test_a_hook_that_changes_what_a_module_gives():
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_grouped_and_depthwise_convolutions(groups: int):
+def test_grouped_and_depthwise_convolutions(groups):
     model = nn.Sequential(
         nn.Conv2d(4, 8, 3, padding=1, groups=groups),
         nn.SiLU(inplace=True),
@@ -253,11 +250,11 @@ def test_grouped_and_depthwise_convolutions(groups: int):
 class Experts(nn.Module):
     """Every token goes to one of two experts, all tokens of an expert side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.experts = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         flat = hidden.flatten(0, 1)
         outputs = torch.zeros_like(flat)
         for number, expert in enumerate(self.experts):
@@ -269,16 +266,16 @@ class Experts(nn.Module):
 class Flattening(nn.Module):
     """A layer that sees all positions of all samples side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layer = nn.Linear(4, 4)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         return torch.tanh(self.layer(hidden.flatten(0, 1))).view_as(hidden)
 
 
 @pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-def test_flattened_inputs_are_replayed_in_the_module_around(rows: str):
+def test_flattened_inputs_are_replayed_in_the_module_around(rows):
     data = normal(N_SAMPLES, 5, 4)
     model = nn.Sequential(nn.Linear(4, 4), Flattening(), nn.Linear(4, 3))
     with pytest.raises(ValueError, match=r"inputs of 1\.layer have no sample axis first"):
@@ -290,7 +287,7 @@ def test_flattened_inputs_are_replayed_in_the_module_around(rows: str):
 
 
 @pytest.mark.parametrize("rows", ["sample", "sampled-token"])
-def test_experts_that_see_some_of_the_tokens(rows: str):
+def test_experts_that_see_some_of_the_tokens(rows):
     data = normal(N_SAMPLES, 5, 4)
     model = nn.Sequential(nn.Linear(4, 4), Experts(), nn.Linear(4, 3))
     with pytest.raises(ValueError, match=r"rule of 1\.experts\.0: the inputs of 1\.experts\.0"):
@@ -306,11 +303,11 @@ def test_experts_that_see_some_of_the_tokens(rows: str):
 class Branches(nn.Module):
     """Does one thing or another by the values of its input."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(4, 3))
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         rows = [x @ self.kernel if x.sum() > 0 else (x @ self.kernel).sin() for x in inputs]
         return torch.stack(rows)
 
@@ -328,18 +325,18 @@ def test_a_branch_on_values_goes_through_the_loop_with_a_warning():
 class MixesRows(nn.Module):
     """Every row's output depends on the whole batch."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layer = nn.Linear(4, 3)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         outputs = self.layer(inputs)
         return outputs - outputs.mean(0) / 2
 
 
 @pytest.mark.parametrize("engine", ["auto", "jacobian", "rule", "replay", "vmap", "loop"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_rows_that_mix_are_refused_at_the_door(engine: str, dtype: torch.dtype):
+def test_rows_that_mix_are_refused_at_the_door(engine, dtype):
     message = "outputs of a sample that do not depend on the other samples of its batch"
     with pytest.raises(ValueError, match=f"^model: expected {message}"):
         GradientSource(Target(MixesRows().to(dtype)), normal(N_SAMPLES, 4).to(dtype), engine=engine)
@@ -348,23 +345,23 @@ def test_rows_that_mix_are_refused_at_the_door(engine: str, dtype: torch.dtype):
 class KeyBias(nn.Module):
     """Attention whose key bias adds the same to all scores of a query: the softmax does not see it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.q_proj, self.k_proj = nn.Linear(4, 4), nn.Linear(4, 4)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         return (self.q_proj(hidden) @ self.k_proj(hidden).mT).softmax(-1) @ hidden
 
 
 class BeforeInstanceNorm(nn.Module):
     """A bias that the norm behind it takes away."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first, self.norm = nn.Conv1d(4, 4, 1), nn.InstanceNorm1d(4)
         self.second = nn.Conv1d(4, 3, 1)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         return self.second(self.norm(self.first(hidden.mT)).tanh()).mT
 
 
@@ -373,9 +370,7 @@ class BeforeInstanceNorm(nn.Module):
 @pytest.mark.parametrize(
     ("make", "without"), [(KeyBias, "k_proj.bias"), (BeforeInstanceNorm, "first.bias")]
 )
-def test_a_tensor_whose_gradient_is_only_rounding_keeps_its_rule(
-    make: Callable[[], nn.Module], without: str, kind: str, dtype: torch.dtype
-):
+def test_a_tensor_whose_gradient_is_only_rounding_keeps_its_rule(make, without, kind, dtype):
     target = Target(make().to(dtype))
     source = GradientSource(target, normal(N_SAMPLES, 5, 4).to(dtype), rows=kind, engine=AUTO)
     assert set(source.engines.values()) == {"rule"}
@@ -399,9 +394,7 @@ def test_batch_norm_in_train_mode_is_refused():
 
 @pytest.mark.parametrize("lengths", [[5, 3, 4, 2, 5, 1], [5, 5, 5, 3, 1, 2]], ids=str)
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padded_rows_have_the_gradients_of_the_sequences_alone(
-    side: str, lengths: list[int], exact_model: Callable[..., nn.Module]
-):
+def test_padded_rows_have_the_gradients_of_the_sequences_alone(side, lengths, exact_model):
     # Engines are tried on the first three sequences, without any padding in one of the cases.
     model = exact_model("llama", attn_implementation="sdpa").double()
     ids = torch.randint(1, 11, (N_SAMPLES, 5))
@@ -459,7 +452,7 @@ def test_engines_by_glob():
         ({"*": "Replay"}, "^engine: expected .*; got 'Replay'. Did you mean 'replay'?"),
     ],
 )
-def test_engines_that_are_not_there(engine: Any, message: str):
+def test_engines_that_are_not_there(engine, message):
     with pytest.raises(ValueError, match=message):
         source_of(nn.Linear(4, 3), normal(N_SAMPLES, 4), engine=engine)
 
@@ -498,14 +491,14 @@ def test_gradients_that_are_not_finite_are_refused():
 # The model as it was found
 
 
-def hooks_of(model: nn.Module) -> list[int]:
+def hooks_of(model):
     return [
         len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
         for m in model.modules()
     ]
 
 
-def snapshot(model: nn.Module) -> dict[str, Any]:
+def snapshot(model):
     return {
         "hooks": hooks_of(model),
         "flags": {name: p.requires_grad for name, p in model.named_parameters()},
@@ -518,24 +511,24 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def state(model: nn.Module) -> dict[str, Tensor]:
+def state(model):
     return copy.deepcopy(model.state_dict())
 
 
 class Fails(nn.Module):
     """Passes its input on until it is told to fail."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.failing = False
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         if self.failing:
             raise KeyError("within the model's forward")
         return inputs
 
 
-def found_model() -> nn.Module:
+def found_model():
     model = nn.Sequential(
         nn.Embedding(7, 4),
         nn.Linear(4, 4),
@@ -553,7 +546,7 @@ def found_model() -> nn.Module:
 
 
 @pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-def test_the_model_is_left_as_it_was_found(rows: str):
+def test_the_model_is_left_as_it_was_found(rows):
     model, ids = found_model(), torch.randint(0, 7, (N_SAMPLES, 5))
     before, values = snapshot(model), state(model)
     source = source_of(model, ids, rows=rows)
@@ -564,7 +557,7 @@ def test_the_model_is_left_as_it_was_found(rows: str):
 
 
 @pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-def test_the_model_is_left_as_it_was_found_after_an_error_within(rows: str):
+def test_the_model_is_left_as_it_was_found_after_an_error_within(rows):
     model, ids = found_model(), torch.randint(0, 7, (N_SAMPLES, 5))
     source = source_of(model, ids, rows=rows)
     asked = source.rows(0, source.n_rows)

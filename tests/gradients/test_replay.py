@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import GradientSource, Target
 from subscape.gradients import replay
@@ -29,11 +29,11 @@ class Case:
 class RootMeanSquare(nn.Module):
     """As transformers' norms are written."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(size))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6)
         return self.weight * (hidden * scale)
 
@@ -41,13 +41,13 @@ class RootMeanSquare(nn.Module):
 class Einsum(nn.Module):
     """Raw parameters: a kernel of three modes, a vector and a scalar."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(4, 2, 4))
         self.offset = nn.Parameter(torch.randn(4))
         self.scale = nn.Parameter(torch.tensor(1.3))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         mixed = torch.einsum("...d,dhe->...he", hidden, self.kernel).tanh().sum(-2)
         return self.scale * mixed + self.offset
 
@@ -55,11 +55,11 @@ class Einsum(nn.Module):
 class Recurrent(nn.Module):
     """h_t = tanh(A h_{t-1} + x_t), position after position."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.transition = nn.Parameter(0.5 * torch.randn(4, 4))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         state, states = torch.ones_like(hidden[:, 0]), []
         for t in range(hidden.shape[1]):
             state = torch.tanh(state @ self.transition + hidden[:, t])
@@ -70,77 +70,77 @@ class Recurrent(nn.Module):
 class Gated(nn.Module):
     """Two outputs, one keyword argument and one that is no tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(4, 4))
 
-    def forward(self, hidden: Tensor, *, gate: Tensor, power: int) -> dict[str, Tensor]:
+    def forward(self, hidden, *, gate, power):
         gated = (hidden @ self.kernel) * gate.sigmoid() ** power
         return {"value": gated, "square": gated.square()}
 
 
 class AroundGated(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.gated = Gated()
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         both = self.gated(hidden, gate=hidden.flip(1), power=2)
         return both["value"] - 0.3 * both["square"]
 
 
 class Twice(nn.Module):
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer):
         super().__init__()
         self.layer = layer
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         return self.layer(torch.tanh(self.layer(hidden)))
 
 
 class Attention(nn.Module):
     """`nn.MultiheadAttention`, whose output layer is never called."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.heads = nn.MultiheadAttention(4, 2, batch_first=True)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         mask = torch.ones(hidden.shape[1], hidden.shape[1], dtype=torch.bool).triu(1)
         return hidden + self.heads(hidden, hidden, hidden, attn_mask=mask, need_weights=False)[0]
 
 
-def ids() -> dict[str, Tensor]:
+def ids():
     return {"input_ids": torch.randint(0, 7, (N_SAMPLES, 5))}
 
 
-def tokens(*layers: nn.Module) -> tuple[nn.Module, Tensor]:
+def tokens(*layers):
     """The layers between an embedding and a head."""
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), *layers, nn.Linear(4, 7))
     return model, torch.randint(0, 7, (N_SAMPLES, 5))
 
 
-def norm() -> Case:
+def norm():
     return Case(*tokens(RootMeanSquare(4)), "2", "2")
 
 
-def einsum() -> Case:
+def einsum():
     return Case(*tokens(Einsum()), "2", "2")
 
 
-def recurrent() -> Case:
+def recurrent():
     return Case(*tokens(Recurrent()), "2", "2")
 
 
-def gated() -> Case:
+def gated():
     return Case(*tokens(AroundGated()), "2", "2.gated")
 
 
-def called_twice() -> Case:
+def called_twice():
     return Case(*tokens(Twice(RootMeanSquare(4))), "2", "2.layer")
 
 
-def attention() -> Case:
+def attention():
     return Case(*tokens(Attention()), "2", "2.heads")
 
 
@@ -149,7 +149,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def made(make: Callable[[], Case]) -> Case:
+def made(make):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         case = make()
@@ -157,13 +157,13 @@ def made(make: Callable[[], Case]) -> Case:
         return case
 
 
-def worst_row(found: Tensor, expected: Tensor) -> float:
+def worst_row(found, expected):
     """Largest relative error of a row; no row may be zero, or the comparison would be empty."""
     assert (expected.norm(dim=1) > 0).all()
     return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
 
 
-def made_source(case: Case, rows: str, engine: Any) -> GradientSource:
+def made_source(case, rows, engine):
     target = Target(case.model, case.parameters)
     # Against the uniform distribution no row is without gradient, as one is against a row like it.
     return GradientSource(
@@ -171,16 +171,16 @@ def made_source(case: Case, rows: str, engine: Any) -> GradientSource:
     )
 
 
-def whole(source: GradientSource) -> Tensor:
+def whole(source):
     return source.gradients(source.rows(0, source.n_rows)).flat
 
 
-def loop_of(source: GradientSource) -> GradientSource:
+def loop_of(source):
     options = {"divergence": "kl", "reference": source.reference, "rows": source.kind}
     return GradientSource(source.target, source.data, engine="loop", **options)
 
 
-def check(source: GradientSource) -> None:
+def check(source):
     loop = loop_of(source)
     expected = loop.gradients(loop.rows(0, loop.n_rows))
     for name, gradient in expected.dense().items():
@@ -190,7 +190,7 @@ def check(source: GradientSource) -> None:
 
 @every_kind
 @pytest.mark.parametrize("name", list(CASES))
-def test_replay_equals_the_loop(name: str, rows: str):
+def test_replay_equals_the_loop(name, rows):
     case = made(CASES[name])
     source = made_source(case, rows, REPLAYED)
     assert set(source.engines.values()) == {f"replay ({case.replayed})"}
@@ -200,17 +200,17 @@ def test_replay_equals_the_loop(name: str, rows: str):
 class Tempered(nn.Module):
     """An attention block with a raw parameter of its own, so that it can be replayed as a whole only."""
 
-    def __init__(self, block: nn.Module, size: int) -> None:
+    def __init__(self, block, size):
         super().__init__()
         self.block = block
         self.temperature = nn.Parameter(torch.randn(size))
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, hidden_states, *args, **kwargs):
         return self.block(hidden_states * self.temperature, *args, **kwargs)
 
 
 @every_kind
-def test_replay_of_a_state_space_mixer(rows: str, exact_model: Callable[..., nn.Module]):
+def test_replay_of_a_state_space_mixer(rows, exact_model):
     # The slow path: raw parameters A and D in a scan.
     mixer = "backbone.layers.0.mixer"
     names = [f"{mixer}.A_log", f"{mixer}.D"]
@@ -224,10 +224,8 @@ def test_replay_of_a_state_space_mixer(rows: str, exact_model: Callable[..., nn.
 @pytest.mark.parametrize(
     ("kind", "block"), [("gpt2", "transformer.h.1.attn"), ("llama", "model.layers.0.self_attn")]
 )
-def test_replay_of_an_attention_block_as_a_unit(
-    kind: str, block: str, rows: str, exact_model: Callable[..., nn.Module]
-):
-    def tempered() -> Case:
+def test_replay_of_an_attention_block_as_a_unit(kind, block, rows, exact_model):
+    def tempered():
         model = exact_model(kind, 7)
         parent, _, local = block.rpartition(".")
         whole = Tempered(model.get_submodule(block), 8)
@@ -256,12 +254,12 @@ def test_auto_replays_what_has_no_rule():
 
 
 @every_kind
-def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatch, rows: str):
+def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch, rows):
     source = made_source(made(einsum), rows, REPLAYED)
     at_once = whole(source)
     seen, original = [], replay.vmap
 
-    def spy(function: Any, **options: Any) -> Any:
+    def spy(function, **options):
         seen.append(options["chunk_size"])
         return original(function, **options)
 
@@ -272,7 +270,7 @@ def test_replays_in_chunks_equal_a_replay_at_once(monkeypatch: pytest.MonkeyPatc
 
 
 @every_kind
-def test_replay_of_the_head(rows: str):
+def test_replay_of_the_head(rows):
     case = made(lambda: Case(*tokens(), "2", "2"))
     source = made_source(case, rows, REPLAYED)
     assert set(source.engines.values()) == {"replay (2)"}
@@ -282,11 +280,11 @@ def test_replay_of_the_head(rows: str):
 class Mixer(nn.Module):
     """Positions look at each other where a mask lets them."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(3, 3))
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, hidden, mask):
         scores = hidden @ self.kernel @ hidden.mT
         if mask is not None:
             scores = scores.masked_fill(mask[:, None] == 0, -1e9)
@@ -296,18 +294,18 @@ class Mixer(nn.Module):
 class Masked(nn.Module):
     """Hands a mask of ones on as None, as transformers does."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.mixer = Mixer()
 
-    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, hidden, attention_mask):
         return self.mixer(hidden, None if attention_mask.all() else attention_mask).mean(1)
 
 
 @pytest.mark.parametrize(
     ("padded", "unpadded"), [([3, 4, 5], [0, 1, 2]), ([0, 1], [2, 3, 5])], ids=["later", "first"]
 )
-def test_a_mask_that_is_there_for_padded_batches_only(padded: list[int], unpadded: list[int]):
+def test_a_mask_that_is_there_for_padded_batches_only(padded, unpadded):
     # Engines are tried on the first three samples: without the mask in one case, with it in the other.
     mask = torch.ones(N_SAMPLES, 5, dtype=torch.long)
     mask[padded, 2:] = 0
@@ -322,7 +320,7 @@ def test_a_mask_that_is_there_for_padded_batches_only(padded: list[int], unpadde
 
 
 def test_a_weight_under_a_parametrization_is_replayed_with_its_module():
-    def weight_norm() -> Case:
+    def weight_norm():
         layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
         return Case(*tokens(layer), "2", "2")
 
@@ -336,11 +334,11 @@ def test_a_weight_under_a_parametrization_is_replayed_with_its_module():
 
 
 class LastState(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.recurrence = nn.LSTM(4, 3, batch_first=True)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         return self.recurrence(inputs)[0][:, -1]
 
 

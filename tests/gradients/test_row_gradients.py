@@ -2,12 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subscape.gradients import (
-    DenseGradient,
-    DenseRowGradients,
-    FactoredRowGradients,
-    RowGradients,
-)
+from subscape.gradients import DenseGradient, DenseRowGradients, FactoredRowGradients, RowGradients
 from subscape.gradients.row_gradients import times_directions
 from subscape.lowrank import initial_stack, make_layout
 
@@ -15,13 +10,13 @@ SHAPES = {"matrix": (3, 2), "vector": (4,), "scalar": (), "kernel": (2, 3, 2)}
 N_PARAMETERS = 6 + 4 + 1 + 12
 
 
-def rows(*lead: int) -> DenseRowGradients:
+def rows(*lead):
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(*lead, N_PARAMETERS, generator=generator, dtype=torch.float64)
     return DenseRowGradients(flat, SHAPES)
 
 
-def directions(*lead: int):
+def directions(*lead):
     layout = make_layout(SHAPES, 2)
     return initial_stack(layout, lead, torch.Generator().manual_seed(1), torch.zeros(()).double())
 
@@ -100,9 +95,7 @@ def test_rows_are_taken_after_the_replica_axis():
     subnetworks=st.integers(1, 4),
     p=st.integers(1, 5),
 )
-def test_times_directions_is_one_product_per_replica(
-    n: int, replicas: int, subnetworks: int, p: int
-):
+def test_times_directions_is_one_product_per_replica(n, replicas, subnetworks, p):
     generator = torch.Generator().manual_seed(n + 7 * p)
     flat = torch.randn(n, p, generator=generator, dtype=torch.float64)
     v = torch.randn(replicas, subnetworks, p, generator=generator, dtype=torch.float64)

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from subscape import GradientSource, Target
-from subscape.gradients import DenseGradient, OuterGradient, TensorGradient, register_rule
+from subscape.gradients import DenseGradient, OuterGradient, register_rule
 from subscape.gradients.rules import (
     batch_norm,
     convolution,
@@ -30,24 +29,24 @@ Drawn = tuple[nn.Module, Tensor]
 class Read(nn.Module):
     """A layer, a nonlinearity, and a readout that is not decomposed."""
 
-    def __init__(self, layer: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, layer, inputs):
         super().__init__()
         self.layer = layer
         with torch.no_grad():
             n_features = layer(inputs[:1]).numel()
         self.readout = nn.Linear(n_features, 3).double()
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         return self.readout(torch.tanh(self.layer(inputs)).flatten(1))
 
 
-def worst(found: Tensor, expected: Tensor) -> float:
+def worst(found, expected):
     """Largest error of a row, relative to the largest row; absolute where all rows are zero."""
     scale = float(expected.norm(dim=1).max())
     return float((found - expected).norm(dim=1).max()) / (scale or 1.0)
 
 
-def error_of_rule(drawn: Drawn, dtype: torch.dtype) -> float:
+def error_of_rule(drawn, dtype):
     layer, inputs = drawn
     model = Read(layer, inputs).to(dtype)
     target = Target(model, "layer")
@@ -58,7 +57,7 @@ def error_of_rule(drawn: Drawn, dtype: torch.dtype) -> float:
     return error_of(source)
 
 
-def error_of(source: GradientSource) -> float:
+def error_of(source):
     """Largest error of its rows against the loop's."""
     loop = GradientSource(source.target, source.data, engine="loop", reference=source.reference)
     found, expected = (s.gradients(s.rows(0, len(s))).flat for s in (source, loop))
@@ -68,11 +67,11 @@ def error_of(source: GradientSource) -> float:
 # Layers of every kind, by shape
 
 
-def normal(*shape: int) -> Tensor:
+def normal(*shape):
     return torch.randn(N_SAMPLES, *shape, dtype=torch.float64)
 
 
-def affine(norm: nn.Module) -> nn.Module:
+def affine(norm):
     """Scale and shift that are not 1 and 0."""
     for values in norm.parameters():
         nn.init.normal_(values)
@@ -84,7 +83,7 @@ seed = st.integers(0, 2**20)
 
 
 @st.composite
-def linears(draw: Any) -> Drawn:
+def linears(draw):
     positions = draw(st.lists(size, max_size=2))
     d_in, d_out = draw(size), draw(size)
     torch.manual_seed(draw(seed))
@@ -93,7 +92,7 @@ def linears(draw: Any) -> Drawn:
 
 
 @st.composite
-def transposed_linears(draw: Any) -> Drawn:
+def transposed_linears(draw):
     positions = draw(st.lists(size, max_size=2))
     d_in, d_out = draw(size), draw(size)
     torch.manual_seed(draw(seed))
@@ -103,7 +102,7 @@ def transposed_linears(draw: Any) -> Drawn:
 
 
 @st.composite
-def convolutions(draw: Any) -> Drawn:
+def convolutions(draw):
     n_axes = draw(st.integers(1, 3))
     kernel = draw(st.lists(st.integers(1, 3), min_size=n_axes, max_size=n_axes))
     groups = draw(st.integers(1, 3))
@@ -134,7 +133,7 @@ def convolutions(draw: Any) -> Drawn:
 
 
 @st.composite
-def embeddings(draw: Any) -> Drawn:
+def embeddings(draw):
     n_tokens = draw(size)
     positions = draw(st.lists(size, max_size=2))
     padding = draw(st.none() | st.integers(-n_tokens, n_tokens - 1))
@@ -144,7 +143,7 @@ def embeddings(draw: Any) -> Drawn:
 
 
 @st.composite
-def layer_norms(draw: Any) -> Drawn:
+def layer_norms(draw):
     positions = draw(st.lists(size, max_size=2))
     normalized = draw(st.lists(st.integers(2, 4), min_size=1, max_size=2))
     torch.manual_seed(draw(seed))
@@ -155,7 +154,7 @@ def layer_norms(draw: Any) -> Drawn:
 
 
 @st.composite
-def rms_norms(draw: Any) -> Drawn:
+def rms_norms(draw):
     positions = draw(st.lists(size, max_size=2))
     normalized = draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
     torch.manual_seed(draw(seed))
@@ -164,7 +163,7 @@ def rms_norms(draw: Any) -> Drawn:
 
 
 @st.composite
-def group_norms(draw: Any) -> Drawn:
+def group_norms(draw):
     groups, per_group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     extent = draw(st.lists(st.integers(2, 3), min_size=1, max_size=2))
     torch.manual_seed(draw(seed))
@@ -173,7 +172,7 @@ def group_norms(draw: Any) -> Drawn:
 
 
 @st.composite
-def batch_norms(draw: Any) -> Drawn:
+def batch_norms(draw):
     n_channels, n_axes = draw(size), draw(st.integers(0, 3))
     kind = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[n_axes]
     torch.manual_seed(draw(seed))
@@ -202,7 +201,7 @@ KINDS: dict[str, Callable[[], st.SearchStrategy[Drawn]]] = {
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_rule_equals_the_loop(kind: str, dtype: torch.dtype):
+def test_rule_equals_the_loop(kind, dtype):
     if kind == "transposed_linears":
         pytest.importorskip("transformers")
 
@@ -211,7 +210,7 @@ def test_rule_equals_the_loop(kind: str, dtype: torch.dtype):
 
     @settings(max_examples=n_examples if dtype == torch.float64 else 5)
     @given(KINDS[kind]())
-    def check(drawn: Drawn):
+    def check(drawn):
         assert error_of_rule(drawn, dtype) <= BOUND[dtype]
 
     with torch.random.fork_rng():
@@ -219,7 +218,7 @@ def test_rule_equals_the_loop(kind: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("place", [0, 2], ids=["first layer", "behind another"])
-def test_rules_of_layers_behind_each_other(place: int):
+def test_rules_of_layers_behind_each_other(place):
     # What reaches the first layer has gone through the second one.
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -300,28 +299,28 @@ def test_a_convolution_with_few_places_keeps_its_factors():
 class Scale(nn.Module):
     """A user's own module, y = s x."""
 
-    def __init__(self, factor: float = 1.0) -> None:
+    def __init__(self, factor=1.0):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor([2.0, -3.0, 0.5], dtype=torch.float64))
         self.factor = factor
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs):
         return inputs * self.scale
 
 
-def rule_of_scale(module: Scale, inputs: Tensor, e: Tensor) -> dict[str, TensorGradient]:
+def rule_of_scale(module, inputs, e):
     return {"scale": DenseGradient(module.factor * inputs * e)}
 
 
 @pytest.fixture
-def rules(monkeypatch: pytest.MonkeyPatch) -> None:
+def rules(monkeypatch):
     """What a test registers is gone after it."""
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
 
 @pytest.mark.usefixtures("rules")
 @pytest.mark.parametrize("kind", [Scale, f"{__name__}.Scale"], ids=["type", "name"])
-def test_a_rule_of_ones_own(kind: Any):
+def test_a_rule_of_ones_own(kind):
     assert rule_of(Scale()) is None
     assert register_rule(kind)(rule_of_scale) is rule_of_scale
     assert rule_of(Scale()) is rule_of_scale
@@ -343,14 +342,14 @@ def test_a_wrong_rule_is_found_out():
 class SameForward(nn.Linear):
     """Adds nothing to the forward pass."""
 
-    def describe(self) -> str:
+    def describe(self):
         return "linear"
 
 
 class OtherForward(nn.Linear):
     """Twice what the rule is about."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input):
         return 2 * super().forward(input)
 
 
@@ -366,7 +365,7 @@ def test_a_rule_holds_for_subclasses_that_keep_their_forward():
 
 
 @pytest.mark.parametrize("option", [{"scale_grad_by_freq": True}, {"max_norm": 0.5}], ids=str)
-def test_the_rule_of_embeddings_does_not_hold_for_every_option(option: dict[str, Any]):
+def test_the_rule_of_embeddings_does_not_hold_for_every_option(option):
     assert rule_of(nn.Embedding(7, 3)) is embedding
     assert rule_of(nn.Embedding(7, 3, **option)) is None
 

@@ -6,14 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from subscape.gradients import (
-    DenseGradient,
-    IndexedGradient,
-    OuterGradient,
-    TensorGradient,
-)
+from subscape.gradients import DenseGradient, IndexedGradient, OuterGradient, TensorGradient
 from subscape.gradients import tensor_gradients as module
 from subscape.gradients.tensor_gradients import (
     DENSE_BUDGET,
@@ -22,7 +16,7 @@ from subscape.gradients.tensor_gradients import (
     merged,
     through_factors,
 )
-from subscape.lowrank import Stack, TensorLayout, initial_stack, make_layout
+from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.rows import generator_of
 
 SHAPES = [(4, 5), (1, 3), (3, 1), (4, 3, 2), (3, 2, 2, 2)]
@@ -30,7 +24,7 @@ FORMS = ["outer", "indexed", "tied", "dense"]
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}
 
 
-def normal(*shape: int) -> Tensor:
+def normal(*shape):
     return torch.randn(shape, dtype=torch.float64)
 
 
@@ -41,25 +35,23 @@ def own_randomness():
         yield
 
 
-def dead(values: Tensor, share: float) -> Tensor:
+def dead(values, share):
     """Some of the terms [row, term, size] set to zero, as padded or future tokens are."""
     return values * (torch.rand(*values.shape[:2], 1) >= share)
 
 
-def outer(n_rows: int, n_terms: int, shape: tuple[int, ...], share: float = 0.0) -> OuterGradient:
+def outer(n_rows, n_terms, shape, share=0.0):
     rest = math.prod(shape[1:])
     left = dead(normal(n_rows, n_terms, shape[0]), share)
     return OuterGradient(left, dead(normal(n_rows, n_terms, rest), share / 2), shape)
 
 
-def indexed(
-    n_rows: int, n_terms: int, shape: tuple[int, ...], share: float = 0.0
-) -> IndexedGradient:
+def indexed(n_rows, n_terms, shape, share=0.0):
     index = torch.randint(0, shape[0], (n_rows, n_terms))
     return IndexedGradient(index, dead(normal(n_rows, n_terms, math.prod(shape[1:])), share), shape)
 
 
-def dense_of(gradient: TensorGradient) -> Tensor:
+def dense_of(gradient):
     """Σ_t left_t ⊗ right_t written out term by term."""
     if isinstance(gradient, DenseGradient):
         return gradient.values
@@ -92,7 +84,7 @@ class Drawn:
     n_directions: int
     seed: int
 
-    def gradient(self) -> TensorGradient:
+    def gradient(self):
         torch.manual_seed(self.seed)
         if self.form == "dense":
             return DenseGradient(normal(self.n_rows, *self.shape))
@@ -101,13 +93,13 @@ class Drawn:
         both = {"outer": product, "indexed": lookup}
         return both.get(self.form) or TiedGradient(product, lookup)
 
-    def directions(self) -> Stack:
+    def directions(self):
         layout = make_layout({"w": self.shape}, self.rank, self.direction_form)
         return initial_stack(layout, (self.n_directions,), generator_of(self.seed), normal())
 
 
 @st.composite
-def cases(draw: Any) -> Drawn:
+def cases(draw):
     shape = draw(st.sampled_from(SHAPES))
     # One rank for all modes, or one for each, so that some are whole and the first among them.
     ranks = st.integers(1, max(shape)) | st.tuples(*(st.integers(1, d) for d in shape))
@@ -125,15 +117,15 @@ def cases(draw: Any) -> Drawn:
     )
 
 
-def inner(gradient: TensorGradient, stack: Stack) -> Tensor:
+def inner(gradient, stack):
     return gradient.inner(stack.layout.tensors[0], stack.pieces()["w"])
 
 
 @pytest.fixture(params=[True, False], ids=["through factors", "through dense gradients"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def way(request, monkeypatch):
     """Forces one of the two ways of contraction, where there are two."""
 
-    def forced(tensor: TensorLayout, *sizes: int) -> bool:
+    def forced(tensor, *sizes):
         return request.param and module.pair_rank(tensor) is not None
 
     monkeypatch.setattr(module, "through_factors", forced)
@@ -147,7 +139,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
 def test_inner_products_are_those_of_dense_gradients():
     @settings(max_examples=150)
     @given(cases())
-    def check(drawn: Drawn):
+    def check(drawn):
         gradient, stack = drawn.gradient(), drawn.directions()
         expected = dense_of(gradient).flatten(1) @ stack.flat().mT
         torch.testing.assert_close(inner(gradient, stack), expected, **CLOSE)
@@ -159,7 +151,7 @@ def test_inner_products_are_those_of_dense_gradients():
 def test_slopes_in_the_directions_are_those_through_dense_gradients():
     @settings(max_examples=60)
     @given(cases())
-    def check(drawn: Drawn):
+    def check(drawn):
         gradient, stack = drawn.gradient(), drawn.directions()
         weights = stack.weights.requires_grad_(True)
         products = inner(gradient, Stack(stack.layout, weights))
@@ -174,7 +166,7 @@ def test_slopes_in_the_directions_are_those_through_dense_gradients():
 
 @settings(max_examples=150)
 @given(cases())
-def test_norms_and_products_are_those_of_dense_gradients(drawn: Drawn):
+def test_norms_and_products_are_those_of_dense_gradients(drawn):
     gradient = drawn.gradient()
     dense = dense_of(gradient)
     flat = dense.flatten(1)
@@ -193,7 +185,7 @@ def test_norms_and_products_are_those_of_dense_gradients(drawn: Drawn):
 
 @settings(max_examples=100)
 @given(drawn=cases(), n=st.integers(1, 3))
-def test_combinations_are_those_of_dense_gradients(drawn: Drawn, n: int):
+def test_combinations_are_those_of_dense_gradients(drawn, n):
     gradient = drawn.gradient()
     weights = normal(n, gradient.n_rows)
     expected = torch.tensordot(weights, dense_of(gradient), dims=1)
@@ -202,13 +194,13 @@ def test_combinations_are_those_of_dense_gradients(drawn: Drawn, n: int):
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_sum_is_finite_unless_a_number_is_not(form: str, bad: float):
+def test_the_sum_is_finite_unless_a_number_is_not(form, bad):
     values = torch.ones(2, 3, 4).double()
     broken = values.clone()
     broken[1, 2, 0] = bad
     index = torch.zeros(2, 3, dtype=torch.long)
 
-    def made(left: Tensor, right: Tensor) -> TensorGradient:
+    def made(left, right):
         if form == "dense":
             return DenseGradient(right)
         if form == "indexed":
@@ -230,7 +222,7 @@ def test_the_sum_is_finite_unless_a_number_is_not(form: str, bad: float):
 
 
 @pytest.mark.parametrize("shape", [(), (5,)], ids=str)
-def test_vectors_and_scalars(shape: tuple[int, ...]):
+def test_vectors_and_scalars(shape):
     gradient = DenseGradient(normal(3, *shape))
     stack = initial_stack(make_layout({"w": shape}, 2), (4,), generator_of(0), normal())
     flat = gradient.values.reshape(3, -1)
@@ -320,7 +312,7 @@ def test_few_zero_terms_are_kept():
     shape=st.sampled_from(SHAPES),
     n_rows=st.integers(1, 3),
 )
-def test_merged_is_the_sum(forms: list[str], shape: tuple[int, ...], n_rows: int):
+def test_merged_is_the_sum(forms, shape, n_rows):
     made = {
         "outer": lambda n: outer(n_rows, n, shape, 0.3),
         "indexed": lambda n: indexed(n_rows, n, shape, 0.3),
@@ -348,7 +340,7 @@ def test_merged_takes_the_thinnest_form():
 # Which way
 
 
-def layout(shape: tuple[int, ...], rank: int) -> TensorLayout:
+def layout(shape, rank):
     return make_layout({"w": shape}, rank).tensors[0]
 
 
@@ -376,15 +368,15 @@ def test_dense_gradients_beyond_the_budget_are_never_made():
 @pytest.mark.parametrize(
     ("shape", "rank"), [((5,), 2), ((), 1), ((64, 64), 64), ((1024, 2), 2)], ids=str
 )
-def test_what_has_no_thin_factors_goes_through_dense_gradients(shape: tuple[int, ...], rank: int):
+def test_what_has_no_thin_factors_goes_through_dense_gradients(shape, rank):
     assert not through_factors(layout(shape, rank), 10, 1, 1, 4)
 
 
 @pytest.mark.parametrize("taken", [True, False])
-def test_the_way_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, taken: bool):
+def test_the_way_that_is_asked_for_is_taken(monkeypatch, taken):
     seen = []
 
-    def spy(*sizes: Any) -> bool:
+    def spy(*sizes):
         seen.append(sizes[1:])
         return taken
 
@@ -401,7 +393,7 @@ def test_the_way_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, tak
 
 
 @pytest.mark.parametrize("fitting", [1, 3, 100])
-def test_products_through_dense_gradients_of_a_few_rows_at_a_time(monkeypatch, fitting: int):
+def test_products_through_dense_gradients_of_a_few_rows_at_a_time(monkeypatch, fitting):
     """Fifty terms a row: dense rows of 2 · 3 numbers are the cheaper way, and only some fit."""
     monkeypatch.setattr(module, "DENSE_BUDGET", fitting * 6 * 4)
     one, other = (

@@ -1,14 +1,12 @@
 """From row gradients to codes and the parts of the loss."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import GradientSource, Target
 from subscape.gradients import DenseRowGradients
-from subscape.gradients.row_gradients import FactoredRowGradients, RowGradients
+from subscape.gradients.row_gradients import FactoredRowGradients
 from subscape.lowrank import Stack, make_layout
 from subscape.lowrank.stack import unit
 from subscape.subnetworks import dense_error
@@ -19,27 +17,25 @@ SHAPES = {"w": (4, 3), "b": (3,)}
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
-def draw(*shape: int, seed: int = 3) -> Tensor:
+def draw(*shape, seed=3):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def dictionary(
-    *lead: int, l0: float = 1.0, kind: str = "batch-top-k", shapes: Any = None, form: str = "tucker"
-) -> Dictionary:
+def dictionary(*lead, l0=1.0, kind="batch-top-k", shapes=None, form="tucker"):
     layout = make_layout(shapes or SHAPES, 2, form)
     encoder, decoder = (unit(Stack(layout, draw(*lead, layout.size, seed=s))) for s in (1, 2))
     return Dictionary(encoder, decoder, SELECTIONS[kind](l0, torch.Size(lead), decoder.weights))
 
 
-def of_vectors(encoder: Tensor, decoder: Tensor, l0: float) -> Dictionary:
+def of_vectors(encoder, decoder, l0):
     """Directions of one whole vector: what is in them is what is in the weights."""
     layout = make_layout({"v": (encoder.shape[-1],)}, 1)
     selection = BatchTopK(l0, encoder.shape[:-1], encoder)
     return Dictionary(Stack(layout, encoder), Stack(layout, decoder), selection)
 
 
-def rows(*values: list[float]) -> DenseRowGradients:
+def rows(*values):
     flat = torch.tensor(values)
     return DenseRowGradients(flat, {"v": (flat.shape[1],)})
 
@@ -87,7 +83,7 @@ def test_everything_active_with_a_complete_orthonormal_stack_is_exact():
 # Against the definition
 
 
-def factored(lead: tuple[int, ...]) -> RowGradients:
+def factored(lead):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
@@ -107,7 +103,7 @@ KINDS = {
 @pytest.mark.parametrize("form", ["tucker", "cp"])
 @pytest.mark.parametrize("kind", list(SELECTIONS))
 @pytest.mark.parametrize("of", list(KINDS))
-def test_the_forward_pass_is_the_definition(of: str, kind: str, form: str):
+def test_the_forward_pass_is_the_definition(of, kind, form):
     lead = (2, 5) if of == "factored" else (2, 3, 5)
     gradients = KINDS[of](lead)
     shapes = (
@@ -153,7 +149,7 @@ def test_the_penalty_is_a_part_of_the_loss():
 
 
 @pytest.mark.parametrize("kind", list(SELECTIONS))
-def test_permuting_rows_changes_nothing(kind: str):
+def test_permuting_rows_changes_nothing(kind):
     made = dictionary(5, kind=kind)
     gradients = DenseRowGradients(draw(6, 15), SHAPES)
     order = torch.tensor([5, 2, 0, 1, 4, 3])
@@ -177,7 +173,7 @@ def test_alone_every_row_is_selected_by_itself():
 
 
 @pytest.mark.parametrize("kind", list(SELECTIONS))
-def test_sources_and_replicas_do_not_see_each_other(kind: str):
+def test_sources_and_replicas_do_not_see_each_other(kind):
     made = dictionary(2, 3, 5, kind=kind)
     flat = draw(2, 12, 15)
     together = made(DenseRowGradients(flat, SHAPES))
@@ -197,7 +193,7 @@ def test_sources_and_replicas_do_not_see_each_other(kind: str):
 
 
 @pytest.mark.parametrize("kind", list(SELECTIONS))
-def test_one_replica_is_a_frozen_copy(kind: str):
+def test_one_replica_is_a_frozen_copy(kind):
     made = dictionary(2, 5, kind=kind)
     one = made.select(1)
     assert not any(p.requires_grad for p in one.parameters())
@@ -223,7 +219,7 @@ def test_normalising_makes_decoder_rows_unit_and_nothing_else():
 
 
 @pytest.mark.parametrize("kind", list(SELECTIONS))
-def test_its_state_is_all_of_it(kind: str):
+def test_its_state_is_all_of_it(kind):
     one, other = dictionary(2, 5, kind=kind), dictionary(2, 5, kind=kind)
     gradients = DenseRowGradients(draw(12, 15), SHAPES)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from subscape.subnetworks.editing import Edit, displacement
 class Model(nn.Module):
     """A matrix, a kernel, a vector, a scalar, and a matrix that is not decomposed."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.linear = nn.Linear(4, 3)
         self.kernel = nn.Parameter(torch.randn(3, 2, 2))
@@ -25,7 +25,7 @@ class Model(nn.Module):
 
 
 class Tied(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
         self.second.weight = self.first.weight
@@ -36,7 +36,7 @@ class Tied(nn.Module):
 
 @pytest.fixture(scope="session")
 def make(untrained):
-    def make(model: nn.Module | None = None, dtype=torch.float64, parameters=("!rest",)):
+    def make(model=None, dtype=torch.float64, parameters=("!rest",)):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = (model or Model()).to(dtype)
@@ -45,7 +45,7 @@ def make(untrained):
     return make
 
 
-def bits(model: nn.Module) -> dict[str, bytes]:
+def bits(model):
     return {
         name: p.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         for name, p in model.named_parameters(remove_duplicate=False)
@@ -141,7 +141,7 @@ def test_nothing_else_of_the_model_changes(make):
         ("re:s.*", {"scale"}),
     ],
 )
-def test_restriction_to_some_tensors(make, tensors, moved: set[str]):
+def test_restriction_to_some_tensors(make, tensors, moved):
     model, made = make()
     old = copy.deepcopy(model.state_dict())
     with made.edit(model, {2: 0.7}, tensors=tensors):
@@ -154,10 +154,9 @@ def test_restriction_to_some_tensors(make, tensors, moved: set[str]):
 
 
 @hypothesis.given(
-    st.dictionaries(st.integers(0, 4), st.floats(-3, 3), max_size=5),
-    st.floats(-2, 2),
+    st.dictionaries(st.integers(0, 4), st.floats(-3, 3), max_size=5), st.floats(-2, 2)
 )
-def test_deltas_add_up(make, deltas: dict[int, float], factor: float):
+def test_deltas_add_up(make, deltas, factor):
     _, made = make()
     found = displacement(made.decoder, deltas)
     v = made.decoder.dense()

@@ -8,14 +8,12 @@ from subscape.subnetworks.evaluation import calibrate, evaluate
 from subscape.subnetworks.selection import BatchTopK
 
 
-def axes(n: int, *lead: int) -> Stack:
+def axes(n, *lead):
     weights = torch.eye(n, dtype=torch.float64).expand(*lead, n, n)
     return Stack(make_layout({"w": (n,)}, 1), weights)
 
 
-def dictionary(
-    l0: float, encoder: Stack | None = None, decoder: Stack | None = None, cut: float | None = None
-) -> Dictionary:
+def dictionary(l0, encoder=None, decoder=None, cut=None):
     encoder = encoder or axes(2)
     selection = BatchTopK(l0, encoder.weights.shape[:-1], encoder.weights)
     if cut is not None:
@@ -97,7 +95,7 @@ def test_replicas_keep_their_axis(source_of):
 
 
 @pytest.mark.parametrize("batch_size", [2, 4])
-def test_the_threshold_keeps_the_share_over_all_batches_together(source_of, batch_size: int):
+def test_the_threshold_keeps_the_share_over_all_batches_together(source_of, batch_size):
     # 8 pairs of sizes 3 2 2 2 1 0 0 0, whatever batches they come in.
     for l0, cut in ((1.0, 2.0), (0.5, 2.0), (0.25, 3.0), (1.25, 1.0)):
         made = dictionary(l0)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 DELTAS = {1: 1.5, 3: -0.8}
 
 
-def llama() -> nn.Module:
+def llama():
     config = transformers.LlamaConfig(
         vocab_size=11,
         hidden_size=8,
@@ -34,7 +34,7 @@ def llama() -> nn.Module:
     return transformers.LlamaForCausalLM(config)
 
 
-def gpt2() -> nn.Module:
+def gpt2():
     config = transformers.GPT2Config(
         vocab_size=11,
         n_positions=8,
@@ -51,7 +51,7 @@ def gpt2() -> nn.Module:
 class Nested(nn.Module):
     """Layers of which some names end like others, and one weight in two layers."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.a = nn.Linear(4, 4)
         self.block = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
@@ -91,7 +91,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_plain_peft_loads_the_edit(make, case: str, tmp_path):
+def test_plain_peft_loads_the_edit(make, case, tmp_path):
     model, made, ids = make(*CASES[case])
     with made.edit(model, DELTAS):
         expected = logits(model, ids)
@@ -174,7 +174,7 @@ def test_what_is_no_linear_layers_weight_is_refused_by_name(
 
 def test_two_kinds_of_layers_are_refused(make, tmp_path):
     class Both(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.a = nn.Linear(4, 4)
             self.b = transformers.pytorch_utils.Conv1D(4, 4)
@@ -196,7 +196,7 @@ def test_a_folder_in_use_is_kept(make, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "run.toml"])
-def test_what_others_put_there_is_kept(make, tmp_path, name: str):
+def test_what_others_put_there_is_kept(make, tmp_path, name):
     model, made, _ = make(Nested, ["a.weight"])
     made.save_lora(tmp_path / "l", model, DELTAS)
     (tmp_path / "l" / name).write_text("mine")

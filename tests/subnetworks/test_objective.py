@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import Tensor
 
 from subscape.gradients import DenseRowGradients
 from subscape.lowrank import Stack, make_layout
@@ -11,12 +10,12 @@ SHAPES = {"w": (4, 3), "b": (3,)}
 LAYOUT = make_layout(SHAPES, 2)
 
 
-def draw(*shape: int, seed: int) -> Tensor:
+def draw(*shape, seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def stacks(*lead: int) -> tuple[Stack, Stack]:
+def stacks(*lead):
     encoder = unit(Stack(LAYOUT, draw(*lead, LAYOUT.size, seed=1)))
     decoder = unit(Stack(LAYOUT, draw(*lead, LAYOUT.size, seed=2)))
     return encoder, decoder
@@ -24,7 +23,7 @@ def stacks(*lead: int) -> tuple[Stack, Stack]:
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared rows", "rows of their own"])
 @pytest.mark.parametrize("lead", [(), (3,)], ids=["one", "replicas"])
-def test_projected_error_equals_dense_error(lead: tuple[int, ...], shared: bool):
+def test_projected_error_equals_dense_error(lead, shared):
     encoder, decoder = stacks(*lead, 5)
     flat = draw(*(() if shared else lead), 6, 15, seed=3)
     gradients = DenseRowGradients(flat, SHAPES)
@@ -49,7 +48,7 @@ def test_projected_error_holds_near_zero_in_float64():
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
-def test_both_forms_have_the_same_gradients(form: str):
+def test_both_forms_have_the_same_gradients(form):
     layout = make_layout(SHAPES, 2, form)
     gradients = DenseRowGradients(draw(6, 15, seed=3), SHAPES)
     mask = draw(3, 6, 5, seed=4) > 0

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from subscape.subnetworks.selection import (
     SELECTIONS,
@@ -20,11 +19,11 @@ from subscape.subnetworks.selection import (
 DOUBLE = torch.zeros(()).double()
 
 
-def top_k(l0: float, *lead: int) -> BatchTopK:
+def top_k(l0, *lead):
     return BatchTopK(l0, torch.Size(lead), DOUBLE)
 
 
-def jump(l0: float, *thresholds: float) -> JumpReLU:
+def jump(l0, *thresholds):
     made = JumpReLU(l0, torch.Size([len(thresholds)]), DOUBLE)
     with torch.no_grad():
         made.log_threshold.copy_(torch.tensor(thresholds).double().log())
@@ -43,14 +42,14 @@ def test_selections_are_found_by_name():
 
 @pytest.mark.parametrize("kind", list(SELECTIONS))
 @pytest.mark.parametrize("l0", [0.0, -0.1, 3.1, math.nan, math.inf])
-def test_numbers_of_active_subnetworks_that_are_none(kind: str, l0: float):
+def test_numbers_of_active_subnetworks_that_are_none(kind, l0):
     with pytest.raises(ValueError, match=r"l0: expected a number .* in \(0, 3\]"):
         SELECTIONS[kind](l0, torch.Size([3]), DOUBLE)
     SELECTIONS[kind](3.0, torch.Size([3]), DOUBLE)
 
 
 @pytest.mark.parametrize("kind", list(SELECTIONS))
-def test_a_replica_is_taken_out_with_its_state(kind: str):
+def test_a_replica_is_taken_out_with_its_state(kind):
     coefficients = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)).double()
     three = SELECTIONS[kind](1.5, torch.Size([3, 4]), DOUBLE)
     three(coefficients)
@@ -66,7 +65,7 @@ def test_a_replica_is_taken_out_with_its_state(kind: str):
 
 
 @pytest.mark.parametrize("kind", list(SELECTIONS))
-def test_alone_no_row_influences_another(kind: str):
+def test_alone_no_row_influences_another(kind):
     coefficients = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).double()
     made = SELECTIONS[kind](1.0, torch.Size([4]), DOUBLE)
     made(coefficients)
@@ -106,9 +105,7 @@ def test_every_replica_has_its_own_cut_and_its_own_ties():
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
     seed=st.integers(0, 1000),
 )
-def test_the_mask_is_that_of_a_stable_sort(
-    sizes: tuple[int, int, int], keep: int, levels: int, dtype: torch.dtype, seed: int
-):
+def test_the_mask_is_that_of_a_stable_sort(sizes, keep, levels, dtype, seed):
     # Few levels make many ties.
     generator = torch.Generator().manual_seed(seed)
     coefficients = torch.randint(-levels, levels + 1, sizes, generator=generator).to(dtype)
@@ -140,7 +137,7 @@ def test_permuting_rows_permutes_the_mask():
         (7.0, 2, 14),  # all
     ],
 )
-def test_the_number_active_is_exact(l0: float, n_rows: int, expected: int):
+def test_the_number_active_is_exact(l0, n_rows, expected):
     coefficients = torch.randn(2, n_rows, 7, generator=torch.Generator().manual_seed(0)).double()
     codes = top_k(l0, 2, 7)(coefficients)
     assert (codes != 0).sum((1, 2)).tolist() == [expected, expected]
@@ -183,7 +180,7 @@ def test_coefficients_pass_from_the_threshold_of_their_subnetwork_on():
     torch.testing.assert_close(made.threshold, torch.tensor([1.0, 4.0]).double())
 
 
-def near(factor: float) -> Tensor:
+def near(factor):
     """Two subnetworks with thresholds 1 and 4; the kernel is half a unit of ln|c| wide."""
     return torch.tensor([[factor, -4 * factor], [10.0, 0.1]]).double()
 
@@ -203,7 +200,7 @@ def test_gradients_pass_straight_through_by_hand():
 @pytest.mark.parametrize(
     ("factor", "felt"), [(0.78, True), (1.28, True), (0.77, False), (1.29, False)]
 )
-def test_thresholds_learn_from_what_is_near_them(factor: float, felt: bool):
+def test_thresholds_learn_from_what_is_near_them(factor, felt):
     # e^±0.25 = 0.779, 1.284.
     made = jump(1.0, 1.0, 4.0)
     made(near(factor)).sum().backward()
@@ -274,21 +271,19 @@ class TopOfRow(Selection):
 
     kind = "top-of-row"
 
-    def __init__(self, l0: float, lead: torch.Size, like: Tensor) -> None:
+    def __init__(self, l0, lead, like):
         super().__init__(l0, lead, like)
         self.register_buffer("threshold", like.new_zeros(lead[:-1]))
 
-    def forward(self, coefficients: Tensor) -> Tensor:
+    def forward(self, coefficients):
         size = coefficients.detach().abs()
         return coefficients * (size == size.amax(-1, keepdim=True))
 
-    def alone(self, coefficients: Tensor) -> Tensor:
+    def alone(self, coefficients):
         return self(coefficients) != 0
 
 
-def test_a_selection_of_ones_own_is_trained_saved_and_loaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path
-):
+def test_a_selection_of_ones_own_is_trained_saved_and_loaded(monkeypatch, tmp_path):
     from subscape import Decomposition, decompose
 
     monkeypatch.setitem(SELECTIONS, TopOfRow.kind, TopOfRow)

@@ -20,7 +20,7 @@ COUNTS = [
 
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [0, -3])
-def test_counts_are_at_least_one(name: str, value: int):
+def test_counts_are_at_least_one(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected a whole number of at least 1; got"):
         TrainingConfig(**{name: value})
 
@@ -33,14 +33,14 @@ def test_resampling_may_be_off_but_not_negative():
 
 @pytest.mark.parametrize("name", ["learning_rate", "decay", "memory_gib"])
 @pytest.mark.parametrize("value", [0.0, -0.1, float("nan")])
-def test_rates_are_positive(name: str, value: float):
+def test_rates_are_positive(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected a positive number"):
         TrainingConfig(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["dense_warmup", "resample_until"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_shares_lie_between_0_and_1(name: str, value: float):
+def test_shares_lie_between_0_and_1(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected a share of the steps"):
         TrainingConfig(**{name: value})
 
@@ -54,7 +54,7 @@ def test_l0_and_active_fraction_say_the_same():
 
 
 @pytest.mark.parametrize("l0", [0.0, -1.0, 8.1, float("nan"), float("inf")])
-def test_l0_is_at_most_the_number_of_subnetworks(l0: float):
+def test_l0_is_at_most_the_number_of_subnetworks(l0):
     with pytest.raises(ValueError, match=r"l0: expected a number of .* in \(0, 8\]"):
         TrainingConfig(n_subnetworks=8, l0=l0)
     assert TrainingConfig(n_subnetworks=8, l0=8.0).n_active == 8.0

@@ -13,16 +13,10 @@ from subscape.training.estimate import GIB, Estimate, estimate
 
 TINY = 1e-9
 """GiB: about one byte."""
-CONFIG = TrainingConfig(
-    n_subnetworks=4,
-    rank=2,
-    l0=1.0,
-    batch_size=48,
-    n_restarts=2,
-)
+CONFIG = TrainingConfig(n_subnetworks=4, rank=2, l0=1.0, batch_size=48, n_restarts=2)
 
 
-def gib_for(source: GradientSource, n_rows: int) -> float:
+def gib_for(source, n_rows):
     """The memory at which that many rows fit."""
     found = estimate(source, CONFIG)
     return (found.directions + found.per_row * (n_rows + 0.5)) / GIB
@@ -35,7 +29,7 @@ every_kind = pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"
 
 
 @every_kind
-def test_the_batch_is_made_at_once_where_memory_is_ample(words, rows: str):
+def test_the_batch_is_made_at_once_where_memory_is_ample(words, rows):
     found = estimate(words(rows), CONFIG)
     assert found.micro_batch_size == found.batch_size == 48
     assert found.n_micro_batches == 1
@@ -44,7 +38,7 @@ def test_the_batch_is_made_at_once_where_memory_is_ample(words, rows: str):
 
 @every_kind
 @pytest.mark.parametrize(("n", "n_parts"), [(25, 2), (24, 2), (47, 2)])
-def test_as_many_rows_are_made_at_once_as_fit(words, rows: str, n: int, n_parts: int):
+def test_as_many_rows_are_made_at_once_as_fit(words, rows, n, n_parts):
     source = words(rows)
     found = estimate(source, replace(CONFIG, memory_gib=gib_for(source, n)))
     assert found.micro_batch_size == found.rows_within == n
@@ -54,7 +48,7 @@ def test_as_many_rows_are_made_at_once_as_fit(words, rows: str, n: int, n_parts:
 
 
 @pytest.mark.parametrize(("rows", "least"), [("sample", 8), ("sampled-token", 8), ("token", 24)])
-def test_a_group_is_never_cut_however_little_memory_there_is(words, rows: str, least: int):
+def test_a_group_is_never_cut_however_little_memory_there_is(words, rows, least):
     found = estimate(words(rows), replace(CONFIG, memory_gib=TINY))
     assert found.micro_batch_size == least
     assert found.n_micro_batches == 48 // least
@@ -115,7 +109,7 @@ def test_more_restarts_and_wider_models_take_more(words):
 
 
 @every_kind
-def test_memory_by_parameter(words, rows: str):
+def test_memory_by_parameter(words, rows):
     use = words(rows).memory
     assert use is not None
     # A row of the table per position; a product per position before the head, and one behind it.
@@ -144,7 +138,7 @@ def test_the_graph_of_a_linear_layer_by_hand():
 
 
 def test_longer_chains_keep_more():
-    def graph(n_layers: int) -> int:
+    def graph(n_layers):
         layers = [nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(n_layers)]
         target = Target(nn.Sequential(*layers), "0.0")
         use = GradientSource(target, torch.randn(5, 16), engine="rule").memory
@@ -165,7 +159,7 @@ def test_a_cached_jacobian_is_not_measured(words):
 
 
 @every_kind
-def test_the_estimate_leaves_the_model_as_it_was(words, rows: str):
+def test_the_estimate_leaves_the_model_as_it_was(words, rows):
     source = words(rows)
     model = source.target.model
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()

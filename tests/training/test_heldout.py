@@ -11,7 +11,7 @@ from subscape.training import prepare
 OPTIONS = {"n_subnetworks": 3, "rank": 1, "steps": 4, "batch_size": 8, "n_heldout_rows": 16}
 
 
-def rows(samples: Tensor | dict) -> set[tuple]:
+def rows(samples):
     assert isinstance(samples, Tensor)
     return {tuple(row.tolist()) for row in samples}
 

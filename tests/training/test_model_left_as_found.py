@@ -23,7 +23,7 @@ OPTIONS = {
 
 
 @pytest.fixture(autouse=True)
-def few_rows(monkeypatch: pytest.MonkeyPatch):
+def few_rows(monkeypatch):
     """The loop takes its time over every row."""
     monkeypatch.setattr(stream, "JUDGING_ROWS", 16)
     monkeypatch.setattr(stream, "PREFETCH_STEPS", 2)
@@ -32,7 +32,7 @@ def few_rows(monkeypatch: pytest.MonkeyPatch):
 class Sharing(nn.Module):
     """Tied weights, a raw parameter, buffers, a frozen tensor, hooks, and an old gradient."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
         self.second = nn.Linear(4, 4, bias=False)
@@ -41,12 +41,12 @@ class Sharing(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.register_buffer("shift", torch.ones(3), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         h = self.dropout(torch.tanh(self.norm(self.first(x))))
         return self.second(h) @ self.mix + self.shift
 
 
-def sharing() -> tuple[nn.Module, Any, dict]:
+def sharing():
     model = Sharing().eval()
     model.first.train()  # a flag that does no harm, and that nobody may reset
     model.norm.weight.requires_grad_(False)
@@ -56,7 +56,7 @@ def sharing() -> tuple[nn.Module, Any, dict]:
     return model, torch.randn(40, 4), {}
 
 
-def llama() -> tuple[nn.Module, Any, dict]:
+def llama():
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
         vocab_size=11,
@@ -72,7 +72,7 @@ def llama() -> tuple[nn.Module, Any, dict]:
     return model, data, {"rows": "sampled-token", "divergence": "kl"}
 
 
-def record(model: nn.Module) -> dict[str, Any]:
+def record(model):
     """Everything about a model that a library could leave changed."""
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     modules = dict(model.named_modules())
@@ -93,7 +93,7 @@ def record(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one, other):
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
@@ -101,13 +101,13 @@ def same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def assert_unchanged(before: dict[str, Any], model: nn.Module) -> None:
+def assert_unchanged(before, model):
     after = record(model)
     for aspect, value in before.items():
         assert same(value, after[aspect]), aspect
 
 
-def one_module_under_two_names() -> tuple[nn.Module, Any, dict]:
+def one_module_under_two_names():
     linear, block = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh())
     model = nn.Sequential(linear, nn.Tanh(), linear, nn.ModuleList([block] * 2)[0], block)
     return model, torch.randn(40, 4), {}
@@ -119,7 +119,7 @@ ENGINES = ["auto", "vmap", "loop"]
 
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_decomposition_leaves_no_trace(make: Callable, engine: str):
+def test_a_decomposition_leaves_no_trace(make, engine):
     model, data, options = make()
     before = record(model)
     decompose(model, data, engine=engine, **OPTIONS, **options)
@@ -127,7 +127,7 @@ def test_a_decomposition_leaves_no_trace(make: Callable, engine: str):
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "rule", "replay", "vmap", "loop"])
-def test_a_module_under_two_names_keeps_its_parameters(engine: str):
+def test_a_module_under_two_names_keeps_its_parameters(engine):
     model, data, _ = one_module_under_two_names()
     before = record(model)
     found = decompose(model, data, engine=engine, **OPTIONS)
@@ -140,12 +140,12 @@ def test_a_module_under_two_names_keeps_its_parameters(engine: str):
 
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_exception_in_the_middle_leaves_no_trace(make: Callable, engine: str):
+def test_an_exception_in_the_middle_leaves_no_trace(make, engine):
     model, data, options = make()
     before = record(model)
     calls = []
 
-    def third_time_fails(outputs: Tensor, reference: Tensor) -> Tensor:
+    def third_time_fails(outputs, reference):
         calls.append(1)
         if len(calls) == 3:
             raise RuntimeError("in the divergence")
@@ -161,11 +161,11 @@ def test_an_exception_in_the_middle_leaves_no_trace(make: Callable, engine: str)
 class FailsAtBatch(nn.Module):
     """Fails in the middle of its own forward, where its parameters are replaced."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.linear, self.calls = nn.Linear(4, 3), []
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         y = self.linear(x)
         self.calls.append(1)
         if len(self.calls) == 4:
@@ -174,7 +174,7 @@ class FailsAtBatch(nn.Module):
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "vmap", "loop"])
-def test_an_exception_in_the_model_itself_leaves_no_trace(engine: str):
+def test_an_exception_in_the_model_itself_leaves_no_trace(engine):
     model = FailsAtBatch()
     before = record(model)
     with pytest.raises(KeyError, match="in the model"):

@@ -13,13 +13,13 @@ from subscape.toys import tms, true_subnetworks
 
 
 @pytest.fixture(autouse=True)
-def unchecked_shapes(monkeypatch: pytest.MonkeyPatch):
+def unchecked_shapes(monkeypatch):
     """Many small steps: checking shapes, which the other tests do, would take most of the time."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.mark.parametrize(("form", "seed"), [("tucker", 0), ("cp", 1)])
-def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form: str, seed: int):
+def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form, seed):
     planted = make_planted(seed)
     result = decompose(
         planted.model, planted.data, steps=1200, n_restarts=2, form=form, **planted.options

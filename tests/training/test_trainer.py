@@ -23,7 +23,7 @@ CONFIG = TrainingConfig(
 )
 
 
-def source_of(planted, seed: int = 0) -> GradientSource:
+def source_of(planted, seed=0):
     return GradientSource(Target(planted.model), planted.data, reference="uniform", seed=seed)
 
 
@@ -41,7 +41,7 @@ def test_the_start_is_unit_random_and_equal_on_both_sides(planted):
 
 
 @EVERY
-def test_decoder_rows_are_unit_after_every_step_and_encoder_rows_are_free(planted, kind: str):
+def test_decoder_rows_are_unit_after_every_step_and_encoder_rows_are_free(planted, kind):
     made = Trainer([source_of(planted)], replace(CONFIG, selection=kind))
     one = torch.ones(1, 3, 5).double()
     for _ in range(25):  # over the dense warm-up and two resamplings
@@ -75,7 +75,7 @@ def test_a_step_is_adam_on_the_fvu_then_unit_rows(planted):
 
 
 @EVERY
-def test_all_coefficients_count_during_the_dense_warm_up_only(planted, kind: str):
+def test_all_coefficients_count_during_the_dense_warm_up_only(planted, kind):
     made = Trainer([source_of(planted)], replace(CONFIG, selection=kind))
     batches = [made.step() for _ in range(5)]
     shares = [(batch.codes != 0).double().mean().item() for batch in batches]
@@ -105,7 +105,7 @@ def test_steps_are_taken_under_no_grad_too(planted):
 
 
 @EVERY
-def test_restarts_side_by_side_are_those_trained_alone(planted, kind: str):
+def test_restarts_side_by_side_are_those_trained_alone(planted, kind):
     config = replace(CONFIG, resample_every=0, selection=kind)
     made = Trainer([source_of(planted)], config)
     alone = [Trainer([source_of(planted)], replace(config, n_restarts=1)) for _ in range(3)]
@@ -123,7 +123,7 @@ def test_restarts_side_by_side_are_those_trained_alone(planted, kind: str):
 
 
 @EVERY
-def test_targets_side_by_side_are_those_trained_alone(make_planted, kind: str):
+def test_targets_side_by_side_are_those_trained_alone(make_planted, kind):
     config = replace(CONFIG, selection=kind)
     planted = [make_planted(0), make_planted(1)]
     made = Trainer([source_of(p, seed) for seed, p in enumerate(planted)], config)
@@ -146,7 +146,7 @@ def test_targets_side_by_side_are_those_trained_alone(make_planted, kind: str):
 
 @EVERY
 @pytest.mark.parametrize("n_done", [2, 13], ids=["in the warm-up", "later"])
-def test_a_trainer_goes_on_from_the_state_of_another(planted, kind: str, n_done: int):
+def test_a_trainer_goes_on_from_the_state_of_another(planted, kind, n_done):
     config = replace(CONFIG, selection=kind)
     one = Trainer([source_of(planted)], config)
     for _ in range(n_done):

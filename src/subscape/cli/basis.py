@@ -231,21 +231,18 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
     }
     config = replace(config, **absolute)
     folder = settings.out or Path(config.out or Path("runs") / path.stem)
-    check_free(
-        folder,
-        overwrite=True,
-        owned=lambda run: (run / "basis.toml").is_file(),
-        folder=True,
-        name="out",
-        expected="a new folder, or that of a run, with its basis.toml",
-    )
     keep_settings(config, folder)
     return config, folder
 
 
 def keep_settings(config: BasisFile, folder: Path) -> None:
-    """Write basis.toml into a run folder; refuses one whose bases were made with other settings."""
+    """Write basis.toml into a run folder; refuses one that is none, or was begun with other settings."""
     path = folder / "basis.toml"
+    expected = "a new folder, or that of a run, with its basis.toml"
+    mine = path.is_file()
+    check_free(
+        folder, overwrite=True, owned=lambda _: mine, folder=True, name="out", expected=expected
+    )
     if path.exists() and (folder / "build" / "layers").exists():
         there, here = (_flat(asdict(c)) for c in (_read(path), config))
         other = [key for key in here if here[key] != there[key] and key not in LATER]

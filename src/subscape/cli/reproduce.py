@@ -15,7 +15,7 @@ import tyro
 from subscape._checks import require
 from subscape._io import check_free, json_object, writable, write_json
 from subscape.cli.basis import BasisFile, keep_settings, load_task
-from subscape.reproduce.basis import CONFIG, TOLERANCES, reproduce_basis
+from subscape.reproduce.basis import CONFIG, PICTURE, TOLERANCES, reproduce_basis
 from subscape.reproduce.recipes import Recipe, Reproduction, reproduction
 from subscape.reproduce.toys import reproduce
 
@@ -95,19 +95,14 @@ TRAINING_FLAGS = (
 
 
 def run(settings: ReproduceRun) -> dict[str, Any]:
-    """Carry out the command.
-
-    Args:
-        settings: what the command line said.
-
-    Returns:
-        The results, which are also in DIR/results.json.
-
-    Raises:
-        FileExistsError: if there is a results.json already.
-    """
+    """Carry out the command."""
     out, path = settings.out, settings.out / "results.json"
-    check_free(path, overwrite=settings.overwrite, owned=_is_results, name="out")
+    pictures = [out / PICTURE] if settings.name in TOLERANCES else []
+    for each in (path, *pictures):
+        # The picture is known by the results that it is of.
+        check_free(
+            each, overwrite=settings.overwrite, owned=lambda _: _is_results(path), name="out"
+        )
     require(settings.seeds >= 1, "seeds", "a whole number of at least 1", settings.seeds)
     torch.set_num_threads(1)  # more threads only wait for each other on tensors this small
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)

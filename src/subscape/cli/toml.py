@@ -60,7 +60,8 @@ def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
         key = place.strip(".`")
         if wrong := re.fullmatch(r"Expected `(.+)`, got `(.+)`", message):
             expected, got = (
-                " or ".join(WORDS.get(w, w) for w in words.split(" | ")) for words in wrong.groups()
+                " or ".join(WORDS.get(w, w) for w in words.split(" | ") if w != "null")
+                for words in wrong.groups()
             )
             message = problem(key, expected, got)
         elif message.startswith("Invalid enum value"):

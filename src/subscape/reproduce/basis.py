@@ -34,6 +34,7 @@ PUBLISHED = {
 }
 """Edges required within .001 of the accuracy on the test pairs, from the results saved with the models."""
 CONFIG = BasisConfig(last="raw")
+PICTURE = "edges-required.png"
 TOLERANCES = {"modular-addition": 0.001, "digits-mlp": 0.01}
 """By name on the command line; .01 are 3 or 4 of the 360 digits that are not trained on."""
 
@@ -66,7 +67,7 @@ def reproduce_basis(
     figure, (axes,) = panels(1, width=6.0)
     draw_edges_required(summary["mean_edges_required"], runs[0]["names"], axes=axes)
     axes.set_title(f"{name}: mean over {len(runs)} seeds")
-    figure.savefig(folder / "edges-required.png", dpi=150)
+    figure.savefig(folder / PICTURE, dpi=150)
     return {"name": name, "summary": summary, "runs": runs}
 
 
