@@ -63,7 +63,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(tmp_path, monk
 def test_reproduction_of_the_digits(tmp_path, monkeypatch, capsys):
     for package in ("sklearn", "networkx", "matplotlib"):
         pytest.importorskip(package)
-    monkeypatch.setattr("subscape.reproduce.digits.STEPS", 300)
+    monkeypatch.setattr("subscape.reproduce.digits.STEPS", 150)
     monkeypatch.setattr("subscape.reproduce.digits.HIDDEN", 10)
     arguments = ("reproduce", "digits-mlp", "--seeds", "2", "--out", tmp_path / "r")
     assert run(*arguments, "--json") == 0
