@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from torch import Tensor, nn
 
 # xdist runs one worker per core; more threads in each would only compete for the same cores.
 torch.set_num_threads(1)
@@ -51,6 +52,38 @@ def data_dir():
     if not folder.is_dir():
         pytest.skip(f"needs real data: SUBSCAPE_DATA names no folder: {folder}")
     return folder
+
+
+class Made(nn.Module):
+    """Modules and parameters by name, and a forward over them."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, Tensor) else part)
+        self.of = forward
+
+    def forward(self, *inputs, **named):
+        return self.of(self, *inputs, **named)
+
+
+def tiny(kind, vocabulary=11, **changes):
+    """A small `llama`, `gpt2` or `mamba` with random weights."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "llama": dict(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        | dict(num_hidden_layers=2, num_key_value_heads=1),
+        "gpt2": dict(n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0),
+        "mamba": dict(hidden_size=4, state_size=2, num_hidden_layers=1, time_step_rank=2),
+    }
+    name, head = {
+        "llama": ("Llama", "ForCausalLM"),
+        "gpt2": ("GPT2", "LMHeadModel"),
+        "mamba": ("Mamba", "ForCausalLM"),
+    }[kind]
+    config = getattr(transformers, f"{name}Config")
+    made = config(vocab_size=vocabulary, initializer_range=0.4, **sizes[kind] | changes)
+    return getattr(transformers, f"{name}{head}")(made).eval()
 
 
 @pytest.fixture(scope="session")

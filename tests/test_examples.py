@@ -22,7 +22,7 @@ FENCE = re.compile(
 )
 FEW = {
     "decompose": "--n-heldout-rows 64 --n-subnetworks 18 --batch-size 32",
-    "measure": "--n-rows 48 --n-references 2 --n-others 2 --n-deltas 2 --n-top 2",
+    "measure": "--n-rows 48 --n-references 2 --n-others 2 --n-deltas 2 --n-top 2 --n-partners 1",
 }
 """Later flags win, so those of a document's command are cut short."""
 
@@ -54,6 +54,7 @@ def own_place(tmp_path, monkeypatch, trained_tms):
     """A working folder of its own, where documents may do as they like, and what would take most of the time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr("subscape.measures.quality.N_ROWS", 64)
     monkeypatch.setattr("subscape.toys.tms", lambda seed: copy.deepcopy(trained_tms))
 
 

@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from subscape import GradientSource
+from subscape.gradients.plan import relative_error
+from tests.conftest import tiny
+
 N_SAMPLES = 6
 
 
@@ -80,37 +84,9 @@ def tied():
     return Case(Tied(), torch.randn(N_SAMPLES, 4))
 
 
-def tiny(kind, vocabulary=11, **changes):
-    """A small `llama`, `gpt2` or `mamba` with random weights."""
-    transformers = pytest.importorskip("transformers")
-    sizes = {
-        "llama": {
-            "hidden_size": 8,
-            "intermediate_size": 12,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-        },
-        "gpt2": {
-            "n_positions": 16,
-            "n_embd": 8,
-            "n_layer": 2,
-            "n_head": 2,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-        },
-        "mamba": {"hidden_size": 4, "state_size": 2, "num_hidden_layers": 1, "time_step_rank": 2},
-    }
-    name, head = {"llama": ("Llama", ""), "gpt2": ("GPT2", "LMHead"), "mamba": ("Mamba", "")}[kind]
-    config = getattr(transformers, f"{name}Config")(
-        vocab_size=vocabulary, initializer_range=0.4, **sizes[kind] | changes
-    )
-    ending = "LMHeadModel" if head else "ForCausalLM"
-    return getattr(transformers, f"{name}{ending}")(config).eval()
-
-
-def in_working_dtype(model):
-    """The library's own norms compute in float32 whatever comes; a check to 1e-9 needs float64."""
+def exact(kind, vocabulary=11, **changes):
+    """`tiny` with norms in the dtype of their inputs: transformers' compute in float32 whatever comes."""
+    model = tiny(kind, vocabulary, **changes)
     for name, child in list(model.named_modules()):
         if type(child).__name__.endswith("RMSNorm"):
             parent, _, local = name.rpartition(".")
@@ -119,26 +95,14 @@ def in_working_dtype(model):
     return model
 
 
-@pytest.fixture
-def language_model():
-    """Makes a model by `tiny`."""
-    return tiny
-
-
-@pytest.fixture
-def exact_model():
-    """The same with norms in the dtype of their inputs."""
-    return lambda *kind, **changes: in_working_dtype(tiny(*kind, **changes))
-
-
-def _llama():
-    return in_working_dtype(tiny("llama", tie_word_embeddings=True))
+def exact_llama():
+    return exact("llama", tie_word_embeddings=True)
 
 
 def llama_tokens():
     """Token rows; the embedding is tied to the head."""
     data = {"input_ids": torch.randint(0, 11, (N_SAMPLES, 5))}
-    return Case(_llama(), data, rows="sampled-token")
+    return Case(exact_llama(), data, rows="sampled-token")
 
 
 def llama_sequences():
@@ -146,7 +110,9 @@ def llama_sequences():
     transformers = pytest.importorskip("transformers")
     ids = torch.randint(0, 11, (N_SAMPLES, 5))
     data = transformers.BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-    return Case(_llama(), data, parameters=["model.layers.1.self_attn", "*.0.mlp.down_proj.weight"])
+    return Case(
+        exact_llama(), data, parameters=["model.layers.1.self_attn", "*.0.mlp.down_proj.weight"]
+    )
 
 
 def gpt2_tokens():
@@ -169,18 +135,50 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def _to(data, dtype):
-    return data.to(dtype) if isinstance(data, Tensor) else data
-
-
 @pytest.fixture(params=list(CASES))
 def case(request):
     """Makes the case in a given dtype, the same every time."""
 
     def make(dtype):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            made = CASES[request.param]()
-        return Case(made.model.to(dtype), _to(made.data, dtype), made.parameters, made.rows)
+        torch.manual_seed(0)
+        made = CASES[request.param]()
+        data = made.data.to(dtype) if isinstance(made.data, Tensor) else made.data
+        return Case(made.model.to(dtype), data, made.parameters, made.rows)
 
     return make
+
+
+# Against the loop
+
+
+def whole(source):
+    """Row gradients of one step over all the data."""
+    return source.gradients(source.rows(0, source.n_rows)).flat
+
+
+def worst_row(found, expected):
+    """Largest relative error of a row; no row may be zero, or the comparison would be empty."""
+    assert (expected.norm(dim=-1) > 0).all()
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+
+
+def assert_right(source, bound=1e-9, *, zeros=()):
+    """Row gradients against the loop's: in full, and of every tensor, of which `zeros` have none."""
+    loop = GradientSource(
+        source.target,
+        source.data,
+        rows=source.kind,
+        engine="loop",
+        divergence=source.divergence,
+        reference=source.reference,
+        seed=source.seed,
+    )
+    found, expected = (s.gradients(s.rows(0, s.n_rows)) for s in (source, loop))
+    assert found.flat.shape == (source.n_rows, source.target.n_parameters)
+    sizes, off = expected.flat.norm(dim=1), (found.flat - expected.flat).norm(dim=1)
+    assert (off <= bound * torch.where(sizes > 0, sizes, 1.0)).all()
+    by_name = found.dense()
+    assert list(by_name) == source.target.names
+    for name, values in expected.dense().items():
+        assert bool(values.any()) is (name not in zeros), name
+        assert relative_error(by_name[name], values) <= bound, name

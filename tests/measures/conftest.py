@@ -58,24 +58,16 @@ def tokens() -> nn.Module:
 
 
 def convolution() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
-    )
+    kernel = nn.Conv2d(1, 4, 3, padding=1)
+    return nn.Sequential(kernel, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
 
 
 def llama(attention: str = "sdpa", *, tied: bool = False) -> nn.Module:
     transformers = pytest.importorskip("transformers")
+    sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=12, max_position_embeddings=16)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1, attn_implementation=attention)
     config = transformers.LlamaConfig(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=16,
-        tie_word_embeddings=tied,
-        initializer_range=0.4,
-        attn_implementation=attention,
+        **sizes, **heads, num_hidden_layers=2, tie_word_embeddings=tied, initializer_range=0.4
     )
     model = transformers.LlamaForCausalLM(config).eval()
     # The library's own norm computes in float32 whatever its inputs are.
@@ -88,15 +80,8 @@ def llama(attention: str = "sdpa", *, tied: bool = False) -> nn.Module:
 
 def gpt2(attention: str = "sdpa") -> nn.Module:
     transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=11,
-        n_positions=8,
-        n_embd=8,
-        n_layer=1,
-        n_head=2,
-        initializer_range=0.4,
-        attn_implementation=attention,
-    )
+    sizes = dict(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    config = transformers.GPT2Config(**sizes, initializer_range=0.4, attn_implementation=attention)
     return transformers.GPT2LMHeadModel(config).eval()
 
 
@@ -105,23 +90,15 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def inputs(kind: str, n: int) -> Tensor | dict[str, Tensor]:
-    if kind == "mlp":
-        return torch.randn(n, 4)
-    if kind == "convolution":
-        return torch.randn(n, 1, 6, 6)
+def inputs(kind: str, n: int, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    if kind in ("mlp", "convolution"):
+        return torch.randn(n, *((4,) if kind == "mlp" else (1, 6, 6))).to(dtype)
     if kind == "tokens":
         return torch.randint(0, 7, (n, 5))
     return {"input_ids": torch.randint(0, 11, (n, 5))}
 
 
-def cast(data: Any, dtype: torch.dtype) -> Any:
-    if isinstance(data, dict):
-        return {name: cast(values, dtype) for name, values in data.items()}
-    return data.to(dtype) if data.is_floating_point() else data
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> Callable[..., Small]:
     """Makes a target, data and random subnetworks, the same every time."""
     from subscape import Target
@@ -143,7 +120,7 @@ def small() -> Callable[..., Small]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = MODELS[kind](**options).to(dtype).eval()
-            data = cast(inputs(kind, n), dtype)
+            data = inputs(kind, n, dtype)
         target = Target(model, parameters)
         layout = make_layout(target.shapes, rank, form)
         encoder, decoder = (
