@@ -54,6 +54,12 @@ def data_dir():
     return folder
 
 
+def normal(*shape, seed=0):
+    """Normal numbers in float64, always the same for a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
 class Made(nn.Module):
     """Modules and parameters by name, and a forward over them."""
 

@@ -75,7 +75,8 @@ def cases(table):
 
 
 def run(code, **names):
-    eval(code, vars(subscape) | {"as_samples": as_samples} | globals() | names)
+    public = {name: getattr(subscape, name) for name in subscape.__all__}
+    eval(code, public | {"as_samples": as_samples} | globals() | names)
 
 
 # The model

@@ -9,6 +9,7 @@ from torch import nn
 from subscape import GradientSource, Target
 from subscape.gradients import one_pass as module
 from subscape.rows import Rows
+from tests.conftest import Made
 from tests.gradients.conftest import assert_right, whole, worst_row
 
 N_SAMPLES, LENGTH, VOCABULARY, WIDTH = 5, 4, 7, 6
@@ -16,16 +17,14 @@ AUTO: Mapping[str, str] = {"*": "auto"}
 """A choice by tensor; plain 'auto' would take the cached Jacobian for models as small as these."""
 
 
-class Mixing(nn.Module):
+def mixing():
     """A causal layer: every position sees the mean of those up to it."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, hidden):
         counts = torch.arange(1, hidden.shape[1] + 1).to(hidden)
         return hidden + torch.tanh(self.layer(hidden.cumsum(1) / counts[:, None]))
+
+    return Made(forward, layer=nn.Linear(WIDTH, WIDTH))
 
 
 class Model(nn.Module):
@@ -34,7 +33,7 @@ class Model(nn.Module):
     def __init__(self, head=None, *, tied=False):
         super().__init__()
         self.table = nn.Embedding(VOCABULARY, WIDTH)
-        self.first, self.norm, self.second = Mixing(), nn.LayerNorm(WIDTH), Mixing()
+        self.first, self.norm, self.second = mixing(), nn.LayerNorm(WIDTH), mixing()
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=not tied) if head is None else head
         if tied:
             self.head.weight = self.table.weight
@@ -43,15 +42,14 @@ class Model(nn.Module):
         return self.head(self.second(self.norm(self.first(self.table(input_ids)))))
 
 
-class Raw(nn.Module):
+def raw():
     """A head that is no linear module."""
+    return Made(lambda self, hidden: hidden @ self.kernel, kernel=torch.randn(WIDTH, VOCABULARY))
 
-    def __init__(self):
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(WIDTH, VOCABULARY))
 
-    def forward(self, hidden):
-        return hidden @ self.kernel
+def keyword():
+    """Hands a linear layer its input by name, which a position cannot be picked from."""
+    return Made(lambda self, hidden: self.inside(input=hidden), inside=nn.Linear(WIDTH, VOCABULARY))
 
 
 class SoftCap(nn.Linear):
@@ -59,17 +57,6 @@ class SoftCap(nn.Linear):
 
     def forward(self, input):
         return torch.tanh(super().forward(input))
-
-
-class Keyword(nn.Module):
-    """Hands a linear layer its input by name, which a position cannot be picked from."""
-
-    def __init__(self):
-        super().__init__()
-        self.inside = nn.Linear(WIDTH, VOCABULARY)
-
-    def forward(self, hidden):
-        return self.inside(input=hidden)
 
 
 def data():
@@ -90,12 +77,12 @@ every_kind = pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"
 
 
 HEADS = {
-    "linear": (lambda: Model(), "head"),
+    "linear": (Model, "head"),
     "tied": (lambda: Model(tied=True), "head"),
-    "raw": (lambda: Model(Raw()), None),
+    "raw": (lambda: Model(raw()), None),
     "soft cap": (lambda: Model(SoftCap(WIDTH, VOCABULARY)), "head"),
     "nested": (lambda: Model(nn.Sequential(nn.Tanh(), nn.Linear(WIDTH, VOCABULARY))), "head.1"),
-    "keyword": (lambda: Model(Keyword()), None),
+    "keyword": (lambda: Model(keyword()), None),
     "no layer": (lambda: Model(nn.Softmax(-1)), None),
     "followed": (lambda: Model(nn.Sequential(nn.Linear(WIDTH, VOCABULARY), nn.Tanh())), None),
 }
@@ -139,23 +126,16 @@ def test_the_head_sees_the_asked_positions_only():
     torch.testing.assert_close(source.outputs_at(rows), expected, rtol=1e-12, atol=1e-12)
 
 
-class Adapter(nn.Module):
-    """Adds nothing to its input at first, as LoRA does."""
-
-    def __init__(self):
-        super().__init__()
-        self.down, self.up = nn.Linear(VOCABULARY, 2), nn.Linear(2, VOCABULARY)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-
-    def forward(self, logits):
-        return logits + self.up(self.down(logits))
-
-
 @every_kind
 def test_an_adapter_behind_the_head_that_changes_no_output_yet(rows):
-    model = Model(nn.Sequential(nn.Linear(WIDTH, VOCABULARY), Adapter()))
-    assert_right(source_of(model, rows, ["head.1.up", "head.0", "first"]))
+    down, up = nn.Linear(VOCABULARY, 2), nn.Linear(2, VOCABULARY)
+    for values in up.parameters():
+        nn.init.zeros_(values)  # as LoRA begins
+    adapter = Made(lambda self, logits: logits + self.up(self.down(logits)), down=down, up=up)
+    model = Model(nn.Sequential(nn.Linear(WIDTH, VOCABULARY), adapter))
+    names = ["head.1.up", "head.0", "first"]
+    zeros = ["head.1.down.weight", "head.1.down.bias"]
+    assert_right(source_of(model, rows, names), zeros=zeros)
 
 
 @every_kind
@@ -194,12 +174,10 @@ def test_outputs_of_ones_own(name, rows):
 
 @every_kind
 def test_outputs_that_are_a_models_logits(rows):
-    class Wrapped(Model):
-        def forward(self, input_ids):
-            return {"logits": super().forward(input_ids)}
-
-    source = source_of(Wrapped(), rows, outputs=lambda model, batch: model(**batch)["logits"])
-    assert source.plan.found.head == "head"
+    wrapped = Made(lambda self, input_ids: {"logits": self.model(input_ids)}, model=Model())
+    logits = {"outputs": lambda model, batch: model(**batch)["logits"]}
+    source = source_of(wrapped, rows, **logits)
+    assert source.plan.found.head == "model.head"
     assert_right(source)
 
 
@@ -240,16 +218,10 @@ def test_no_graph_is_asked_of_the_caller(rows):
 
 def test_causal_rows_by_hand():
     # f_t = w · Σ_{s ≤ t} x_s: the row at t has the gradient e_t Σ_{s ≤ t} x_s.
-    class Sums(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(1, 1, bias=False).double()
-
-        def forward(self, inputs):
-            return self.layer(inputs).cumsum(1)
-
+    layer = nn.Linear(1, 1, bias=False).double()
+    model = Made(lambda self, inputs: self.layer(inputs).cumsum(1), layer=layer)
     source = GradientSource(
-        Target(Sums()),
+        Target(model),
         torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, -1.0]], dtype=torch.float64)[..., None],
         rows="token",
         divergence=lambda outputs, reference: outputs[:, 0],

@@ -90,7 +90,7 @@ def test_a_wrong_configuration_is_refused(tmp_path, capsys, text):
 
 
 def test_stages_out_of_order_and_folders_that_are_no_runs(tmp_path, capsys):
-    def said(*arguments) -> str:
+    def said(*arguments):
         assert run("basis", *arguments) == 2
         return capsys.readouterr().err
 

@@ -36,7 +36,7 @@ THRESHOLDS = {"mlp": 0.1, "convolution": 0.05, "llama": 0.02}
 SHOWN = {"mlp": "values", "convolution": "image", "llama": "tokens"}
 
 
-def make(small, kind: str, **changes):
+def make(small, kind, **changes):
     """A decomposition as `decompose` leaves it, in float32."""
     options = {"parameters": ["model.layers.1.*"]} if kind == "llama" else {}
     plain = {"n": 40, "dtype": torch.float32, "threshold": THRESHOLDS[kind]}
@@ -76,7 +76,7 @@ def test_another_outputs_function_is_refused(small):
     made = make(small, "mlp")
     target = Target(made.target.model, made.target.names, outputs=doubled)
 
-    def measured(outputs: str) -> Measures:
+    def measured(outputs):
         settings = made.decomposition.settings | {"outputs": outputs}
         decomposition = replace(made.decomposition, settings=settings)
         return measure(decomposition, target, made.data, config=CONFIG, progress=False)
@@ -87,7 +87,7 @@ def test_another_outputs_function_is_refused(small):
 
 
 @pytest.mark.parametrize("kind", list(SETTINGS))
-def test_the_record_is_complete_and_clean(small, kind: str, tmp_path):
+def test_the_record_is_complete_and_clean(small, kind, tmp_path):
     made = make(small, kind)
     labels = torch.arange(40) % 3 if kind == "convolution" else None
     names = {"output_names": lambda i: f"<out {i}>"}
@@ -237,7 +237,7 @@ def test_the_targets_hash_is_made_once(small, tmp_path, monkeypatch):
 
 
 class Counted(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
         self.forwards = 0
@@ -272,7 +272,7 @@ class Stop(KeyboardInterrupt):
     pass
 
 
-def stop_at(monkeypatch, module, name: str, call: int) -> list:
+def stop_at(monkeypatch, module, name, call):
     """The function of that name raises at its `call`-th call, and only then."""
     right, calls = getattr(module, name), []
 
@@ -321,7 +321,7 @@ def test_interrupted_at_any_stage_it_ends_the_same(
     assert all(torch.equal(values, others[key]) for key, values in state.items())
 
 
-def reordered(made, side: str):
+def reordered(made, side):
     stack = getattr(made.decomposition, side).select(torch.tensor([1, 0, 2, 3, 4]))
     return made.changed(**{side: stack})
 
@@ -360,13 +360,13 @@ OUT_OF_RANGE = dict(n_rows=[0], n_references=[0], n_top=[-1], n_others=[0], n_ou
 
 
 @pytest.mark.parametrize(("name", "values"), OUT_OF_RANGE.items())
-def test_settings_out_of_range(name: str, values: list):
+def test_settings_out_of_range(name, values):
     for value in values:
         with pytest.raises(ValueError, match=f"{name}: expected"):
             with_unchecked(name, value)
 
 
-def with_unchecked(name: str, value) -> MeasureConfig:
+def with_unchecked(name, value):
     """Past the shape checker of the tests, which users do not have."""
     made = object.__new__(MeasureConfig)
     for key, default in vars(MeasureConfig()).items():
@@ -387,7 +387,7 @@ def test_labels_of_another_length_and_another_model(small):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convolution", "llama"])
-def test_baselines_are_those_of_the_dense_gradients(small, monkeypatch, kind: str):
+def test_baselines_are_those_of_the_dense_gradients(small, monkeypatch, kind):
     monkeypatch.setattr(quality, "N_ROWS", 80)
     made = make(small, kind, n=160 if kind != "llama" else 32, dtype=torch.float64)
     source = made.decomposition.source(made.target, made.data, seed=CONFIG.seed)

@@ -90,7 +90,7 @@ def start(made, tmp_path):
         text=True,
     ) as process:
 
-        def begin(how: str, folder) -> subprocess.Popen:
+        def begin(how, folder):
             print(how, folder, file=process.stdin, flush=True)
             assert process.stdout.readline() == "in there\n"
             return process
@@ -142,7 +142,7 @@ def test_others_wait_and_one_that_is_killed_goes_on_to_the_same_files(made, whol
     assert_same(folder, whole)
 
 
-def renumbered(line: bytes, index: int) -> bytes:
+def renumbered(line, index):
     """The line of a card as another's, with a right checksum."""
     card = {**json.loads(line), "index": index}
     del card["crc32"]

@@ -24,16 +24,13 @@ def dictionary(l0, encoder=None, decoder=None, cut=None):
 ROWS = [[3.0, 0.0], [0.0, 1.0], [0.0, 2.0], [2.0, 2.0]]
 
 
-def test_the_source_gives_the_rows(source_of):
-    source = source_of(ROWS)
-    assert source.gradients(source.rows_of(torch.arange(4))).flat.tolist() == ROWS
-
-
 def test_figures_by_hand(source_of):
     # One batch of 4 rows and 2 subnetworks: of 8 pairs 4 are kept, 3, 2, 2, 2; the 1 is lost.
     # FVU = 1 / (9 + 1 + 4 + 8). L0 = 4 active in 4 rows. Rates: subnetwork 0 in two rows, 1 in two.
+    source = source_of(ROWS)
+    assert source.gradients(source.rows_of(torch.arange(4))).flat.tolist() == ROWS
     for batch_size in (4, 100):  # cut to the rows there are
-        found = evaluate(source_of(ROWS), dictionary(1.0), n_rows=4, batch_size=batch_size)
+        found = evaluate(source, dictionary(1.0), n_rows=4, batch_size=batch_size)
         assert float(found.fvu) == float(found.fvu_of_batches) == pytest.approx(1 / 22)
         assert float(found.l0) == 1.0
         assert found.active_rate.tolist() == [0.5, 0.5]

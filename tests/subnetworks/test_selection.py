@@ -17,6 +17,7 @@ from subscape.subnetworks.selection import (
 )
 
 DOUBLE = torch.zeros(()).double()
+EVERY = pytest.mark.parametrize("kind", list(SELECTIONS))
 
 
 def top_k(l0, *lead):
@@ -40,7 +41,7 @@ def test_selections_are_found_by_name():
         selection_of("jump-relu")
 
 
-@pytest.mark.parametrize("kind", list(SELECTIONS))
+@EVERY
 @pytest.mark.parametrize("l0", [0.0, -0.1, 3.1, math.nan, math.inf])
 def test_numbers_of_active_subnetworks_that_are_none(kind, l0):
     with pytest.raises(ValueError, match=r"l0: expected a number .* in \(0, 3\]"):
@@ -48,9 +49,9 @@ def test_numbers_of_active_subnetworks_that_are_none(kind, l0):
     SELECTIONS[kind](3.0, torch.Size([3]), DOUBLE)
 
 
-@pytest.mark.parametrize("kind", list(SELECTIONS))
+@EVERY
 def test_a_replica_is_taken_out_with_its_state(kind):
-    coefficients = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0)).double()
+    coefficients = torch.randn(3, 8, 4).double()
     three = SELECTIONS[kind](1.5, torch.Size([3, 4]), DOUBLE)
     three(coefficients)
     three.calibrate(coefficients.abs())
@@ -64,9 +65,9 @@ def test_a_replica_is_taken_out_with_its_state(kind):
     assert one.threshold.any()  # a copy
 
 
-@pytest.mark.parametrize("kind", list(SELECTIONS))
+@EVERY
 def test_alone_no_row_influences_another(kind):
-    coefficients = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).double()
+    coefficients = torch.randn(8, 4).double()
     made = SELECTIONS[kind](1.0, torch.Size([4]), DOUBLE)
     made(coefficients)
     made.calibrate(coefficients.abs())
@@ -79,23 +80,17 @@ def test_alone_no_row_influences_another(kind):
 
 
 def test_the_largest_by_size_of_the_whole_batch_by_hand():
-    coefficients = torch.tensor([[0.1, -5.0, 0.2], [0.3, 4.0, -3.0]])
     # −5, 4 and −3: row 0 has one, row 1 two, subnetwork 0 none.
-    assert largest(coefficients, 3).tolist() == [[False, True, False], [False, True, True]]
-
-
-def test_ties_at_the_cut_go_by_order_row_before_row():
-    # The 2 comes first; of the four of size 1, the two that stand first.
-    coefficients = torch.tensor([[1.0, 0.0], [-1.0, 2.0], [1.0, -1.0]])
-    assert largest(coefficients, 3).tolist() == [[True, False], [True, True], [False, False]]
+    found = largest(torch.tensor([[0.1, -5.0, 0.2], [0.3, 4.0, -3.0]]), 3)
+    assert found.tolist() == [[False, True, False], [False, True, True]]
+    # Ties go by order, row before row. The 2 comes first; of the four of size 1, the two that stand first.
+    found = largest(torch.tensor([[1.0, 0.0], [-1.0, 2.0], [1.0, -1.0]]), 3)
+    assert found.tolist() == [[True, False], [True, True], [False, False]]
     assert largest(torch.zeros(2, 5), 3).tolist() == [[True] * 3 + [False] * 2, [False] * 5]
     assert largest(torch.zeros(2, 3, 4), 12).all()
-
-
-def test_every_replica_has_its_own_cut_and_its_own_ties():
-    coefficients = torch.tensor([[[9.0, 8.0], [7.0, 6.0]], [[0.2, 0.1], [0.1, 0.1]]])
-    # Replica 1: 0.2, then the first of three 0.1.
-    assert largest(coefficients, 2).tolist() == [[[True, True], [False, False]]] * 2
+    # Every replica has its own cut and its own ties. Replica 1: 0.2, then the first of three 0.1.
+    found = largest(torch.tensor([[[9.0, 8.0], [7.0, 6.0]], [[0.2, 0.1], [0.1, 0.1]]]), 2)
+    assert found.tolist() == [[[True, True], [False, False]]] * 2
 
 
 @given(
@@ -115,12 +110,6 @@ def test_the_mask_is_that_of_a_stable_sort(sizes, keep, levels, dtype, seed):
         assert kept.nonzero()[:, 0].tolist() == sorted(by_size[:keep])
 
 
-def test_permuting_rows_permutes_the_mask():
-    coefficients = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
-    order = torch.tensor([3, 0, 6, 1, 2, 5, 4])
-    assert torch.equal(largest(coefficients, 8)[order], largest(coefficients[order], 8))
-
-
 # Batch top-k
 
 
@@ -138,7 +127,7 @@ def test_permuting_rows_permutes_the_mask():
     ],
 )
 def test_the_number_active_is_exact(l0, n_rows, expected):
-    coefficients = torch.randn(2, n_rows, 7, generator=torch.Generator().manual_seed(0)).double()
+    coefficients = torch.randn(2, n_rows, 7).double()
     codes = top_k(l0, 2, 7)(coefficients)
     assert (codes != 0).sum((1, 2)).tolist() == [expected, expected]
     assert torch.equal(codes[codes != 0], coefficients[codes != 0])
@@ -231,7 +220,7 @@ def test_a_penalty_of_every_replica():
 def test_thresholds_begin_at_the_cut_of_the_first_batch():
     made = JumpReLU(0.5, torch.Size([2, 3]), DOUBLE)
     assert made.threshold.tolist() == [[0.0] * 3] * 2
-    first = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0)).double()
+    first = torch.randn(2, 8, 3).double()
     codes = made(first)
     # 0.5 · 8 rows = 4 of each replica's 24, of equal threshold.
     assert torch.equal(codes != 0, largest(first, 4))
@@ -287,20 +276,16 @@ def test_a_selection_of_ones_own_is_trained_saved_and_loaded(monkeypatch, tmp_pa
     from subscape import Decomposition, decompose
 
     monkeypatch.setitem(SELECTIONS, TopOfRow.kind, TopOfRow)
-    data = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    settings = {"n_subnetworks": 6, "rank": 1, "steps": 30, "batch_size": 16, "n_restarts": 2}
     made = decompose(
         torch.nn.Linear(4, 3),
-        data,
+        torch.randn(200, 4),
         selection="top-of-row",
         l0=1.0,
-        n_subnetworks=6,
-        rank=1,
-        steps=30,
-        batch_size=16,
-        n_restarts=2,
         resample_every=5,
         progress=False,
         out=tmp_path,
+        **settings,
     )
     figures = made.metrics
     assert figures["l0"] == figures["l0_row_by_row"] == 1.0

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
 
 from subscape import GradientSource, Target
 from subscape.training import Trainer
+from tests.conftest import Made
 
 N_BLOCKS, N_DIRECTIONS, N_ACTIVE = 3, 3, 2
 
@@ -86,22 +88,14 @@ def make_planted():
     return plant
 
 
-class Words(nn.Module):
-    """A small language model in which positions see those before."""
-
-    def __init__(self, width, vocabulary):
-        super().__init__()
-        self.table, self.middle = nn.Embedding(vocabulary, width), nn.Linear(width, width)
-        self.head = nn.Linear(width, vocabulary)
-
-    def forward(self, ids):
-        return self.head(torch.tanh(self.middle(self.table(ids).cumsum(1))))
-
-
 def words_source(rows="token", *, n=40, length=3, width=4, seed=0, dtype=torch.float64, **options):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Words(width, 7).to(dtype)
+    torch.manual_seed(0)
+    model = Made(
+        lambda self, ids: self.head(torch.tanh(self.middle(self.table(ids).cumsum(1)))),
+        table=nn.Embedding(7, width),
+        middle=nn.Linear(width, width),
+        head=nn.Linear(width, 7),
+    ).to(dtype)
     ids = torch.randint(0, 7, (n, length), generator=torch.Generator().manual_seed(seed))
     given = {"divergence": "kl", "engine": {"*": "auto"}} | options
     return GradientSource(Target(model), ids, rows=rows, seed=seed, **given)
@@ -109,8 +103,14 @@ def words_source(rows="token", *, n=40, length=3, width=4, seed=0, dtype=torch.f
 
 @pytest.fixture(scope="session")
 def words():
-    """Row gradients of a small language model."""
+    """Row gradients of a small language model in which positions see those before."""
     return words_source
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """For many small steps: checking shapes, which other tests do, would take most of the time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 class Interrupted(Exception):

@@ -21,14 +21,11 @@ from subscape.training.residual import (
     residual_of,
     residual_row,
 )
+from tests.conftest import normal
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SHAPES = {"matrix": (4, 3), "vector": (3,)}
 N_PARAMETERS = 15
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=generator_of(seed), dtype=torch.float64)
 
 
 def products_of(vectors):
@@ -175,10 +172,8 @@ def test_a_row_in_full_is_that_of_the_dense_residual(n_rows):
 
 
 def source_of(n_rows):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
-        data = torch.randn(n_rows, 3, 6).double()
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    data = torch.randn(n_rows, 3, 6).double()
     # Three positions, so that a row of a matrix has three terms.
     return GradientSource(Target(model), data, engine={"*": "auto"}, reference="uniform")
 
