@@ -23,10 +23,6 @@ N_EVALUATION = 4096
 N_SINGLE = 256
 
 
-def _unchanged(free: Parameters) -> Parameters:
-    return free
-
-
 @dataclass(frozen=True)
 class Recipe:
     """What is trained, apart from how long."""
@@ -41,7 +37,7 @@ class Recipe:
     """Initial values of what is trained."""
     label: Callable[[Tensor, Tensor | None], Tensor]
     """The right outputs for inputs [*, feature], given the mixing matrix [*, output, feature]."""
-    complete: Callable[[Parameters], Parameters] = _unchanged
+    complete: Callable[[Parameters], Parameters] = lambda free: free
     """From what is trained to the model's parameters, as where two of them are tied."""
     mixing: Callable[[Generator], Tensor] | None = None
     """Draws A for X -> AX."""
