@@ -45,16 +45,8 @@ def draw_graph(
 ) -> Axes:
     """Node layers from left to right, directions from top to bottom, edges on a logarithmic scale.
 
-    Args:
-        graph: the interaction graph.
-        modules: they give the colours.
-        thresholds: edges below are left out; one per section that is drawn.
-        labels: text beside a direction (layer, direction), up to its first " + ".
-        most: directions shown of each layer, the most important first.
-        axes: to draw into.
-
-    Returns:
-        The axes.
+    Edges below the `thresholds`, one per section that is drawn, are left out, and so are directions of a layer
+    beyond the `most` important ones. Labels, by (layer, direction), are shown up to their first " + ".
     """
     axes = _axes(axes)
     member = modules.of()
