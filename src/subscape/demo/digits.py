@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,7 @@ class DigitsResult:
         metrics = self.decomposition.metrics
         return {
             "accuracy": self.accuracy,
-            "fvu": metrics["fvu"],
-            "l0": metrics["l0"],
-            "dead": metrics["dead"],
+            **{name: metrics[name] for name in ("fvu", "l0", "dead")},
             "baselines": [asdict(b) for b in self.measures.quality.baselines],
             "classes": self.classes(),
         }
@@ -57,18 +56,18 @@ class DigitsResult:
         kept = self.measures.samples
         label = dict(zip(kept["index"].tolist(), kept["labels"].tolist(), strict=True))
         found = []
-        for entry in self.measures:
+        for entry in sorted(self.measures, key=lambda entry: -entry.impact):
             classes = [label[row.sample] for row in entry.top_samples]
             if entry.active_rate > 0 and classes:
-                most = max(set(classes), key=classes.count)
+                ((most, n),) = Counter(sorted(classes)).most_common(1)
                 found.append({
                     "subnetwork": entry.index,
                     "active_rate": entry.active_rate,
                     "class": most,
-                    "share": classes.count(most) / len(classes),
+                    "share": n / len(classes),
                     "impact": entry.impact,
                 })
-        return sorted(found, key=lambda f: -f["impact"])
+        return found
 
     def text(self) -> str:
         """The result in words."""
@@ -96,17 +95,7 @@ class DigitsResult:
 def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResult:
     """Train a classifier of scikit-learn's digits, decompose it, measure it, and write a report.
 
-    Args:
-        out: run folder; what an earlier demonstration left there is replaced.
-        seed: draws the classifier and the decomposition.
-        progress: show progress bars.
-
-    Returns:
-        What was found.
-
-    Raises:
-        FileExistsError: if `out` holds something else.
-        ImportError: without scikit-learn.
+    What an earlier demonstration left in the run folder `out` is replaced; anything else is refused.
     """
     images, labels = load_digits()
     images = images.view(-1, 1, 8, 8)
@@ -117,26 +106,12 @@ def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResu
     model = train_classifier(train, labels[N_HELDOUT:], seed)
     with torch.no_grad():
         accuracy = (model(heldout).argmax(1) == labels[:N_HELDOUT]).float().mean().item()
+    shared = {"progress": progress, "seed": seed}
     found = decompose(
-        model,
-        train,
-        heldout=heldout,
-        divergence="kl",
-        config=TRAINING,
-        out=out,
-        progress=progress,
-        seed=seed,
+        model, train, heldout=heldout, divergence="kl", config=TRAINING, out=out, **shared
     )
-    measures = measure(
-        found,
-        model,
-        images,
-        labels=labels,
-        output_names=lambda i: f"digit {i}",
-        out=out / "measures",
-        progress=progress,
-        seed=seed,
-    )
+    names = {"labels": labels, "output_names": lambda i: f"digit {i}"}
+    measures = measure(found, model, images, out=out / "measures", **names, **shared)
     title = "Handwritten digits · small convolutional network"
     report = write_report(out / "report.html", found, measures, title=title, overwrite=True)
     return DigitsResult(found, measures, accuracy, report)
@@ -157,16 +132,7 @@ def classifier() -> nn.Module:
 
 
 def train_classifier(images: Tensor, labels: Tensor, seed: int) -> nn.Module:
-    """Train the classifier.
-
-    Args:
-        images: [sample, 1, 8, 8].
-        labels: a class per image.
-        seed: draws its first weights and the order of the images.
-
-    Returns:
-        The network, in eval mode.
-    """
+    """The classifier, trained on images [sample, 1, 8, 8] and their classes, in eval mode."""
     generator = generator_of(seed, 21)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))

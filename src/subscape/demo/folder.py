@@ -11,15 +11,7 @@ RUN = {"metrics.jsonl", "checkpoint.safetensors", "final", "measures"}
 
 
 def clear(out: Path, known: AbstractSet[str]) -> None:
-    """Remove the folder of an earlier demonstration.
-
-    Args:
-        out: the folder.
-        known: names of what it may hold beside a run.
-
-    Raises:
-        FileExistsError: if it holds something else.
-    """
+    """Remove the folder of an earlier demonstration; refused if it holds more than a run and what is `known`."""
     check_free(
         out,
         overwrite=True,

@@ -7,25 +7,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from subscape._io import read_json, write_json
 from subscape.demo.folder import clear
 from subscape.gradients import GradientSource
 from subscape.measures.measure import measure
 from subscape.measures.oracle import oracle, pca_fvu
-from subscape.measures.recovery import Recovery, absolute_cosines, recovery
+from subscape.measures.recovery import Recovery, absolute_cosines
 from subscape.report import draw_toy_decomposition, write_report
 from subscape.reproduce.recipes import reproduction
+from subscape.reproduce.toys import compared_with_truth
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
-from subscape.toys import tms, true_subnetworks
+from subscape.toys import tms
 from subscape.training.decompose import decompose
 
 STEPS = 4_000
 N_RESTARTS = 8
+CAPTION = (
+    "Edges are weights, top nodes biases; blue is positive, red negative. Below, how near each comes to a true "
+    "subnetwork, and the FVU of single batches."
+)
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,7 @@ class ToyResult:
 def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
     """Train TMS 5-2, decompose it, compare, and draw.
 
-    Args:
-        out: run folder; what an earlier demonstration left there is replaced.
-        seed: draws the target, its data and the decomposition.
-        progress: show a progress bar.
-
-    Returns:
-        What was found.
-
-    Raises:
-        FileExistsError: if `out` holds something else.
+    What an earlier demonstration left in the run folder `out` is replaced; anything else is refused.
     """
     clear(out, {"demo.json", "subnetworks.png", "report.html"})
     what = reproduction("tms")
@@ -94,21 +87,15 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
     fresh = toy.sample(2_000, generator_of(seed, 7, 1))
     config = replace(what.training, steps=STEPS, n_restarts=N_RESTARTS, seed=seed)
     found = decompose(target, inputs, heldout=fresh, config=config, out=out, progress=progress)
-    truth = true_subnetworks(toy)
-    directions = found.decoder.flat()
+    truth, _, compared = compared_with_truth(toy, found, what.divergence)
     rate = found.metrics["active_rate"]
-    compared = recovery(
-        directions,
-        truth.directions,
-        alive=torch.tensor(rate) > DEAD_RATE,
-        represented=toy.represented,
-    )
     heldout = GradientSource(target, fresh, seed=seed + 1)
     gradients = heldout.gradients(heldout.rows(0, len(heldout))).flat
+    l0 = found.metrics["l0"]
     figures = {
         "fvu": found.metrics["fvu"],
-        "l0": found.metrics["l0"],
-        "fvu_oracle": oracle(gradients, truth.directions, found.metrics["l0"]).fvu,
+        "l0": l0,
+        "fvu_oracle": oracle(gradients, truth.directions, l0).fvu,
         "fvu_pca": pca_fvu(gradients, 1),
         "matched": compared.n_matched,
         "truths": compared.n_truths,
@@ -116,42 +103,20 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
         "index": compared.index.tolist(),
         "active_rate": rate,
     }
-    cosines = absolute_cosines(truth.directions, directions)
+    cosines = absolute_cosines(truth.directions, found.decoder.flat())
     history = _history(out)
     picture = out / "subnetworks.png"
-    draw_toy_decomposition(
-        picture,
-        found.decoder.dense(),
-        cosines,
-        rate,
-        history,
-        "TMS 5-2-5: the subnetworks found; weights as edges, biases as top nodes, blue + and red −",
+    title = (
+        "TMS 5-2-5: the subnetworks found; weights as edges, biases as top nodes, blue + and red −"
     )
+    draw_toy_decomposition(picture, found.decoder.dense(), cosines, rate, history, title)
     write_json(out / "demo.json", figures | {"cosines": cosines.tolist(), "history": history})
-    measures = measure(
-        found,
-        target,
-        fresh,
-        output_names=lambda i: f"output {i}",
-        out=out / "measures",
-        progress=progress,
-        change=1.0,
-        seed=seed,
-    )
+    settings = {"output_names": lambda i: f"output {i}", "progress": progress, "seed": seed}
+    measures = measure(found, target, fresh, out=out / "measures", change=1.0, **settings)
+    title = "TMS 5-2-5: a toy of superposition"
+    figure = ("The subnetworks found", CAPTION, picture)
     write_report(
-        out / "report.html",
-        found,
-        measures,
-        title="TMS 5-2-5: a toy of superposition",
-        figures=[
-            (
-                "The subnetworks found",
-                "Edges are weights, top nodes biases; blue is positive, red negative. Below, how near each "
-                "comes to a true subnetwork, and the FVU of single batches.",
-                picture,
-            )
-        ],
-        overwrite=True,
+        out / "report.html", found, measures, title=title, figures=[figure], overwrite=True
     )
     return ToyResult(found, compared, figures, out)
 

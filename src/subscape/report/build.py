@@ -53,9 +53,6 @@ def write_report(
         figures: title, caption and PNG file of pictures to show beside the overview.
         overwrite: replace the file if it is there.
 
-    Returns:
-        The file.
-
     Raises:
         ValueError: if the measures are of another decomposition.
         FileExistsError: if the file is there.

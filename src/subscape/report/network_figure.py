@@ -22,13 +22,7 @@ LayerPart = tuple[Float[Tensor, "..."], Float[Tensor, "..."] | None]
 
 
 def draw_network(axes: Axes, layers: Sequence[LayerPart], *, labels: str = "x") -> None:
-    """Draw one direction.
-
-    Args:
-        axes: where.
-        layers: from the input on.
-        labels: letter under the input nodes.
-    """
+    """Draw one direction, layers from the input on, with a letter and a number under the input nodes."""
     scale = max(float(t.abs().max()) for part in layers for t in part if t is not None) or 1.0
     colours = colour_map(COLOURS)
     sizes = [layers[0][0].shape[1], *[matrix.shape[0] for matrix, _ in layers]]
