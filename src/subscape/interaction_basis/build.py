@@ -10,7 +10,7 @@ import json
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ from subscape.interaction_basis.moments import Moments, node_moments
 from subscape.interaction_basis.probes import Signs
 from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature, gauss_legendre
 
+Target = Literal["next", "final"]
+Last = Literal["pca", "raw"]
 SAME = 1e-3
 """Relative difference of a model's outputs up to which it counts as the one a folder was begun with."""
 N_OUTPUTS = 16
@@ -43,9 +45,9 @@ N_OUTPUTS = 16
 class BasisConfig:
     """Settings of the bases; the defaults are the published method."""
 
-    target: Literal["next", "final"] = "next"
+    target: Target = "next"
     """Jacobians to the next node layer, or to the last one (the non-local Interaction Basis)."""
-    last: Literal["pca", "raw"] = "pca"
+    last: Last = "pca"
     """Basis of the last node layer: principal directions, or its own coordinates (logits)."""
     rtol: float | None = None
     """Share of the largest variance below which a direction is dropped; None is rounding noise."""
@@ -67,20 +69,15 @@ class BasisConfig:
     """Whether to go on with fewer data points than a node layer is wide."""
 
     def __post_init__(self) -> None:
-        require(
-            self.path_points >= 0, "path_points", "a whole number of at least 0", self.path_points
-        )
+        for name, least in (("path_points", 0), ("batch_size", 1)):
+            n = getattr(self, name)
+            require(n >= least, name, f"a whole number of at least {least}", n)
         for name in ("sign_positions", "sign_directions"):
-            draws = getattr(self, name)
-            require(
-                draws is None or draws >= 1, name, "a whole number of at least 1, or None", draws
-            )
-        require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
-        require(self.target in ("next", "final"), "target", "'next' or 'final'", repr(self.target))
-        require(self.last in ("pca", "raw"), "last", "'pca' or 'raw'", repr(self.last))
-        require(
-            self.baseline in ("mean", "zero"), "baseline", "'mean' or 'zero'", repr(self.baseline)
-        )
+            n = getattr(self, name)
+            require(n is None or n >= 1, name, "a whole number of at least 1, or None", n)
+        for name, known in (("target", Target), ("last", Last), ("baseline", Baseline)):
+            value, expected = getattr(self, name), " or ".join(map(repr, get_args(known)))
+            require(value in get_args(known), name, expected, repr(value))
 
     @property
     def quadrature(self) -> Quadrature:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from subscape._checks import problem, require
+from subscape._checks import require
 from subscape._progress import bar
 from subscape.interaction_basis.ablation import largest_edges, score_with_edges
 from subscape.interaction_basis.basis import LayerBasis
@@ -95,25 +95,21 @@ def edges_required(
             tried[k] = score_with_edges(chain, layer, basis, next_basis, mask, on)
         return tried[k]
 
-    total = count_edges(basis, next_basis)
-    if not on.score.within(score(edges.numel()), base, tolerance):
-        raise ValueError(
-            problem(
-                "tolerance",
-                f"one that all edges of {basis.name!r} together satisfy",
-                f"{tolerance}, while {on.score.name} is {base:.6g} and with all edges "
-                f"{tried[edges.numel()]:.6g}",
-                "The directions that were dropped matter: lower rtol, or raise the tolerance.",
-            )
-        )
+    total, every = count_edges(basis, next_basis), score(edges.numel())
+    require(
+        on.score.within(every, base, tolerance),
+        "tolerance",
+        f"one that all edges of {basis.name!r} together satisfy",
+        f"{tolerance}, while {on.score.name} is {base:.6g} and with all edges {every:.6g}",
+        "The directions that were dropped matter: lower rtol, or raise the tolerance.",
+    )
     n_edges = bisect(lambda k: on.score.within(score(k), base, tolerance), total, midpoint)
     n_edges = min(n_edges, edges.numel())
     # An edge of 0 may be needed only for ties; it is no threshold for the others.
     needed = edges.flatten().topk(n_edges).values
     smallest = float(needed[needed > 0].amin()) if bool((needed > 0).any()) else 0.0
-    return EdgesRequired(
-        n_edges, smallest, score(n_edges), base, total, tuple(sorted(tried.items()))
-    )
+    score_then = score(n_edges)
+    return EdgesRequired(n_edges, smallest, score_then, base, total, tuple(sorted(tried.items())))
 
 
 def all_edges_required(
@@ -126,11 +122,9 @@ def all_edges_required(
     progress: bool = False,
 ) -> list[EdgesRequired]:
     """Find the number for every section; the arguments are those of `edges_required`."""
-    base = on.base(chain)
+    same = {"base": on.base(chain), "midpoint": midpoint}
     layers = bar("edges required", range(len(chain)), progress=progress)
-    return [
-        edges_required(chain, graph, n, on, tolerance, base=base, midpoint=midpoint) for n in layers
-    ]
+    return [edges_required(chain, graph, n, on, tolerance, **same) for n in layers]
 
 
 def count_edges(basis: LayerBasis, next_basis: LayerBasis) -> int:

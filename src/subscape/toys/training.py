@@ -20,10 +20,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from subscape._checks import require
 from subscape._shapes import Float
-from subscape.toys.recipe import Parameters, Recipe, measure, outputs
+from subscape.toys.recipe import Parameters, Recipe, outputs
 from subscape.toys.toy import Toy
 
 Settings = ParamSpec("Settings")
+REPRESENTED_SHARE = 0.25
+"""A group is represented if its single-group loss is at most this share of that of predicting zero:
+an output of half the right size has exactly a quarter."""
+N_EVALUATION = 4096
+N_SINGLE = 256
 
 
 @dataclass(frozen=True)
@@ -131,11 +136,24 @@ def _fit(
 def best_of(
     recipe: Recipe, seed: int, candidates: Parameters, mixing: Tensor | None, generator: Generator
 ) -> Toy:
-    """The toy of the candidate that represents most groups and has the lowest loss among those."""
-    measured = measure(recipe, candidates, mixing, generator)
-    n_represented = measured.represented.sum(1)
+    """The toy of the candidate that represents most groups and has the lowest loss among those.
+
+    Candidates are the leading axis of the parameters; all are measured on the same fresh inputs.
+    """
+
+    def errors(x: Tensor) -> tuple[Float[Tensor, " candidate"], Tensor]:
+        y = recipe.label(x, mixing)
+        own = (outputs(recipe, candidates, x) - y).square().mean((1, 2))
+        return own, own / y.square().mean()
+
+    loss, _ = errors(recipe.inputs.sample(N_EVALUATION, generator))
+    groups = range(recipe.inputs.n_groups)
+    shares = [errors(recipe.inputs.single(group, N_SINGLE, generator))[1] for group in groups]
+    single_loss = torch.stack(shares, dim=1)
+    represented = single_loss <= REPRESENTED_SHARE
+    n_represented = represented.sum(1)
     others = n_represented < n_represented.max()
-    best = int(measured.loss.masked_fill(others, torch.inf).argmin())
+    best = int(loss.masked_fill(others, torch.inf).argmin())
     model = copy.deepcopy(recipe.model)
     model.load_state_dict({k: v[best] for k, v in candidates.items()}, strict=False)
     return Toy(
@@ -143,8 +161,8 @@ def best_of(
         seed,
         model.eval(),
         recipe.inputs,
-        float(measured.loss[best]),
-        measured.single_loss[best],
-        measured.represented[best],
+        float(loss[best]),
+        single_loss[best],
+        represented[best],
         mixing,
     )
