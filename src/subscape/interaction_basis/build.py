@@ -85,10 +85,8 @@ class BasisConfig:
         return gauss_legendre(self.path_points) if self.path_points else GRADIENT
 
     @property
-    def signs(self) -> Signs | None:
+    def signs(self) -> Signs:
         """Random signs, if any."""
-        if self.sign_positions is None and self.sign_directions is None:
-            return None
         return Signs(self.sign_positions, self.sign_directions, self.seed)
 
 

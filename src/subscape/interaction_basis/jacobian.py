@@ -18,7 +18,7 @@ from torch import Tensor
 from subscape._checks import require
 from subscape._shapes import Float
 from subscape.interaction_basis.chain import Section
-from subscape.interaction_basis.probes import Signs, cotangents
+from subscape.interaction_basis.probes import EXACT, Signs, cotangents
 from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature, path
 from subscape.interaction_basis.sections import Affine, Mlp
 
@@ -30,7 +30,7 @@ def jacobian_gram(
     activations: Iterable[Float[Tensor, "..."]],
     mean: Float[Tensor, " node"],
     *,
-    signs: Signs | None = None,
+    signs: Signs = EXACT,
     quadrature: Quadrature = GRADIENT,
     baseline: Baseline = "mean",
 ) -> Float[Tensor, "node node"]:
@@ -38,7 +38,7 @@ def jacobian_gram(
     total = mean.new_zeros(len(mean), len(mean), dtype=torch.float64)
     count = 0
     closed = _ClosedForm(section, into_next) if isinstance(section, Affine | Mlp) else None
-    generator = torch.Generator().manual_seed(0 if signs is None else signs.seed)
+    generator = torch.Generator().manual_seed(signs.seed)
     for values in activations:
         points = path(values, mean, quadrature, baseline)
         count += values.numel() // values.shape[-1]
@@ -46,7 +46,7 @@ def jacobian_gram(
             closed.add(points, quadrature)
             continue
         back = [_pullback(section, p) for p in points]
-        n_drawn = 1 if signs is None else (signs.positions or 1) * (signs.directions or 1)
+        n_drawn = (signs.positions or 1) * (signs.directions or 1)
         for probes in cotangents(back[0][0], into_next, signs, generator):
             g = quadrature.mean(_pull_all(pull, probes) for _, pull in back)
             rows = g.flatten(0, -2).double()
