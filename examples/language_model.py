@@ -18,7 +18,7 @@ data, heldout = {"input_ids": ids[:cut]}, {"input_ids": ids[cut:]}
 
 target = subscape.Target(model, parameters)
 print(target.summary())
-settings = subscape.TrainingConfig(n_subnetworks=100, l0=10.0, rank=0.1, steps=int(steps))
+settings = subscape.TrainingConfig(n_subnetworks=100, l0=10, rank=0.1, steps=int(steps))
 found = subscape.decompose(
     target, data, heldout=heldout, divergence="kl", rows="sampled-token", config=settings
 )

@@ -26,7 +26,7 @@ for _ in range(300):
     optimiser.step()
 
 target, heldout = subscape.Target(model.eval(), "*.weight"), images[1400:]
-settings = subscape.TrainingConfig(n_subnetworks=20, l0=2.0, rank=2, steps=steps)
+settings = subscape.TrainingConfig(n_subnetworks=20, l0=2, rank=2, steps=steps)
 found = subscape.decompose(target, images[:1400], heldout=heldout, divergence="kl", config=settings)
 print(f"FVU {found.metrics['fvu']:.3f} at L0 {found.metrics['l0']:.2f} on held-out rows")
 

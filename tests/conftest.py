@@ -1,8 +1,4 @@
-"""Settings and fixtures for all tests.
-
-Must not import subscape at module level: the jaxtyping plugin can only check what is imported
-after it has been set up.
-"""
+"""Settings and fixtures for all tests."""
 
 import os
 from pathlib import Path
@@ -10,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from torch import Tensor, nn
 
 # xdist runs one worker per core; more threads in each would only compete for the same cores.
 torch.set_num_threads(1)
@@ -21,7 +18,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("subscape")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
     for item in items:
@@ -29,8 +26,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
 
 
+@pytest.fixture(autouse=True)
+def own_randomness():
+    """Every test draws the same numbers, whatever ran before it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
+def trained_tms():
+    """The toy of superposition, whose training takes longer than what is tested with it."""
+    from subscape.toys import tms
+
+    return tms(seed=0)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
     """The folder of real data, named by SUBSCAPE_DATA."""
     named = os.environ.get("SUBSCAPE_DATA")
     if not named:
@@ -39,6 +52,44 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data: SUBSCAPE_DATA names no folder: {folder}")
     return folder
+
+
+def normal(*shape, seed=0):
+    """Normal numbers in float64, always the same for a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+class Made(nn.Module):
+    """Modules and parameters by name, and a forward over them."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, Tensor) else part)
+        self.of = forward
+
+    def forward(self, *inputs, **named):
+        return self.of(self, *inputs, **named)
+
+
+def tiny(kind, vocabulary=11, **changes):
+    """A small `llama`, `gpt2` or `mamba` with random weights."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "llama": dict(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+        | dict(num_hidden_layers=2, num_key_value_heads=1),
+        "gpt2": dict(n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0),
+        "mamba": dict(hidden_size=4, state_size=2, num_hidden_layers=1, time_step_rank=2),
+    }
+    name, head = {
+        "llama": ("Llama", "ForCausalLM"),
+        "gpt2": ("GPT2", "LMHeadModel"),
+        "mamba": ("Mamba", "ForCausalLM"),
+    }[kind]
+    config = getattr(transformers, f"{name}Config")
+    made = config(vocab_size=vocabulary, initializer_range=0.4, **sizes[kind] | changes)
+    return getattr(transformers, f"{name}{head}")(made).eval()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ def test_require_passes_when_the_condition_holds():
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError])
-def test_require_raises_the_type_asked_for(error: type[Exception]):
+def test_require_raises_the_type_asked_for(error):
     with pytest.raises(error, match="rank: expected at least 1; got 0"):
         require(False, "rank", "at least 1", 0, error=error)
 
@@ -36,7 +36,7 @@ def test_require_raises_the_type_asked_for(error: type[Exception]):
         ("", ""),
     ],
 )
-def test_nearest_points_out_near_misses(name: str, expected: str):
+def test_nearest_points_out_near_misses(name, expected):
     assert nearest(name, {"mse": 1, "KL": 2, "entropy": 3}) == expected
 
 

@@ -24,7 +24,7 @@ json_values = st.recursive(
 )
 
 
-def names(folder: Path) -> list[str]:
+def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
 
@@ -32,13 +32,13 @@ def names(folder: Path) -> list[str]:
 
 
 @given(value=json_values)
-def test_json_round_trip_is_the_identity(tmp_path_factory: pytest.TempPathFactory, value: object):
+def test_json_round_trip_is_the_identity(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "round_trip.json"
     _io.write_json(path, value)
     assert _io.read_json(path) == value
 
 
-def test_write_json_makes_the_folder(tmp_path: Path):
+def test_write_json_makes_the_folder(tmp_path):
     _io.write_json(tmp_path / "a" / "b.json", {"rank": 1})
     assert _io.read_json(tmp_path / "a" / "b.json") == {"rank": 1}
 
@@ -46,9 +46,7 @@ def test_write_json_makes_the_folder(tmp_path: Path):
 @pytest.mark.parametrize(
     ("bad", "error"), [(math.nan, ValueError), (math.inf, ValueError), (object(), TypeError)]
 )
-def test_refused_json_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, bad: object, error: type[Exception]
-):
+def test_refused_json_leaves_the_old_file_and_nothing_else(tmp_path, bad, error):
     path = tmp_path / "config.json"
     _io.write_json(path, {"old": True})
     with pytest.raises(error):
@@ -58,20 +56,20 @@ def test_refused_json_leaves_the_old_file_and_nothing_else(
 
 
 @pytest.mark.parametrize("content", [b"", b'{"rank": ', b"\xff\xfe\x00"])
-def test_read_json_names_the_broken_file(tmp_path: Path, content: bytes):
+def test_read_json_names_the_broken_file(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"config\.json: expected a JSON file; .*write it again"):
         _io.read_json(path)
 
 
-def test_reading_what_is_not_there_says_so(tmp_path: Path):
+def test_reading_what_is_not_there_says_so(tmp_path):
     for read in (_io.read_json, _io.read_tensors, _io.read_metadata):
         with pytest.raises(FileNotFoundError, match="absent"):
             read(tmp_path / "absent")
 
 
-def test_append_jsonl_adds_one_line_a_record(tmp_path: Path):
+def test_append_jsonl_adds_one_line_a_record(tmp_path):
     path = tmp_path / "logs" / "train.jsonl"
     for step in range(3):
         _io.append_jsonl(path, {"step": step, "note": "two\nlines"})
@@ -79,7 +77,7 @@ def test_append_jsonl_adds_one_line_a_record(tmp_path: Path):
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
 
 
-def test_append_jsonl_refuses_before_it_writes(tmp_path: Path):
+def test_append_jsonl_refuses_before_it_writes(tmp_path):
     path = tmp_path / "train.jsonl"
     with pytest.raises(ValueError):
         _io.append_jsonl(path, {"loss": math.nan})
@@ -92,7 +90,7 @@ def test_append_jsonl_refuses_before_it_writes(tmp_path: Path):
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool]
 )
-def test_tensors_round_trip_is_the_identity(tmp_path: Path, dtype: torch.dtype):
+def test_tensors_round_trip_is_the_identity(tmp_path, dtype):
     tensors = {
         "matrix": torch.arange(6).reshape(2, 3).to(dtype),
         "scalar": torch.tensor(1).to(dtype),
@@ -107,7 +105,7 @@ def test_tensors_round_trip_is_the_identity(tmp_path: Path, dtype: torch.dtype):
     assert _io.read_metadata(tmp_path / "a.safetensors") == {"kind": "test"}
 
 
-def test_views_and_shared_tensors_are_written_in_full(tmp_path: Path):
+def test_views_and_shared_tensors_are_written_in_full(tmp_path):
     base = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4))
     tensors = {
         "base": base,
@@ -124,7 +122,7 @@ def test_views_and_shared_tensors_are_written_in_full(tmp_path: Path):
     assert _io.read_metadata(tmp_path / "a.safetensors") == {}
 
 
-def test_read_tensors_names_the_broken_file(tmp_path: Path):
+def test_read_tensors_names_the_broken_file(tmp_path):
     path = tmp_path / "stack.safetensors"
     _io.write_tensors(path, {"a": torch.ones(100)})
     whole = path.read_bytes()
@@ -135,13 +133,11 @@ def test_read_tensors_names_the_broken_file(tmp_path: Path):
                 read(path)
 
 
-def test_interrupted_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "stack.safetensors"
     _io.write_tensors(path, {"a": torch.zeros(2)})
 
-    def half_a_write(tensors: object, filename: Path, metadata: object) -> None:
+    def half_a_write(tensors, filename, metadata):
         filename.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -153,7 +149,7 @@ def test_interrupted_write_leaves_the_old_file_and_nothing_else(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX")
-def test_files_and_folders_get_the_usual_permissions(tmp_path: Path):
+def test_files_and_folders_get_the_usual_permissions(tmp_path):
     old = os.umask(0o022)
     try:
         with _io.new_folder(tmp_path / "run") as folder:
@@ -169,11 +165,11 @@ def test_files_and_folders_get_the_usual_permissions(tmp_path: Path):
 # Folders
 
 
-def is_old(folder: Path) -> bool:
+def is_old(folder):
     return _io.holds_just(folder, "old")
 
 
-def test_new_folder_appears_only_at_success(tmp_path: Path):
+def test_new_folder_appears_only_at_success(tmp_path):
     target = tmp_path / "runs" / "tms"
     with _io.new_folder(target) as folder:
         _io.write_json(folder / "config.json", {"rank": 1})
@@ -182,7 +178,7 @@ def test_new_folder_appears_only_at_success(tmp_path: Path):
     assert _io.read_json(target / "config.json") == {"rank": 1}
 
 
-def test_new_folder_fills_an_empty_one(tmp_path: Path):
+def test_new_folder_fills_an_empty_one(tmp_path):
     (tmp_path / "run").mkdir()
     with _io.new_folder(tmp_path / "run") as folder:
         _io.write_json(folder / "config.json", {})
@@ -190,7 +186,7 @@ def test_new_folder_fills_an_empty_one(tmp_path: Path):
     assert names(tmp_path / "run") == ["config.json"]
 
 
-def test_new_folder_refuses_one_that_holds_files(tmp_path: Path):
+def test_new_folder_refuses_one_that_holds_files(tmp_path):
     target = tmp_path / "run"
     target.mkdir()
     (target / "old").touch()
@@ -203,7 +199,7 @@ def test_new_folder_refuses_one_that_holds_files(tmp_path: Path):
     assert names(tmp_path) == ["run"]
 
 
-def test_overwrite_replaces_the_folder(tmp_path: Path):
+def test_overwrite_replaces_the_folder(tmp_path):
     target = tmp_path / "run"
     target.mkdir()
     (target / "old").touch()
@@ -215,7 +211,7 @@ def test_overwrite_replaces_the_folder(tmp_path: Path):
 
 
 @pytest.mark.parametrize("others", [["precious"], ["old", "precious"]])
-def test_only_what_is_owned_is_overwritten(tmp_path: Path, others: list[str]):
+def test_only_what_is_owned_is_overwritten(tmp_path, others):
     target = tmp_path / "run"
     target.mkdir()
     for name in others:
@@ -228,7 +224,7 @@ def test_only_what_is_owned_is_overwritten(tmp_path: Path, others: list[str]):
     assert names(target) == others
 
 
-def test_what_is_owned_is_asked_again_at_the_end(tmp_path: Path):
+def test_what_is_owned_is_asked_again_at_the_end(tmp_path):
     target = tmp_path / "run"
     target.mkdir()
     (target / "old").touch()
@@ -241,10 +237,9 @@ def test_what_is_owned_is_asked_again_at_the_end(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "table"),
-    [('{"a": 1}', {"a": 1}), ("[1]", {}), ("{", {}), ("", {}), (None, {})],
+    ("content", "table"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("{", {}), ("", {}), (None, {})]
 )
-def test_a_json_object_or_nothing(tmp_path: Path, content: str | None, table: dict):
+def test_a_json_object_or_nothing(tmp_path, content, table):
     if content is not None:
         (tmp_path / "a.json").write_text(content)
     assert _io.json_object(tmp_path / "a.json") == table
@@ -252,9 +247,7 @@ def test_a_json_object_or_nothing(tmp_path: Path, content: str | None, table: di
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_failing_body_leaves_nothing_behind(
-    tmp_path: Path, overwrite: bool, error: type[BaseException]
-):
+def test_a_failing_body_leaves_nothing_behind(tmp_path, overwrite, error):
     target = tmp_path / "run"
     if overwrite:
         target.mkdir()
@@ -266,7 +259,7 @@ def test_a_failing_body_leaves_nothing_behind(
     assert not overwrite or names(target) == ["old"]
 
 
-def test_a_folder_filled_meanwhile_is_kept(tmp_path: Path):
+def test_a_folder_filled_meanwhile_is_kept(tmp_path):
     target = tmp_path / "run"
     with pytest.raises(FileExistsError, match="holds files"), _io.new_folder(target):
         target.mkdir()
@@ -275,13 +268,13 @@ def test_a_folder_filled_meanwhile_is_kept(tmp_path: Path):
     assert names(tmp_path) == ["run"]
 
 
-def test_a_failing_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failing_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
     target = tmp_path / "run"
     target.mkdir()
     (target / "old").touch()
     rename = Path.rename
 
-    def failing(self: Path, to: Path) -> Path:
+    def failing(self, to):
         # The second of the two renames: the new folder to its final name.
         if (self / "new").exists():
             raise OSError("disk full")
@@ -297,7 +290,7 @@ def test_a_failing_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: 
     assert names(tmp_path) == ["run"]
 
 
-def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path):
+def test_a_file_is_never_replaced_by_a_folder(tmp_path):
     (tmp_path / "run").write_text("precious")
     with (
         pytest.raises(FileExistsError, match="Choose another path"),
@@ -307,9 +300,7 @@ def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path):
     assert (tmp_path / "run").read_text() == "precious"
 
 
-def test_overwrite_refuses_the_folder_one_stands_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_overwrite_refuses_the_folder_one_stands_in(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "precious").touch()
     monkeypatch.chdir(tmp_path / "here")

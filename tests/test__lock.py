@@ -80,7 +80,7 @@ def test_whoever_has_it_may_take_it_again(tmp_path):
 
 
 def test_an_exception_frees_it_and_leaves_no_empty_folder(tmp_path):
-    def fail(name: str, keep: bool):
+    def fail(name, keep):
         with pytest.raises(KeyError), locked(tmp_path / name):
             if keep:
                 (tmp_path / name / "result").touch()

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -34,7 +32,7 @@ def test_a_batch_encoding_is_a_mapping():
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 6])
-def test_a_loader_is_read_to_its_end_in_order_without_labels(batch_size: int):
+def test_a_loader_is_read_to_its_end_in_order_without_labels(batch_size):
     loader = DataLoader(TensorDataset(X, torch.zeros(6)), batch_size=batch_size)
     assert isinstance(next(iter(loader)), list)  # [inputs, labels]
     assert torch.equal(as_samples(loader), X)
@@ -59,7 +57,7 @@ def test_batches_of_mappings_are_joined_by_name():
 
 
 @pytest.mark.parametrize("samples", [X, {"a": X, "b": X[:, 0]}])
-def test_take_and_count(samples: Tensor | dict[str, Tensor]):
+def test_take_and_count(samples):
     assert n_samples(samples) == 6
     taken = take(samples, torch.tensor([5, 0]))
     first = taken if isinstance(taken, Tensor) else taken["a"]
@@ -73,11 +71,11 @@ def test_take_and_count(samples: Tensor | dict[str, Tensor]):
 class Letters:
     """A tokenizer with a token for the start of a text and one for every letter."""
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
+    def __call__(self, text):
         return {"input_ids": [0] + [ord(c) - ord("a") + 1 for c in text]}
 
 
-def test_text_windows_cut_each_story_by_itself(tmp_path: Path):
+def test_text_windows_cut_each_story_by_itself(tmp_path):
     path = tmp_path / "stories.txt"
     path.write_text("abcdefg\n<|endoftext|>\nab\n<|endoftext|>\nabc\n", encoding="utf-8")
     found = text_windows(path, Letters(), length=4)["input_ids"]
@@ -86,7 +84,7 @@ def test_text_windows_cut_each_story_by_itself(tmp_path: Path):
     assert found.dtype == torch.long
 
 
-def test_text_windows_take_another_separator_and_drop_remainders(tmp_path: Path):
+def test_text_windows_take_another_separator_and_drop_remainders(tmp_path):
     path = tmp_path / "stories.txt"
     path.write_text("abcd---ab", encoding="utf-8")
     found = text_windows(str(path), Letters(), length=3, separator="---")["input_ids"]

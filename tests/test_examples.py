@@ -5,25 +5,29 @@ names, from top to bottom. Blocks marked `needs-files`, and `subscape` commands,
 find MODEL_FOLDER, train.txt and heldout.txt in the working folder.
 """
 
+import copy
 import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(
     r"^```(?P<kind>\w+)(?P<marks>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
-FEW_STEPS = 10
+FEW = {
+    "decompose": "--n-heldout-rows 64 --n-subnetworks 18 --batch-size 32",
+    "measure": "--n-rows 48 --n-references 2 --n-others 2 --n-deltas 2 --n-top 2 --n-partners 1",
+}
+"""Later flags win, so those of a document's command are cut short."""
 
 
-def blocks(document: Path, kind: str) -> list[tuple[str, str]]:
+def blocks(document, kind):
     """Marks and code of the blocks of one kind, the code moved down to its line in the document."""
     text = document.read_text(encoding="utf-8")
     return [
@@ -33,67 +37,66 @@ def blocks(document: Path, kind: str) -> list[tuple[str, str]]:
     ]
 
 
-def shortened(code: str) -> str:
+def shortened(code):
     """The code with few steps."""
-    return re.sub(r"(\bsteps[= ])[\d_]+", rf"\g<1>{FEW_STEPS}", code)
+    return re.sub(r"(\bsteps[= ])[\d_]+", r"\g<1>5", code)
 
 
-def run_blocks(document: Path, *, with_files: bool) -> None:
-    names: dict[str, object] = {}
+def run_blocks(document, *, with_files):
+    names = {}
     for marks, code in blocks(document, "python"):
         if with_files or "needs-files" not in marks:
             exec(compile(shortened(code), str(document), "exec"), names)
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A working folder and a random state of its own: documents may do as they like."""
+def own_place(tmp_path, monkeypatch, trained_tms):
+    """A working folder of its own, where documents may do as they like, and what would take most of the time."""
     monkeypatch.chdir(tmp_path)
-    with torch.random.fork_rng():
-        yield
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr("subscape.measures.quality.N_ROWS", 64)
+    monkeypatch.setattr("subscape.toys.tms", lambda seed: copy.deepcopy(trained_tms))
 
 
 @pytest.fixture
-def files(data_dir: Path, tmp_path: Path) -> None:
+def files(data_dir, tmp_path):
     pytest.importorskip("transformers")
     (tmp_path / "MODEL_FOLDER").symlink_to(data_dir / "stories260k")
     for ours, theirs in (("train.txt", "train_sample.txt"), ("heldout.txt", "heldout_sample.txt")):
-        (tmp_path / ours).symlink_to(data_dir / "tinystories" / theirs)
-
-
-def run_example(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(ROOT / "examples" / f"{name}.py")
-    monkeypatch.setattr(sys, "argv", [path, *arguments])
-    runpy.run_path(path, run_name="__main__")
+        text = (data_dir / "tinystories" / theirs).read_text(encoding="utf-8")
+        (tmp_path / ours).write_text(text[:100_000], encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if blocks(d, "python")], ids=lambda d: d.name
 )
-def test_blocks_of_documents_run(document: Path):
+def test_blocks_of_documents_run(document):
     run_blocks(document, with_files=False)
 
 
-def test_toy_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    run_example("toy_recovery", ["500"], monkeypatch)
-    assert "5 of 5 circuits found" in capsys.readouterr().out
-
-
-def test_own_model_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    pytest.importorskip("sklearn")
-    run_example("own_model", ["20"], monkeypatch)
-    assert "subnetwork 19 is most active on digits" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("files")
-def test_language_model_example(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    arguments = ["MODEL_FOLDER", "heldout.txt", "model.layers.2.self_attn.*", "5"]
-    run_example("language_model", arguments, monkeypatch)
-    printed = capsys.readouterr().out
-    assert "12,288 of 260,032 parameters" in printed
-    assert re.search(r"^l0 +10\.0", printed, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("name", "arguments", "needed", "printed"),
+    [
+        ("toy_recovery", ["500"], None, ["5 of 5 circuits found"]),
+        ("own_model", ["20"], "sklearn", ["subnetwork 19 is most active on digits"]),
+        (
+            "language_model",
+            ["MODEL_FOLDER", "heldout.txt", "model.layers.2.self_attn.*", "5"],
+            "transformers",
+            ["12,288 of 260,032 parameters", "l0              10.0"],
+        ),
+    ],
+)
+def test_examples(name, arguments, needed, printed, request, monkeypatch, capsys):
+    if needed:
+        pytest.importorskip(needed)
+    if "MODEL_FOLDER" in arguments:
+        request.getfixturevalue("files")
+    path = str(ROOT / "examples" / f"{name}.py")
+    monkeypatch.setattr(sys, "argv", [path, *arguments])
+    runpy.run_path(path, run_name="__main__")
+    shown = capsys.readouterr().out
+    assert all(line in shown for line in printed)
 
 
 @pytest.mark.usefixtures("files")
@@ -104,24 +107,9 @@ def test_blocks_that_need_files_run():
 @pytest.mark.usefixtures("files")
 @pytest.mark.filterwarnings("ignore:forward mode is not there")  # fused attention; it says so
 @pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
-def test_commands_of_documents_run(document: str):
+def test_commands_of_documents_run(document):
     from subscape.cli.main import main
 
-    quick = {
-        "decompose": ["--n-heldout-rows", "64", "--n-subnetworks", "20"],
-        "measure": [
-            "--n-rows",
-            "160",
-            "--n-references",
-            "2",
-            "--n-others",
-            "8",
-            "--n-deltas",
-            "2",
-            "--n-top",
-            "3",
-        ],
-    }
     commands = [
         shlex.split(shortened(line), comments=True)[1:]
         for _, code in blocks(ROOT / document, "bash")
@@ -130,6 +118,5 @@ def test_commands_of_documents_run(document: str):
     ]
     assert {"decompose", "measure"} <= {command[0] for command in commands}
     for command in commands:
-        # Later flags win, so those of the document are cut short.
-        assert main([*command, *quick.get(command[0], [])]) == 0
+        assert main([*command, *FEW.get(command[0], "").split()]) == 0
     assert Path("runs/attention/measures/measures.json").is_file()

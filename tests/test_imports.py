@@ -7,14 +7,14 @@ import sys
 import pytest
 
 
-def submodules() -> list[str]:
+def submodules():
     import subscape
 
     return [module.name for module in pkgutil.walk_packages(subscape.__path__, "subscape.")]
 
 
 @pytest.mark.parametrize("name", ["subscape.measures.impact", "subscape.training.decompose"])
-def test_all_submodules_are_looked_at(name: str):
+def test_all_submodules_are_looked_at(name):
     assert name in submodules()
 
 

@@ -1,7 +1,5 @@
 """Pretrained models that nobody on this project made; skipped where SUBSCAPE_DATA is not set."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -16,20 +14,20 @@ ATTENTION = [
 
 
 @pytest.fixture(scope="module")
-def stories(data_dir: Path) -> nn.Module:
+def stories(data_dir):
     folder = data_dir / "stories260k"
     return transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
 
 
 @pytest.fixture(scope="module")
-def windows(data_dir: Path) -> dict[str, torch.Tensor]:
+def windows(data_dir):
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         data_dir / "stories260k", local_files_only=True
     )
     return text_windows(data_dir / "tinystories" / "heldout_sample.txt", tokenizer, length=16)
 
 
-def test_windows_hold_real_text(stories: nn.Module, windows: dict[str, torch.Tensor]):
+def test_windows_hold_real_text(stories, windows):
     ids = windows["input_ids"]
     assert ids.shape[1] == 16
     assert len(ids) > 1000
@@ -41,9 +39,7 @@ def test_windows_hold_real_text(stories: nn.Module, windows: dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("reference", ["another-row", "batch-mean"])
-def test_vmap_equals_the_loop_on_attention(
-    stories: nn.Module, windows: dict[str, torch.Tensor], reference: str
-):
+def test_vmap_equals_the_loop_on_attention(stories, windows, reference):
     target = Target(stories, "model.layers.2.self_attn")
     assert target.names == ATTENTION
     options = {"divergence": "kl", "reference": reference, "rows": "sampled-token"}
@@ -62,9 +58,7 @@ def test_vmap_equals_the_loop_on_attention(
         assert (error[~own] < 1e-6 * size.max()).all(), name
 
 
-def test_attention_is_decomposed(
-    stories: nn.Module, windows: dict[str, torch.Tensor], tmp_path: Path
-):
+def test_attention_is_decomposed(stories, windows, tmp_path):
     before = {name: p.detach().clone() for name, p in stories.named_parameters()}
     result = decompose(
         stories,

@@ -1,16 +1,8 @@
 import pytest
 import torch
-from torch import Tensor
 
 from subscape import FixedOutput, Pairs
-from subscape.references import (
-    REFERENCES,
-    another_row,
-    as_reference,
-    group_mean,
-    name_of,
-    uniform,
-)
+from subscape.references import REFERENCES, another_row, as_reference, group_mean, name_of, uniform
 from subscape.rows import RowDraws, Rows
 
 ROWS = Rows(torch.tensor([4, 0, 2, 1]), None, torch.tensor([1, 0, 3, 2]), (2, 2))
@@ -81,7 +73,7 @@ def test_a_row_sees_its_group_only(rule, kind):
 # Names
 
 
-def mine(outputs: Tensor, rows: Rows) -> Tensor:
+def mine(outputs, rows):
     return outputs
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from subscape.rows import GROUP, RowDraws, RowKind, Rows, generator_of, joined
 
@@ -13,18 +12,18 @@ KINDS: list[RowKind] = ["sample", "sampled-token", "token"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def draws(kind: RowKind, n: int = 40, *, length: int = LENGTH, seed: int = 5) -> RowDraws:
+def draws(kind, n=40, *, length=LENGTH, seed=5):
     return RowDraws(n, kind, length, seed)
 
 
-def step(kind: RowKind, number: int, n: int, **given: int) -> Rows:
+def step(kind, number, n, **given):
     """Rows of `n` samples."""
     made = draws(kind)
     return made.at_step(number, n * made.per_sample, **given)
 
 
-def same(a: Rows, b: Rows) -> bool:
-    def fields(rows: Rows) -> list[Tensor]:
+def same(a, b):
+    def fields(rows):
         given = [rows.samples, rows.partner, rows.position, torch.tensor(rows.groups)]
         return [x for x in given if x is not None]
 
@@ -36,7 +35,7 @@ def same(a: Rows, b: Rows) -> bool:
 
 
 @every_kind
-def test_rows_depend_on_seed_and_step_only(kind: RowKind):
+def test_rows_depend_on_seed_and_step_only(kind):
     one, other = draws(kind), draws(kind)
     size = 4 * one.per_sample
     state, first = torch.get_rng_state(), one.at_step(7, size)
@@ -54,9 +53,7 @@ def test_rows_depend_on_seed_and_step_only(kind: RowKind):
     n=st.integers(1, 40),
     n_ranks=st.integers(1, 7),
 )
-def test_the_shares_of_all_ranks_are_the_rows_of_one(
-    kind: RowKind, number: int, n: int, n_ranks: int
-):
+def test_the_shares_of_all_ranks_are_the_rows_of_one(kind, number, n, n_ranks):
     shares = [step(kind, number, n, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
     whole = step(kind, number, n)
     assert same(joined(shares), whole)
@@ -65,7 +62,7 @@ def test_the_shares_of_all_ranks_are_the_rows_of_one(
 
 
 @every_kind
-def test_another_draw_of_the_same_samples_has_other_partners(kind: RowKind):
+def test_another_draw_of_the_same_samples_has_other_partners(kind):
     samples = torch.tensor([9, 2, 30, 4, 5, 6, 7])
     first, second = (draws(kind).of_samples(samples, draw=draw) for draw in (0, 1))
     assert torch.equal(first.samples, second.samples)
@@ -84,7 +81,7 @@ def test_no_sample_comes_twice_within_a_step():
 
 
 @pytest.mark.parametrize(("n", "size"), [(12, 4), (12, 12), (13, 4)])
-def test_an_epoch_is_a_permutation(n: int, size: int):
+def test_an_epoch_is_a_permutation(n, size):
     made, per_epoch, orders = draws("sample", n), n // size, []
     for epoch in range(3):
         steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
@@ -117,18 +114,18 @@ def test_samples_left_out_of_one_epoch_come_in_others():
         (26, (8, 9, 9)),
     ],
 )
-def test_groups_are_eight_samples_or_a_few_more(n: int, groups: tuple[int, ...]):
+def test_groups_are_eight_samples_or_a_few_more(n, groups):
     assert step("sample", 0, n).groups == step("sampled-token", 0, n).groups == groups
     assert step("token", 0, n).groups == tuple(LENGTH * size for size in groups)
     assert GROUP == 8
 
 
-def group_of(rows: Rows) -> Tensor:
+def group_of(rows):
     return torch.arange(len(rows.groups)).repeat_interleave(torch.tensor(rows.groups))
 
 
 @given(kind=st.sampled_from(KINDS), number=st.integers(0, 9), n=st.integers(1, 40))
-def test_partners_are_other_rows_of_the_group(kind: RowKind, number: int, n: int):
+def test_partners_are_other_rows_of_the_group(kind, number, n):
     rows = step(kind, number, n)
     group = group_of(rows)
     assert torch.equal(group[rows.partner], group)
@@ -141,7 +138,7 @@ def test_partners_are_other_rows_of_the_group(kind: RowKind, number: int, n: int
 
 
 @every_kind
-def test_partners_are_uniform_over_the_other_rows_of_the_group(kind: RowKind):
+def test_partners_are_uniform_over_the_other_rows_of_the_group(kind):
     made, n_draws = draws(kind, length=2), 2000
     counts = torch.zeros(17 * made.per_sample, 17 * made.per_sample)
     for draw in range(n_draws):
@@ -160,9 +157,7 @@ def test_partners_are_uniform_over_the_other_rows_of_the_group(kind: RowKind):
 
 
 @given(kind=st.sampled_from(KINDS), n=st.integers(1, 40), size=st.none() | st.integers(1, 130))
-def test_micro_batches_are_whole_groups_and_together_all_rows(
-    kind: RowKind, n: int, size: int | None
-):
+def test_micro_batches_are_whole_groups_and_together_all_rows(kind, n, size):
     rows = step(kind, 1, n)
     parts = rows.micro_batches(size)
     assert same(joined(parts), rows)
@@ -180,7 +175,7 @@ def test_micro_batches_are_whole_groups_and_together_all_rows(
     ("n", "size", "expected"),
     [(40, None, [40]), (40, 40, [40]), (40, 39, [32, 8]), (40, 16, [16, 16, 8]), (7, 1, [7])],
 )
-def test_sizes_of_micro_batches_by_hand(n: int, size: int | None, expected: list[int]):
+def test_sizes_of_micro_batches_by_hand(n, size, expected):
     assert [len(part) for part in step("sample", 0, n).micro_batches(size)] == expected
 
 
@@ -242,7 +237,7 @@ def test_all_positions_of_a_sequence_follow_each_other():
         ("sample", 41, "at most the 40 samples there are .* got 41. Lower it"),
     ],
 )
-def test_sizes_that_cannot_be_had(kind: RowKind, size: int, message: str):
+def test_sizes_that_cannot_be_had(kind, size, message):
     with pytest.raises(ValueError, match=f"^batch_size: expected {message}"):
         draws(kind).at_step(0, size)
 

@@ -2,14 +2,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import Target
 from subscape import targets as module
 from subscape.targets import default_outputs, select
 
 
-def network() -> nn.Module:
+def network():
     return nn.ModuleDict({
         "embed": nn.Linear(3, 4),
         "blocks": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)]),
@@ -40,7 +40,7 @@ NAMES = ["embed.weight", "embed.bias", "blocks.0.weight", "blocks.0.bias", "bloc
         (["Embed"], None),
     ],
 )
-def test_patterns_choose_in_model_order(patterns: list[str], expected: list[str] | None):
+def test_patterns_choose_in_model_order(patterns, expected):
     if expected is None:
         with pytest.raises(ValueError, match="matches none"):
             select(network(), patterns)
@@ -58,12 +58,12 @@ def test_brackets_in_globs_are_sets_of_letters():
 
 
 class Tied(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
         self.second.weight = self.first.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.second(self.first(x))
 
 
@@ -123,12 +123,12 @@ LOGITS = torch.randn(2, 3)
     ],
     ids=["tensor", "attribute", "mapping", "tuple"],
 )
-def test_default_outputs_find_the_tensor(given: object):
+def test_default_outputs_find_the_tensor(given):
     assert default_outputs(lambda batch: given, torch.zeros(2)) is LOGITS
 
 
 def test_default_outputs_pass_mappings_by_keyword():
-    def model(*, a: Tensor, b: Tensor) -> Tensor:
+    def model(*, a, b):
         return a - b
 
     found = default_outputs(model, {"b": torch.ones(2), "a": torch.zeros(2)})
@@ -139,7 +139,7 @@ def test_an_outputs_function_sees_a_model_with_other_values_and_the_models_attri
     model = nn.Linear(3, 2)
     seen = []
 
-    def outputs(called, batch: Tensor) -> Tensor:
+    def outputs(called, batch):
         seen.append(called.out_features)
         return called(batch)[:, :1]
 
@@ -169,11 +169,11 @@ def test_summary_counts_the_chosen_of_all():
 
 
 @pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def hashed(monkeypatch):
     """Grows with every tensor whose values are hashed."""
     seen, original = [], module.raw_bytes
 
-    def spy(values: Tensor) -> memoryview:
+    def spy(values):
         seen.append(str(list(values.shape)))
         return original(values)
 
@@ -181,29 +181,29 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def one_bit(model: nn.Module) -> None:
+def one_bit(model):
     with torch.no_grad():
         model.weight[1, 2] = torch.nextafter(model.weight[1, 2], torch.tensor(9.0))
 
 
-def through_data(model: nn.Module) -> None:
+def through_data(model):
     model.weight.data[1, 2] += 1
 
 
-def signs_through_data(model: nn.Module) -> None:
+def signs_through_data(model):
     model.weight.data.neg_()
 
 
-def loaded(model: nn.Module) -> None:
+def loaded(model):
     model.load_state_dict({name: 2 * p for name, p in model.state_dict().items()})
 
 
-def other_data(model: nn.Module) -> None:
+def other_data(model):
     model.weight.data = model.weight.data.clone().neg()
 
 
 @pytest.mark.parametrize("change", [one_bit, through_data, signs_through_data, loaded, other_data])
-def test_fingerprint_is_made_once_for_the_same_values(change, hashed: list[str]):
+def test_fingerprint_is_made_once_for_the_same_values(change, hashed):
     model = nn.Linear(3, 2)
     target = Target(model)
     before = target.fingerprint()
@@ -228,7 +228,7 @@ def test_fingerprint_looks_at_chosen_parameters_only():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_fingerprint_takes_every_dtype_and_layout(dtype: torch.dtype):
+def test_fingerprint_takes_every_dtype_and_layout(dtype):
     model = nn.Linear(3, 2).to(dtype)
     model.weight = nn.Parameter(torch.randn(3, 2).to(dtype).mT)  # not contiguous
     model.scale = nn.Parameter(torch.ones((), dtype=dtype))
@@ -243,7 +243,7 @@ def test_fingerprint_takes_every_dtype_and_layout(dtype: torch.dtype):
 @pytest.mark.parametrize(
     "module", [nn.Dropout(0.1), nn.Dropout2d(0.5), nn.AlphaDropout(0.1), nn.BatchNorm1d(3)]
 )
-def test_train_mode_is_refused_for_modules_that_it_changes(module: nn.Module):
+def test_train_mode_is_refused_for_modules_that_it_changes(module):
     model = nn.Sequential(nn.Linear(3, 3), module)
     with pytest.raises(ValueError, match="eval mode"):
         Target(model)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from subscape.cli.decompose import DecomposeRun
 from subscape.cli.main import main
 from subscape.demo import digits
 from subscape.subnetworks.decomposition import Decomposition
+from subscape.toys import ToyTraining, tms
 
 MODEL = """
 import torch
@@ -191,10 +193,13 @@ def test_toml_builds_nested_settings():
 
 
 def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("subscape.demo.toy.STEPS", 1_000)
-    short = replace(digits.TRAINING, steps=150)
+    target = partial(tms, training=ToyTraining(n_steps=500))
+    monkeypatch.setattr("subscape.demo.toy.tms", target)
+    monkeypatch.setattr("subscape.demo.toy.STEPS", 400)
+    monkeypatch.setattr("subscape.demo.toy.N_RESTARTS", 4)
+    short = replace(digits.TRAINING, steps=100)
     monkeypatch.setattr("subscape.demo.digits.TRAINING", short)
-    monkeypatch.setattr("subscape.demo.digits.EPOCHS", 15)
+    monkeypatch.setattr("subscape.demo.digits.EPOCHS", 10)
     assert main(["demo", "--out", str(tmp_path / "demo"), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["toy"]["matched"] == figures["toy"]["truths"] == 5

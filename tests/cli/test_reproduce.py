@@ -3,36 +3,40 @@ import json
 import pytest
 
 from subscape.cli.main import main
+from subscape.toys import TOYS, ToyTraining, tms
 
 
 def run(*arguments):
     return main([str(a) for a in arguments])
 
 
-def test_reproduce_writes_results(tmp_path, capsys):
-    arguments = (
-        f"reproduce tms --seeds 2 --steps 40 --n-samples 300 --out {tmp_path} --json".split()
-    )
-    assert main(arguments) == 0
+@pytest.fixture
+def quick_tms(monkeypatch):
+    short = ToyTraining(n_steps=100, n_candidates=4)
+    monkeypatch.setitem(TOYS, "tms", lambda seeds: tms.many(seeds, training=short))
+
+
+def reproduce_tms(out, seeds: str):
+    flags = "--steps 40 --n-samples 300 --json"
+    return run("reproduce", "tms", *seeds.split(), *flags.split(), "--out", out)
+
+
+def test_reproduce_writes_results_that_do_not_depend_on_the_seeds_beside_it(
+    tmp_path, capsys, quick_tms
+):
+    assert reproduce_tms(tmp_path, "--seeds 2") == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["name"] == "tms"
     assert [run["seed"] for run in results["runs"]] == [0, 1]
     wanted = {"seed", "divergence", "n_restarts", "fvu", "fvu_oracle", "l0", "mmcs", "success"}
     assert wanted | {"dead", "active_rate", "steps", "seconds"} <= results["runs"][0].keys()
     assert json.loads(capsys.readouterr().out) == results["summary"]
-    assert main(arguments) == 2  # nothing is overwritten without being asked
+    assert reproduce_tms(tmp_path, "--seeds 2") == 2  # nothing is overwritten without being asked
     assert "--overwrite" in capsys.readouterr().err
-
-
-def test_a_seed_does_not_depend_on_those_beside_it(tmp_path):
-    for name, seeds in (("both", "--seeds 2"), ("second", "--seeds 1 --first-seed 1")):
-        main(
-            f"reproduce tms {seeds} --steps 40 --n-samples 300 --out {tmp_path / name} --json".split()
-        )
-    runs = [
-        json.loads((tmp_path / n / "results.json").read_text())["runs"] for n in ("both", "second")
-    ]
-    assert runs[0][1]["fvu"] == pytest.approx(runs[1][0]["fvu"], rel=1e-3)
+    assert reproduce_tms(tmp_path / "second", "--seeds 1 --first-seed 1") == 0
+    (second,) = json.loads((tmp_path / "second" / "results.json").read_text())["runs"]
+    assert second["seed"] == 1
+    assert second["fvu"] == pytest.approx(results["runs"][1]["fvu"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_run(tmp_path, monk
 def test_reproduction_of_the_digits(tmp_path, monkeypatch, capsys):
     for package in ("sklearn", "networkx", "matplotlib"):
         pytest.importorskip(package)
-    monkeypatch.setattr("subscape.reproduce.digits.STEPS", 300)
+    monkeypatch.setattr("subscape.reproduce.digits.STEPS", 150)
     monkeypatch.setattr("subscape.reproduce.digits.HIDDEN", 10)
     arguments = ("reproduce", "digits-mlp", "--seeds", "2", "--out", tmp_path / "r")
     assert run(*arguments, "--json") == 0

@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from subscape import GradientSource
+from subscape.gradients.plan import relative_error
+from tests.conftest import tiny
+
 N_SAMPLES = 6
 
 
@@ -24,13 +28,13 @@ class Case:
 class RawParameters(nn.Module):
     """A 3-D, a 1-D and a 0-D parameter of which no module knows."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(2, 4, 3))
         self.offset = nn.Parameter(torch.randn(3))
         self.scale = nn.Parameter(torch.tensor(1.3))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         heads = torch.einsum("nd,hde->nhe", x, self.kernel)
         return self.scale * torch.tanh(heads).sum(1) + self.offset
 
@@ -38,26 +42,26 @@ class RawParameters(nn.Module):
 class Tied(nn.Module):
     """One tensor under two names, used twice."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first = nn.Linear(4, 4)
         self.second = nn.Linear(4, 4)
         self.second.weight = self.first.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.second(torch.tanh(self.first(x)))
 
 
-def linear() -> Case:
+def linear():
     return Case(nn.Linear(4, 3), torch.randn(N_SAMPLES, 4))
 
 
-def mlp() -> Case:
+def mlp():
     model = nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
     return Case(model, torch.randn(N_SAMPLES, 4))
 
 
-def convolution() -> Case:
+def convolution():
     norm = nn.BatchNorm2d(4)
     nn.init.normal_(norm.running_mean)
     nn.init.uniform_(norm.running_var, 0.5, 2.0)
@@ -72,50 +76,17 @@ def convolution() -> Case:
     return Case(model.eval(), torch.randn(N_SAMPLES, 2, 5, 5))
 
 
-def raw_parameters() -> Case:
+def raw_parameters():
     return Case(RawParameters(), torch.randn(N_SAMPLES, 4))
 
 
-def tied() -> Case:
+def tied():
     return Case(Tied(), torch.randn(N_SAMPLES, 4))
 
 
-def tiny(kind: str, vocabulary: int = 11, **changes: Any) -> nn.Module:
-    """A small `llama`, `gpt2` or `mamba` with random weights."""
-    transformers = pytest.importorskip("transformers")
-    sizes = {
-        "llama": {
-            "hidden_size": 8,
-            "intermediate_size": 12,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-        },
-        "gpt2": {
-            "n_positions": 16,
-            "n_embd": 8,
-            "n_layer": 2,
-            "n_head": 2,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-        },
-        "mamba": {
-            "hidden_size": 4,
-            "state_size": 2,
-            "num_hidden_layers": 1,
-            "time_step_rank": 2,
-        },
-    }
-    name, head = {"llama": ("Llama", ""), "gpt2": ("GPT2", "LMHead"), "mamba": ("Mamba", "")}[kind]
-    config = getattr(transformers, f"{name}Config")(
-        vocab_size=vocabulary, initializer_range=0.4, **sizes[kind] | changes
-    )
-    ending = "LMHeadModel" if head else "ForCausalLM"
-    return getattr(transformers, f"{name}{ending}")(config).eval()
-
-
-def in_working_dtype(model: nn.Module) -> nn.Module:
-    """The library's own norms compute in float32 whatever comes; a check to 1e-9 needs float64."""
+def exact(kind, vocabulary=11, **changes):
+    """`tiny` with norms in the dtype of their inputs: transformers' compute in float32 whatever comes."""
+    model = tiny(kind, vocabulary, **changes)
     for name, child in list(model.named_modules()):
         if type(child).__name__.endswith("RMSNorm"):
             parent, _, local = name.rpartition(".")
@@ -124,37 +95,27 @@ def in_working_dtype(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.fixture
-def language_model() -> Callable[..., nn.Module]:
-    """Makes a model by `tiny`."""
-    return tiny
+def exact_llama():
+    return exact("llama", tie_word_embeddings=True)
 
 
-@pytest.fixture
-def exact_model() -> Callable[..., nn.Module]:
-    """The same with norms in the dtype of their inputs."""
-    return lambda *kind, **changes: in_working_dtype(tiny(*kind, **changes))
-
-
-def _llama() -> nn.Module:
-    return in_working_dtype(tiny("llama", tie_word_embeddings=True))
-
-
-def llama_tokens() -> Case:
+def llama_tokens():
     """Token rows; the embedding is tied to the head."""
     data = {"input_ids": torch.randint(0, 11, (N_SAMPLES, 5))}
-    return Case(_llama(), data, rows="sampled-token")
+    return Case(exact_llama(), data, rows="sampled-token")
 
 
-def llama_sequences() -> Case:
+def llama_sequences():
     """A sequence is a row; a BatchEncoding as tokenizers give it, with a mask; some tensors only."""
     transformers = pytest.importorskip("transformers")
     ids = torch.randint(0, 11, (N_SAMPLES, 5))
     data = transformers.BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-    return Case(_llama(), data, parameters=["model.layers.1.self_attn", "*.0.mlp.down_proj.weight"])
+    return Case(
+        exact_llama(), data, parameters=["model.layers.1.self_attn", "*.0.mlp.down_proj.weight"]
+    )
 
 
-def gpt2_tokens() -> Case:
+def gpt2_tokens():
     data = {"input_ids": torch.randint(0, 11, (N_SAMPLES, 5))}
     return Case(tiny("gpt2", n_layer=1), data, rows="sampled-token")
 
@@ -174,18 +135,50 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def _to(data: Any, dtype: torch.dtype) -> Any:
-    return data.to(dtype) if isinstance(data, Tensor) else data
-
-
 @pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest) -> Callable[[torch.dtype], Case]:
+def case(request):
     """Makes the case in a given dtype, the same every time."""
 
-    def make(dtype: torch.dtype) -> Case:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            made = CASES[request.param]()
-        return Case(made.model.to(dtype), _to(made.data, dtype), made.parameters, made.rows)
+    def make(dtype):
+        torch.manual_seed(0)
+        made = CASES[request.param]()
+        data = made.data.to(dtype) if isinstance(made.data, Tensor) else made.data
+        return Case(made.model.to(dtype), data, made.parameters, made.rows)
 
     return make
+
+
+# Against the loop
+
+
+def whole(source):
+    """Row gradients of one step over all the data."""
+    return source.gradients(source.rows(0, source.n_rows)).flat
+
+
+def worst_row(found, expected):
+    """Largest relative error of a row; no row may be zero, or the comparison would be empty."""
+    assert (expected.norm(dim=-1) > 0).all()
+    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+
+
+def assert_right(source, bound=1e-9, *, zeros=()):
+    """Row gradients against the loop's: in full, and of every tensor, of which `zeros` have none."""
+    loop = GradientSource(
+        source.target,
+        source.data,
+        rows=source.kind,
+        engine="loop",
+        divergence=source.divergence,
+        reference=source.reference,
+        seed=source.seed,
+    )
+    found, expected = (s.gradients(s.rows(0, s.n_rows)) for s in (source, loop))
+    assert found.flat.shape == (source.n_rows, source.target.n_parameters)
+    sizes, off = expected.flat.norm(dim=1), (found.flat - expected.flat).norm(dim=1)
+    assert (off <= bound * torch.where(sizes > 0, sizes, 1.0)).all()
+    by_name = found.dense()
+    assert list(by_name) == source.target.names
+    for name, values in expected.dense().items():
+        assert bool(values.any()) is (name not in zeros), name
+        assert relative_error(by_name[name], values) <= bound, name

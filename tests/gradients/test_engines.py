@@ -1,113 +1,68 @@
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import GradientSource, Target
 from subscape.data import take
 from subscape.divergences import MSE
-from subscape.gradients import (
-    DenseRowGradients,
-    jacobian,
-    loop_gradients,
-    row_outputs,
-    vmap_gradients,
-)
-from subscape.rows import Rows
+from subscape.gradients import jacobian, loop_gradients, row_outputs, vmap_gradients
+from tests.gradients.conftest import assert_right, worst_row
 
-MakeCase = Callable[[torch.dtype], Any]
+SAMPLE_ROWS = ["linear", "mlp", "convolution", "raw_parameters", "tied", "llama_sequences"]
+"""The cases that have a cached Jacobian."""
 
 
-def by_hand(outputs: Tensor, reference: Tensor) -> Tensor:
+def by_hand(outputs, reference):
     """A divergence that is none of the library's."""
     return (outputs * reference - outputs.sin()).flatten(1).abs().pow(1.5).sum(1)
 
 
-SAMPLE_ROWS = ["linear", "mlp", "convolution", "raw_parameters", "tied", "llama_sequences"]
-"""The cases that have a cached Jacobian."""
-MEASURES = [
-    ("mse", torch.float64),
-    ("half-reference-mse", torch.float64),
-    ("kl", torch.float64),
-    (by_hand, torch.float64),
-    ("kl", torch.float32),
-]
-"""Divergences and dtypes."""
-
-
-def worst_row(found: Tensor, expected: Tensor) -> float:
-    """Largest relative L2 error of a row; no row may be zero, or the comparison would be empty."""
-    assert (expected.norm(dim=-1) > 0).all()
-    return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
-
-
-def oracle_of(source: GradientSource, rows: Rows) -> DenseRowGradients:
-    """Its rows' gradients one by one, through model and divergence."""
-    reference = source.reference(source.outputs_at(rows), rows)
-    inputs = take(source.data, rows.samples)
-    return loop_gradients(source.target, inputs, rows.position, reference, source.divergence)
-
-
-def compare(made: Any, engine: Any, divergence: Any) -> float:
+def source_of(made, **options):
     target = Target(made.model, made.parameters)
-    source = GradientSource(
-        target, made.data, divergence=divergence, rows=made.rows, engine=engine, seed=3
-    )
-    rows = source.rows(0, source.n_rows)
-    oracle, found = oracle_of(source, rows), source.gradients(rows)
-    assert found.flat.shape == (source.n_rows, target.n_parameters)
-    # Every tensor has its share, so that an engine that leaves one at zero is found out.
-    for name, gradient in oracle.dense().items():
-        assert gradient.abs().sum() > 0, name
-    return worst_row(found.flat, oracle.flat)
+    return GradientSource(target, made.data, rows=made.rows, seed=3, **options)
 
 
 # Engines against the oracle
 
 
-@pytest.mark.parametrize(("divergence", "dtype"), MEASURES)
-def test_vmap_equals_the_loop(case: MakeCase, divergence: Any, dtype: torch.dtype):
-    error = compare(case(dtype), "vmap", divergence)
-    assert error <= (1e-9 if dtype == torch.float64 else 1e-4)
+@pytest.mark.parametrize(
+    ("divergence", "dtype"),
+    [
+        ("mse", torch.float64),
+        ("half-reference-mse", torch.float64),
+        ("kl", torch.float64),
+        (by_hand, torch.float64),
+        ("kl", torch.float32),
+    ],
+)
+def test_vmap_and_the_cached_jacobian_equal_the_loop(case, divergence, dtype, request):
+    bound = 1e-9 if dtype == torch.float64 else 1e-4
+    cached = request.node.callspec.params["case"] in SAMPLE_ROWS
+    for engine in ("vmap", "jacobian")[: 1 + cached]:
+        assert_right(source_of(case(dtype), engine=engine, divergence=divergence), bound)
 
 
-@pytest.mark.parametrize("case", SAMPLE_ROWS, indirect=True)
-@pytest.mark.parametrize(("divergence", "dtype"), MEASURES)
-def test_cached_jacobian_equals_the_loop(case: MakeCase, divergence: Any, dtype: torch.dtype):
-    error = compare(case(dtype), "jacobian", divergence)
-    assert error <= (1e-9 if dtype == torch.float64 else 1e-4)
-
-
-def flat(by_name: dict[str, Tensor]) -> Tensor:
+def flat(by_name):
     return torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
 
 
-def whole(source: GradientSource) -> tuple[Any, Tensor | None, Tensor]:
-    """All its rows as engines take them, with random output gradients."""
+def test_vmap_in_chunks_or_row_by_row_equals_vmap_at_once(case):
+    source = source_of(case(torch.float64), engine="vmap")
     rows = source.rows(0, len(source))
-    e = torch.randn_like(source.outputs_at(rows))
-    return take(source.data, rows.samples), rows.position, e
+    e, inputs = torch.randn_like(source.outputs_at(rows)), take(source.data, rows.samples)
+    at_once = flat(vmap_gradients(source.target, inputs, rows.position, e))
+    for chunk in (1, 4):
+        chunked = vmap_gradients(source.target, inputs, rows.position, e, chunk=chunk)
+        assert worst_row(flat(chunked), at_once) <= 1e-12
+    at = None if rows.position is None else rows.position[2:3]
+    alone = vmap_gradients(source.target, take(inputs, slice(2, 3)), at, e[2:3])
+    assert worst_row(flat(alone), at_once[2:3]) <= 1e-12
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
-def test_vmap_in_chunks_equals_vmap_at_once(case: MakeCase, chunk: int):
-    made = case(torch.float64)
-    target = Target(made.model, made.parameters)
-    source = GradientSource(target, made.data, rows=made.rows, engine="vmap")
-    given = target, *whole(source)
-    at_once, chunked = vmap_gradients(*given), vmap_gradients(*given, chunk=chunk)
-    assert worst_row(flat(chunked), flat(at_once)) <= 1e-12
-
-
-def test_jacobian_in_chunks_equals_jacobian_at_once(case: MakeCase):
-    made = case(torch.float64)
-    source = GradientSource(Target(made.model, made.parameters), made.data, engine="vmap")
-    at_once = jacobian(source.target, source.data)
-    torch.testing.assert_close(
-        jacobian(source.target, source.data, chunk=4), at_once, rtol=1e-12, atol=1e-14
-    )
+def test_jacobian_in_chunks_equals_jacobian_at_once(case):
+    source = source_of(case(torch.float64), engine="vmap")
+    at_once, chunked = (jacobian(source.target, source.data, chunk=n) for n in (64, 4))
+    torch.testing.assert_close(chunked, at_once, rtol=1e-12, atol=1e-14)
 
 
 # The oracle itself
@@ -128,19 +83,13 @@ def test_loop_gradients_of_a_linear_map_by_hand():
     assert found.dense()["weight"].tolist() == [[[4.0, 8.0], [-2.0, -4.0]]]
 
 
-def test_loop_gradients_equal_finite_differences(case: MakeCase):
-    made = case(torch.float64)
-    target = Target(made.model, made.parameters)
-    source = GradientSource(target, made.data, divergence=by_hand, rows=made.rows, engine="loop")
-    rows = source.rows(0, 3)
+def test_loop_gradients_equal_finite_differences(case):
+    source = source_of(case(torch.float64), engine="loop", divergence=by_hand)
+    target, rows = source.target, source.rows(0, 3)
     inputs, reference = take(source.data, rows.samples), source.outputs_at(rows)[rows.partner]
-    generator = torch.Generator().manual_seed(0)
-    direction = {
-        name: torch.randn(p.shape, generator=generator, dtype=torch.float64)
-        for name, p in target.parameters.items()
-    }
+    direction = {name: torch.randn_like(p) for name, p in target.parameters.items()}
 
-    def divergence_at(step: float) -> Tensor:
+    def divergence_at(step):
         moved = {name: p.detach() + step * direction[name] for name, p in target.parameters.items()}
         outputs = target.outputs(inputs, moved)
         if rows.position is not None:
@@ -151,9 +100,8 @@ def test_loop_gradients_equal_finite_differences(case: MakeCase):
         h = 1e-5
         slope = (divergence_at(h) - divergence_at(-h)) / (2 * h)
     flat = torch.cat([d.flatten() for d in direction.values()])
-    analytic = source.gradients(rows).flat @ flat
     # Central differences with h = 1e-5: truncation about 1e-10, rounding about 1e-16 / 1e-5.
-    torch.testing.assert_close(slope, analytic, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(slope, source.gradients(rows).flat @ flat, rtol=1e-5, atol=1e-7)
 
 
 # Row outputs
@@ -185,11 +133,11 @@ def test_a_token_row_of_an_embedding_touches_its_own_token_only():
 class BranchesOnValues(nn.Module):
     """As language models do with a padding mask."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3, 3, dtype=torch.float64))
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, x, attention_mask):
         outputs = x @ self.weight
         return outputs if attention_mask.all() else outputs * attention_mask
 
@@ -200,9 +148,7 @@ def test_a_mask_of_ones_does_not_stop_vmap_and_a_ragged_one_goes_through_the_loo
     ones = {"x": x, "attention_mask": torch.ones(4, 3, dtype=torch.long)}
     ragged = {"x": x, "attention_mask": torch.ones(4, 3, dtype=torch.long).triu()}
     for engine in ("vmap", "jacobian"):
-        source = GradientSource(target, ones, engine=engine)
-        rows = source.rows(0, 4)
-        assert worst_row(source.gradients(rows).flat, oracle_of(source, rows).flat) <= 1e-12
+        assert_right(GradientSource(target, ones, engine=engine), 1e-12)
     with pytest.raises(ValueError, match="engine: expected .* Use engine='loop'"):
         GradientSource(target, ragged, engine="vmap")
     with pytest.warns(UserWarning, match=r"\['weight'\] are made one by one"):
@@ -213,14 +159,3 @@ def test_a_mask_of_ones_does_not_stop_vmap_and_a_ragged_one_goes_through_the_loo
     e = (2 / 3) * looped.outputs_at(rows) * ragged["attention_mask"][rows.samples]
     expected = torch.einsum("ni,nj->nij", x[rows.samples], e)
     torch.testing.assert_close(looped.gradients(rows).dense()["weight"], expected)
-
-
-def test_rows_do_not_depend_on_their_neighbours(case: MakeCase):
-    made = case(torch.float64)
-    target = Target(made.model, made.parameters)
-    source = GradientSource(target, made.data, rows=made.rows, engine="vmap")
-    inputs, position, e = whole(source)
-    together = vmap_gradients(target, inputs, position, e)
-    at = None if position is None else position[2:3]
-    alone = vmap_gradients(target, take(inputs, slice(2, 3)), at, e[2:3])
-    assert worst_row(flat(together)[2:3], flat(alone)) <= 1e-12

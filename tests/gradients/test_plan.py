@@ -1,84 +1,60 @@
 """Hazards, a test each: what engines may get wrong, and that the choice of engines sees it."""
 
-import copy
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from subscape import GradientSource, Target
 from subscape.gradients import choose
 from subscape.gradients.plan import TOLERANCE, relative_error
+from tests.conftest import Made
+from tests.gradients.conftest import assert_right, exact
 
 N_SAMPLES = 6
 AUTO: Mapping[str, str] = {"*": "auto"}
 """A choice by tensor; plain 'auto' would take the cached Jacobian for models as small as these."""
 
 
-@pytest.fixture(autouse=True)
-def own_randomness():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+KINDS = pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
 
 
-def normal(*shape: int) -> Tensor:
+def normal(*shape):
     return torch.randn(shape, dtype=torch.float64)
 
 
-def source_of(
-    model: nn.Module, data: Any, parameters: Any = "*", *, engine: Any = AUTO, rows: str = "sample"
-) -> GradientSource:
+def source_of(model, data, parameters="*", *, engine=AUTO, rows="sample"):
     target = Target(model.double(), parameters)
     return GradientSource(target, data, engine=engine, rows=rows, reference="uniform")
 
 
-def errors(source: GradientSource) -> dict[str, float]:
-    """Relative error of every tensor's row gradients against the loop's, over all the data."""
-    loop = GradientSource(
-        source.target, source.data, rows=source.kind, engine="loop", reference=source.reference
-    )
-    found, expected = (s.gradients(s.rows(0, s.n_rows)).dense() for s in (source, loop))
-    return {name: relative_error(found[name], expected[name]) for name in expected}
-
-
-def assert_right(source: GradientSource) -> None:
-    assert max(errors(source).values()) <= 1e-9
+def square():
+    return nn.Linear(4, 4)
 
 
 # Operations in place
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Hardswish, nn.SiLU, nn.ELU])
-def test_an_activation_in_place_behind_a_captured_module(activation: type[nn.Module]):
+def test_an_activation_in_place_behind_a_captured_module(activation):
     model = nn.Sequential(
         nn.Linear(4, 5), activation(inplace=True), nn.Linear(5, 3), activation(inplace=True)
     )
-    source = source_of(model, normal(N_SAMPLES, 4), engine="rule")
-    assert_right(source)
-
-
-class ChangesItsInput(nn.Module):
-    """Squares in place what a linear layer has read before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = torch.sin(inputs)
-        outputs = self.second(self.first(hidden))
-        hidden.square_()
-        return outputs * hidden.sum(1, keepdim=True)
+    assert_right(source_of(model, normal(N_SAMPLES, 4), engine="rule"))
 
 
 def test_an_input_that_is_changed_in_place_later_is_noticed():
-    data = normal(N_SAMPLES, 4)
-    model, wanted = ChangesItsInput(), ["first.bias", "second"]
+    def forward(self, inputs):
+        hidden = torch.sin(inputs)
+        outputs = self.second(self.first(hidden))
+        hidden.square_()  # what a linear layer has read before
+        return outputs * hidden.sum(1, keepdim=True)
+
+    data, model = normal(N_SAMPLES, 4), Made(forward, first=square(), second=nn.Linear(4, 3))
+    wanted = ["first.bias", "second"]
     # Plain autograd itself needs the input for the weight, not for the bias.
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         source_of(model, data, "first")
@@ -90,21 +66,11 @@ def test_an_input_that_is_changed_in_place_later_is_noticed():
     assert_right(source)
 
 
-class ChangesTheInputWithin(nn.Module):
-    """Its own parameter is of no known module, and its input is not the same after the call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(4, 4))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden.square_() @ self.kernel
-
-
 def test_an_input_that_is_changed_in_place_within_the_module_is_noticed():
-    model = nn.Sequential(nn.Linear(4, 4), ChangesTheInputWithin(), nn.Linear(4, 3))
-    source = source_of(model, normal(N_SAMPLES, 4), "1")
-    assert_right(source)
+    # Its own parameter is of no known module, and its input is not the same after the call.
+    changing = Made(lambda self, x: x.square_() @ self.kernel, kernel=torch.randn(4, 4))
+    model = nn.Sequential(square(), changing, nn.Linear(4, 3))
+    assert_right(source_of(model, normal(N_SAMPLES, 4), "1"))
 
 
 def test_inputs_that_a_model_changes_in_place_stay_the_users_own():
@@ -117,18 +83,9 @@ def test_inputs_that_a_model_changes_in_place_stay_the_users_own():
 # Weights used more than once, or from outside
 
 
-class Twice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.layer(torch.tanh(self.layer(inputs)))
-
-
 def test_a_module_that_is_called_twice():
-    source = source_of(Twice(), normal(N_SAMPLES, 4), engine="rule")
-    assert_right(source)
+    model = Made(lambda self, x: self.layer(torch.tanh(self.layer(x))), layer=square())
+    assert_right(source_of(model, normal(N_SAMPLES, 4), engine="rule"))
 
 
 def test_a_module_under_two_names():
@@ -138,88 +95,66 @@ def test_a_module_under_two_names():
     assert_right(source)
 
 
-class TiedHead(nn.Module):
-    """An embedding tied to the head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.middle = nn.Embedding(7, 4), nn.Linear(4, 4)
-        self.head = nn.Linear(4, 7, bias=False)
-        self.head.weight = self.table.weight
-
-    def forward(self, ids: Tensor) -> Tensor:
+@KINDS
+def test_an_embedding_tied_to_the_head(rows):
+    def forward(self, ids):
         return self.head(torch.tanh(self.middle(self.table(ids))))
 
-
-@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-def test_an_embedding_tied_to_the_head(rows: str):
+    head = nn.Linear(4, 7, bias=False)
+    model = Made(forward, table=nn.Embedding(7, 4), middle=square(), head=head)
+    head.weight = model.table.weight
     ids = torch.randint(0, 7, (N_SAMPLES, 5))
-    source = source_of(TiedHead(), ids, engine="rule", rows=rows)
+    source = source_of(model, ids, engine="rule", rows=rows)
     assert list(source.engines) == ["table.weight", "middle.weight", "middle.bias"]
     assert_right(source)
 
 
-class UsedFromOutside(nn.Module):
+def used_from_outside():
     """The layer is never called: its weight goes through `F.linear`."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.readout = nn.Linear(4, 4), nn.Linear(4, 3)
+    def forward(self, x):
+        return self.readout(torch.tanh(functional.linear(x, self.layer.weight)))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.readout(torch.tanh(functional.linear(inputs, self.layer.weight)))
+    return Made(forward, layer=square(), readout=nn.Linear(4, 3))
+
+
+def also_used_from_outside():
+    """The layer is called, and its weight is used once more beside it."""
+    return Made(
+        lambda self, x: functional.linear(torch.tanh(self.layer(x)), self.layer.weight),
+        layer=square(),
+    )
 
 
 def test_a_weight_that_is_used_from_outside():
     data = normal(N_SAMPLES, 4)
     with pytest.raises(ValueError, match="layer is never called: its weight is used from outside"):
-        source_of(UsedFromOutside(), data, "layer.weight", engine="rule")
-    source = source_of(UsedFromOutside(), data, ["layer.weight", "readout"])
-    assert source.engines["layer.weight"] == "vmap"
-    assert source.engines["readout.weight"] == "rule"
+        source_of(used_from_outside(), data, "layer.weight", engine="rule")
+    source = source_of(used_from_outside(), data, ["layer.weight", "readout"])
+    engines = {"layer.weight": "vmap", "readout.weight": "rule", "readout.bias": "rule"}
+    assert source.engines == engines
     assert_right(source)
-
-
-class AlsoUsedFromOutside(nn.Module):
-    """The layer is called, and its weight is used once more beside it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return functional.linear(torch.tanh(self.layer(inputs)), self.layer.weight)
 
 
 def test_a_second_use_of_a_weight_that_is_not_seen_is_found_out():
     data = normal(N_SAMPLES, 4)
     with pytest.raises(ValueError, match="off by .* from plain autograd"):
-        source_of(AlsoUsedFromOutside(), data, "layer.weight", engine="rule")
-    source = source_of(AlsoUsedFromOutside(), data)
+        source_of(also_used_from_outside(), data, "layer.weight", engine="rule")
+    source = source_of(also_used_from_outside(), data)
     assert source.engines == {"layer.weight": "vmap", "layer.bias": "rule"}
     assert_right(source)
 
 
-class Unused(nn.Module):
-    """One layer is never called, one's output comes to nothing, and one is not asked for a gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.never, self.dropped = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.used = nn.Linear(4, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.dropped(inputs)
-        return self.used(inputs)
-
-
 def test_parameters_without_gradient_get_zeros():
-    source = source_of(Unused(), normal(N_SAMPLES, 4))
-    assert_right(source)
-    dense = source.gradients(source.rows(0, N_SAMPLES)).dense()
-    for name in ("never.weight", "never.bias", "dropped.weight", "dropped.bias"):
-        assert dense[name].abs().sum() == 0
-    assert dense["used.weight"].abs().sum() > 0
+    # One layer is never called, and one's output comes to nothing.
+    model = Made(
+        lambda self, x: (self.dropped(x), self.used(x))[1],
+        never=square(),
+        dropped=square(),
+        used=nn.Linear(4, 3),
+    )
+    zeros = ("never.weight", "never.bias", "dropped.weight", "dropped.bias")
+    assert_right(source_of(model, normal(N_SAMPLES, 4)), zeros=zeros)
 
 
 def test_a_hook_that_changes_what_a_module_gives():
@@ -235,7 +170,7 @@ def test_a_hook_that_changes_what_a_module_gives():
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_grouped_and_depthwise_convolutions(groups: int):
+def test_grouped_and_depthwise_convolutions(groups):
     model = nn.Sequential(
         nn.Conv2d(4, 8, 3, padding=1, groups=groups),
         nn.SiLU(inplace=True),
@@ -243,8 +178,7 @@ def test_grouped_and_depthwise_convolutions(groups: int):
         nn.Flatten(),
         nn.Linear(16, 3),
     )
-    source = source_of(model, normal(N_SAMPLES, 4, 5, 5), engine="rule")
-    assert_right(source)
+    assert_right(source_of(model, normal(N_SAMPLES, 4, 5, 5), engine="rule"))
 
 
 # Inputs without a sample axis first
@@ -253,11 +187,11 @@ def test_grouped_and_depthwise_convolutions(groups: int):
 class Experts(nn.Module):
     """Every token goes to one of two experts, all tokens of an expert side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.experts = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.experts = nn.ModuleList([square(), square()])
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden):
         flat = hidden.flatten(0, 1)
         outputs = torch.zeros_like(flat)
         for number, expert in enumerate(self.experts):
@@ -266,21 +200,14 @@ class Experts(nn.Module):
         return outputs.view_as(hidden)
 
 
-class Flattening(nn.Module):
+def flattening():
     """A layer that sees all positions of all samples side by side."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return torch.tanh(self.layer(hidden.flatten(0, 1))).view_as(hidden)
+    return Made(lambda self, x: self.layer(x.flatten(0, 1)).tanh().view_as(x), layer=square())
 
 
-@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-def test_flattened_inputs_are_replayed_in_the_module_around(rows: str):
-    data = normal(N_SAMPLES, 5, 4)
-    model = nn.Sequential(nn.Linear(4, 4), Flattening(), nn.Linear(4, 3))
+@KINDS
+def test_flattened_inputs_are_replayed_in_the_module_around(rows):
+    data, model = normal(N_SAMPLES, 5, 4), nn.Sequential(square(), flattening(), nn.Linear(4, 3))
     with pytest.raises(ValueError, match=r"inputs of 1\.layer have no sample axis first"):
         source_of(model, data, engine="rule", rows=rows)
     source = source_of(model, data, rows=rows)
@@ -290,7 +217,7 @@ def test_flattened_inputs_are_replayed_in_the_module_around(rows: str):
 
 
 @pytest.mark.parametrize("rows", ["sample", "sampled-token"])
-def test_experts_that_see_some_of_the_tokens(rows: str):
+def test_experts_that_see_some_of_the_tokens(rows):
     data = normal(N_SAMPLES, 5, 4)
     model = nn.Sequential(nn.Linear(4, 4), Experts(), nn.Linear(4, 3))
     with pytest.raises(ValueError, match=r"rule of 1\.experts\.0: the inputs of 1\.experts\.0"):
@@ -303,79 +230,55 @@ def test_experts_that_see_some_of_the_tokens(rows: str):
     assert_right(source)
 
 
-class Branches(nn.Module):
-    """Does one thing or another by the values of its input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(4, 3))
-
-    def forward(self, inputs: Tensor) -> Tensor:
+def test_a_branch_on_values_goes_through_the_loop_with_a_warning():
+    def forward(self, inputs):
         rows = [x @ self.kernel if x.sum() > 0 else (x @ self.kernel).sin() for x in inputs]
         return torch.stack(rows)
 
-
-def test_a_branch_on_values_goes_through_the_loop_with_a_warning():
+    model = Made(forward, kernel=torch.randn(4, 3))
     with pytest.warns(UserWarning, match=r"\['kernel'\] are made one by one, .* vmap: "):
-        source = source_of(Branches(), normal(N_SAMPLES, 4))
+        source = source_of(model, normal(N_SAMPLES, 4))
     assert source.engines == {"kernel": "loop"}
     assert_right(source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # who asks for the loop is not warned
-        source_of(Branches(), normal(N_SAMPLES, 4), engine={"*": "loop"})
-
-
-class MixesRows(nn.Module):
-    """Every row's output depends on the whole batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs = self.layer(inputs)
-        return outputs - outputs.mean(0) / 2
+        source_of(model, normal(N_SAMPLES, 4), engine={"*": "loop"})
 
 
 @pytest.mark.parametrize("engine", ["auto", "jacobian", "rule", "replay", "vmap", "loop"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_rows_that_mix_are_refused_at_the_door(engine: str, dtype: torch.dtype):
+def test_rows_that_mix_are_refused_at_the_door(engine, dtype):
+    mixing = Made(lambda self, x: self.layer(x) - self.layer(x).mean(0) / 2, layer=nn.Linear(4, 3))
     message = "outputs of a sample that do not depend on the other samples of its batch"
     with pytest.raises(ValueError, match=f"^model: expected {message}"):
-        GradientSource(Target(MixesRows().to(dtype)), normal(N_SAMPLES, 4).to(dtype), engine=engine)
+        GradientSource(Target(mixing.to(dtype)), normal(N_SAMPLES, 4).to(dtype), engine=engine)
 
 
-class KeyBias(nn.Module):
+def key_bias():
     """Attention whose key bias adds the same to all scores of a query: the softmax does not see it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q_proj, self.k_proj = nn.Linear(4, 4), nn.Linear(4, 4)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return (self.q_proj(hidden) @ self.k_proj(hidden).mT).softmax(-1) @ hidden
+    return Made(
+        lambda self, x: (self.q_proj(x) @ self.k_proj(x).mT).softmax(-1) @ x,
+        q_proj=square(),
+        k_proj=square(),
+    )
 
 
-class BeforeInstanceNorm(nn.Module):
+def before_instance_norm():
     """A bias that the norm behind it takes away."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Conv1d(4, 4, 1), nn.InstanceNorm1d(4)
-        self.second = nn.Conv1d(4, 3, 1)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.second(self.norm(self.first(hidden.mT)).tanh()).mT
+    return Made(
+        lambda self, x: self.second(self.norm(self.first(x.mT)).tanh()).mT,
+        first=nn.Conv1d(4, 4, 1),
+        norm=nn.InstanceNorm1d(4),
+        second=nn.Conv1d(4, 3, 1),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", ["sample", "sampled-token", "token"])
 @pytest.mark.parametrize(
-    ("make", "without"), [(KeyBias, "k_proj.bias"), (BeforeInstanceNorm, "first.bias")]
+    ("make", "without"), [(key_bias, "k_proj.bias"), (before_instance_norm, "first.bias")]
 )
-def test_a_tensor_whose_gradient_is_only_rounding_keeps_its_rule(
-    make: Callable[[], nn.Module], without: str, kind: str, dtype: torch.dtype
-):
+def test_a_tensor_whose_gradient_is_only_rounding_keeps_its_rule(make, without, kind, dtype):
     target = Target(make().to(dtype))
     source = GradientSource(target, normal(N_SAMPLES, 5, 4).to(dtype), rows=kind, engine=AUTO)
     assert set(source.engines.values()) == {"rule"}
@@ -399,11 +302,9 @@ def test_batch_norm_in_train_mode_is_refused():
 
 @pytest.mark.parametrize("lengths", [[5, 3, 4, 2, 5, 1], [5, 5, 5, 3, 1, 2]], ids=str)
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padded_rows_have_the_gradients_of_the_sequences_alone(
-    side: str, lengths: list[int], exact_model: Callable[..., nn.Module]
-):
+def test_padded_rows_have_the_gradients_of_the_sequences_alone(side, lengths):
     # Engines are tried on the first three sequences, without any padding in one of the cases.
-    model = exact_model("llama", attn_implementation="sdpa").double()
+    model = exact("llama", attn_implementation="sdpa").double()
     ids = torch.randint(1, 11, (N_SAMPLES, 5))
     columns = torch.arange(5)
     first = [0 if side == "right" else 5 - n for n in lengths]
@@ -454,24 +355,19 @@ def test_engines_by_glob():
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ({"*": "rul"}, "^engine: expected .*'rule'.*; got 'rul'. Did you mean 'rule'?"),
-        ({"weight": "rule", "*.bas": "loop"}, r"^engine: expected globs .*; got '\*\.bas'"),
-        ({"*": "Replay"}, "^engine: expected .*; got 'Replay'. Did you mean 'replay'?"),
+        ({"*": "rul"}, "expected .*'rule'.*; got 'rul'. Did you mean 'rule'?"),
+        ({"weight": "rule", "*.bas": "loop"}, r"expected globs .*; got '\*\.bas'"),
+        ({"*": "Replay"}, "expected .*; got 'Replay'. Did you mean 'replay'?"),
+        ({"*": "jacobian"}, r"expected .*; got 'jacobian'(?!.*Did you mean)"),
     ],
 )
-def test_engines_that_are_not_there(engine: Any, message: str):
-    with pytest.raises(ValueError, match=message):
+def test_engines_that_are_not_there(engine, message):
+    with pytest.raises(ValueError, match=f"^engine: {message}"):
         source_of(nn.Linear(4, 3), normal(N_SAMPLES, 4), engine=engine)
 
 
-def test_a_jacobian_for_single_tensors_is_refused():
-    with pytest.raises(ValueError, match="^engine: expected .*; got 'jacobian'") as error:
-        source_of(nn.Linear(4, 3), normal(N_SAMPLES, 4), engine={"*": "jacobian"})
-    assert "Did you mean" not in str(error.value)
-
-
 def test_what_was_passed_over_is_told_with_its_reason():
-    model = nn.Sequential(Flattening(), AlsoUsedFromOutside(), UsedFromOutside())
+    model = nn.Sequential(flattening(), also_used_from_outside(), used_from_outside())
     plan = choose(Target(model.double()), normal(3, 5, 4), kind="sample")
     passed = {name: list(choice.passed_over) for name, choice in plan.choices.items()}
     assert passed["0.layer.weight"] == [
@@ -498,50 +394,28 @@ def test_gradients_that_are_not_finite_are_refused():
 # The model as it was found
 
 
-def hooks_of(model: nn.Module) -> list[int]:
-    return [
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
-        for m in model.modules()
-    ]
-
-
-def snapshot(model: nn.Module) -> dict[str, Any]:
+def snapshot(model):
+    named = dict(model.named_parameters())
     return {
-        "hooks": hooks_of(model),
-        "flags": {name: p.requires_grad for name, p in model.named_parameters()},
-        "identities": {name: id(p) for name, p in model.named_parameters()},
-        "gradients": {name: p.grad for name, p in model.named_parameters()},
-        "versions": {name: p._version for name, p in model.named_parameters()},
+        "hooks": [
+            len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+            for m in model.modules()
+        ],
+        "parameters": {n: (id(p), p.requires_grad, p.grad, p._version) for n, p in named.items()},
         "modes": [m.training for m in model.modules()],
         "random": torch.get_rng_state().tolist(),
         "grad": torch.is_grad_enabled(),
+        "values": {name: t.tolist() for name, t in model.state_dict().items()},
     }
 
 
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy(model.state_dict())
-
-
-class Fails(nn.Module):
-    """Passes its input on until it is told to fail."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failing = False
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.failing:
-            raise KeyError("within the model's forward")
-        return inputs
-
-
-def found_model() -> nn.Module:
+def found_model():
     model = nn.Sequential(
         nn.Embedding(7, 4),
         nn.Linear(4, 4),
-        UsedFromOutside(),
+        used_from_outside(),
         nn.BatchNorm1d(5),
-        Fails(),
+        Made(lambda self, x: x),
         nn.Linear(3, 7),
     ).double()
     model.train()
@@ -552,25 +426,20 @@ def found_model() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-def test_the_model_is_left_as_it_was_found(rows: str):
+@KINDS
+def test_the_model_is_left_as_it_was_found_also_after_an_error_within(rows):
     model, ids = found_model(), torch.randint(0, 7, (N_SAMPLES, 5))
-    before, values = snapshot(model), state(model)
+    before = snapshot(model)
     source = source_of(model, ids, rows=rows)
     assert source.engine == "mixed"
-    source.gradients(source.rows(0, source.n_rows))
-    assert snapshot(model) == before
-    torch.testing.assert_close(state(model), values, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"])
-def test_the_model_is_left_as_it_was_found_after_an_error_within(rows: str):
-    model, ids = found_model(), torch.randint(0, 7, (N_SAMPLES, 5))
-    source = source_of(model, ids, rows=rows)
     asked = source.rows(0, source.n_rows)
     source.gradients(asked)
-    before, values = snapshot(model), state(model)
-    model[4].failing = True
+    assert snapshot(model) == before
+
+    def fail(*_):
+        raise KeyError("within the model's forward")
+
+    model[4].of = fail
     for call in (
         lambda: source.gradients(asked),
         lambda: source.outputs_at(asked),
@@ -579,4 +448,3 @@ def test_the_model_is_left_as_it_was_found_after_an_error_within(rows: str):
         with pytest.raises(KeyError, match="within the model's forward"):
             call()
     assert snapshot(model) == before
-    torch.testing.assert_close(state(model), values, rtol=0, atol=0)

@@ -6,14 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from subscape.gradients import (
-    DenseGradient,
-    IndexedGradient,
-    OuterGradient,
-    TensorGradient,
-)
+from subscape.gradients import DenseGradient, IndexedGradient, OuterGradient, TensorGradient
 from subscape.gradients import tensor_gradients as module
 from subscape.gradients.tensor_gradients import (
     DENSE_BUDGET,
@@ -22,7 +16,7 @@ from subscape.gradients.tensor_gradients import (
     merged,
     through_factors,
 )
-from subscape.lowrank import Stack, TensorLayout, initial_stack, make_layout
+from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.rows import generator_of
 
 SHAPES = [(4, 5), (1, 3), (3, 1), (4, 3, 2), (3, 2, 2, 2)]
@@ -30,36 +24,27 @@ FORMS = ["outer", "indexed", "tied", "dense"]
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}
 
 
-def normal(*shape: int) -> Tensor:
+def normal(*shape):
     return torch.randn(shape, dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def own_randomness():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
-def dead(values: Tensor, share: float) -> Tensor:
+def dead(values, share):
     """Some of the terms [row, term, size] set to zero, as padded or future tokens are."""
     return values * (torch.rand(*values.shape[:2], 1) >= share)
 
 
-def outer(n_rows: int, n_terms: int, shape: tuple[int, ...], share: float = 0.0) -> OuterGradient:
+def outer(n_rows, n_terms, shape, share=0.0):
     rest = math.prod(shape[1:])
     left = dead(normal(n_rows, n_terms, shape[0]), share)
     return OuterGradient(left, dead(normal(n_rows, n_terms, rest), share / 2), shape)
 
 
-def indexed(
-    n_rows: int, n_terms: int, shape: tuple[int, ...], share: float = 0.0
-) -> IndexedGradient:
+def indexed(n_rows, n_terms, shape, share=0.0):
     index = torch.randint(0, shape[0], (n_rows, n_terms))
     return IndexedGradient(index, dead(normal(n_rows, n_terms, math.prod(shape[1:])), share), shape)
 
 
-def dense_of(gradient: TensorGradient) -> Tensor:
+def dense_of(gradient):
     """Σ_t left_t ⊗ right_t written out term by term."""
     if isinstance(gradient, DenseGradient):
         return gradient.values
@@ -92,7 +77,7 @@ class Drawn:
     n_directions: int
     seed: int
 
-    def gradient(self) -> TensorGradient:
+    def gradient(self):
         torch.manual_seed(self.seed)
         if self.form == "dense":
             return DenseGradient(normal(self.n_rows, *self.shape))
@@ -101,13 +86,13 @@ class Drawn:
         both = {"outer": product, "indexed": lookup}
         return both.get(self.form) or TiedGradient(product, lookup)
 
-    def directions(self) -> Stack:
+    def directions(self):
         layout = make_layout({"w": self.shape}, self.rank, self.direction_form)
         return initial_stack(layout, (self.n_directions,), generator_of(self.seed), normal())
 
 
 @st.composite
-def cases(draw: Any) -> Drawn:
+def cases(draw):
     shape = draw(st.sampled_from(SHAPES))
     # One rank for all modes, or one for each, so that some are whole and the first among them.
     ranks = st.integers(1, max(shape)) | st.tuples(*(st.integers(1, d) for d in shape))
@@ -125,15 +110,15 @@ def cases(draw: Any) -> Drawn:
     )
 
 
-def inner(gradient: TensorGradient, stack: Stack) -> Tensor:
+def inner(gradient, stack):
     return gradient.inner(stack.layout.tensors[0], stack.pieces()["w"])
 
 
 @pytest.fixture(params=[True, False], ids=["through factors", "through dense gradients"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def way(request, monkeypatch):
     """Forces one of the two ways of contraction, where there are two."""
 
-    def forced(tensor: TensorLayout, *sizes: int) -> bool:
+    def forced(tensor, *sizes):
         return request.param and module.pair_rank(tensor) is not None
 
     monkeypatch.setattr(module, "through_factors", forced)
@@ -144,81 +129,61 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
 
 
 @pytest.mark.usefixtures("way")
-def test_inner_products_are_those_of_dense_gradients():
-    @settings(max_examples=150)
+def test_inner_products_and_their_slopes_are_those_of_dense_gradients():
+    @settings(max_examples=100)
     @given(cases())
-    def check(drawn: Drawn):
-        gradient, stack = drawn.gradient(), drawn.directions()
-        expected = dense_of(gradient).flatten(1) @ stack.flat().mT
-        torch.testing.assert_close(inner(gradient, stack), expected, **CLOSE)
-
-    check()
-
-
-@pytest.mark.usefixtures("way")
-def test_slopes_in_the_directions_are_those_through_dense_gradients():
-    @settings(max_examples=60)
-    @given(cases())
-    def check(drawn: Drawn):
+    def check(drawn):
         gradient, stack = drawn.gradient(), drawn.directions()
         weights = stack.weights.requires_grad_(True)
         products = inner(gradient, Stack(stack.layout, weights))
-        upstream = normal(*products.shape)
-        found = torch.autograd.grad(products, weights, upstream)[0]
         written_out = dense_of(gradient).flatten(1) @ Stack(stack.layout, weights).flat().mT
-        expected = torch.autograd.grad(written_out, weights, upstream)[0]
-        torch.testing.assert_close(found, expected, **CLOSE)
+        torch.testing.assert_close(products, written_out, **CLOSE)
+        upstream = normal(*products.shape)
+        slopes = (torch.autograd.grad(p, weights, upstream)[0] for p in (products, written_out))
+        torch.testing.assert_close(*slopes, **CLOSE)
 
     check()
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(cases())
-def test_norms_and_products_are_those_of_dense_gradients(drawn: Drawn):
+def test_norms_products_and_combinations_are_those_of_dense_gradients(drawn):
     gradient = drawn.gradient()
     dense = dense_of(gradient)
-    flat = dense.flatten(1)
-    assert isinstance(gradient, TensorGradient)
-    assert gradient.n_rows == len(dense)
-    torch.testing.assert_close(gradient.squared_norm(), flat.square().sum(1), **CLOSE)
-    torch.testing.assert_close(gradient.gram(), flat @ flat.mT, **CLOSE)
+    flat, weights = dense.flatten(1), normal(2, len(dense))
     other = replace(drawn, n_rows=drawn.n_rows + 1, seed=drawn.seed + 1).gradient()
     cross = flat @ dense_of(other).flatten(1).mT
-    torch.testing.assert_close(gradient.gram(other), cross, **CLOSE)
-    torch.testing.assert_close(other.gram(gradient), cross.mT, **CLOSE)
-    torch.testing.assert_close(gradient.dense(), dense, **CLOSE)
-    # What is kept from one question to the next changes no answer.
-    torch.testing.assert_close(gradient.squared_norm(), flat.square().sum(1), **CLOSE)
-
-
-@settings(max_examples=100)
-@given(drawn=cases(), n=st.integers(1, 3))
-def test_combinations_are_those_of_dense_gradients(drawn: Drawn, n: int):
-    gradient = drawn.gradient()
-    weights = normal(n, gradient.n_rows)
-    expected = torch.tensordot(weights, dense_of(gradient), dims=1)
-    torch.testing.assert_close(gradient.combined(weights), expected, **CLOSE)
+    assert isinstance(gradient, TensorGradient)
+    assert gradient.n_rows == len(dense)
+    for found, expected in (
+        (gradient.squared_norm(), flat.square().sum(1)),
+        (gradient.gram(), flat @ flat.mT),
+        (gradient.gram(other), cross),
+        (other.gram(gradient), cross.mT),
+        (gradient.dense(), dense),
+        (gradient.combined(weights), torch.tensordot(weights, dense, dims=1)),
+        # What is kept from one question to the next changes no answer.
+        (gradient.squared_norm(), flat.square().sum(1)),
+    ):
+        torch.testing.assert_close(found, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_sum_is_finite_unless_a_number_is_not(form: str, bad: float):
+def test_the_sum_is_finite_unless_a_number_is_not(form, bad):
     values = torch.ones(2, 3, 4).double()
     broken = values.clone()
     broken[1, 2, 0] = bad
     index = torch.zeros(2, 3, dtype=torch.long)
 
-    def made(left: Tensor, right: Tensor) -> TensorGradient:
-        if form == "dense":
-            return DenseGradient(right)
-        if form == "indexed":
-            return IndexedGradient(index, right, (2, 4))
+    def made(left, right):
         product = OuterGradient(left, right, (4, 4))
-        return (
-            product
-            if form == "outer"
-            else TiedGradient(product, IndexedGradient(index, right, (4, 4)))
-        )
+        return {
+            "dense": lambda: DenseGradient(right),
+            "indexed": lambda: IndexedGradient(index, right, (2, 4)),
+            "outer": lambda: product,
+            "tied": lambda: TiedGradient(product, IndexedGradient(index, right, (4, 4))),
+        }[form]()
 
     assert torch.isfinite(made(values, values).sum())
     assert not torch.isfinite(made(values, broken).sum())
@@ -230,17 +195,19 @@ def test_the_sum_is_finite_unless_a_number_is_not(form: str, bad: float):
 
 
 @pytest.mark.parametrize("shape", [(), (5,)], ids=str)
-def test_vectors_and_scalars(shape: tuple[int, ...]):
+def test_vectors_and_scalars(shape):
     gradient = DenseGradient(normal(3, *shape))
     stack = initial_stack(make_layout({"w": shape}, 2), (4,), generator_of(0), normal())
-    flat = gradient.values.reshape(3, -1)
-    torch.testing.assert_close(inner(gradient, stack), flat @ stack.flat().mT, **CLOSE)
-    torch.testing.assert_close(gradient.squared_norm(), flat.square().sum(1), **CLOSE)
-    torch.testing.assert_close(gradient.gram(), flat @ flat.mT, **CLOSE)
-    weights = normal(2, 3)
+    flat, weights = gradient.values.reshape(3, -1), normal(2, 3)
     combined = gradient.combined(weights)
     assert combined.shape == (2, *shape)
-    torch.testing.assert_close(combined.reshape(2, -1), weights @ flat, **CLOSE)
+    for found, expected in (
+        (inner(gradient, stack), flat @ stack.flat().mT),
+        (gradient.squared_norm(), flat.square().sum(1)),
+        (gradient.gram(), flat @ flat.mT),
+        (combined.reshape(2, -1), weights @ flat),
+    ):
+        torch.testing.assert_close(found, expected, **CLOSE)
 
 
 # By hand
@@ -297,18 +264,13 @@ def test_terms_that_are_zero_are_left_out():
     alive = torch.tensor([[True, False, True, False], [True, True, True, False]])
     left, right = normal(2, 4, 3) * alive[..., None], normal(2, 4, 2)
     terms = Terms(left, right, alive)
-    assert len(terms) == 5
     assert torch.equal(terms.left, left.flatten(0, 1)[alive.flatten()])
-    # Five ones are two in row 0 and three in row 1.
-    assert terms.sum(torch.ones(5, 1)).tolist() == [[2.0], [3.0]]
-    assert terms.of_rows(torch.tensor([[10.0, 20.0]])).tolist() == [[10.0, 10.0, 20.0, 20.0, 20.0]]
-
-
-def test_few_zero_terms_are_kept():
-    terms = Terms(normal(2, 8, 3), normal(2, 8, 2), torch.arange(16).view(2, 8) > 0)
-    assert len(terms) == 16
-    assert terms.sum(torch.ones(16, 1)).tolist() == [[8.0], [8.0]]
-    assert terms.of_rows(torch.tensor([[1.0, 2.0]])).tolist() == [[1.0] * 8 + [2.0] * 8]
+    few = Terms(normal(2, 8, 3), normal(2, 8, 2), torch.arange(16).view(2, 8) > 0)  # are kept
+    for made, counts in ((terms, (2, 3)), (few, (8, 8))):
+        assert len(made) == sum(counts)
+        assert made.sum(torch.ones(len(made), 1)).tolist() == [[float(n)] for n in counts]
+        by_row = [[10.0] * counts[0] + [20.0] * counts[1]]
+        assert made.of_rows(torch.tensor([[10.0, 20.0]])).tolist() == by_row
 
 
 # Sums of several calls
@@ -320,7 +282,7 @@ def test_few_zero_terms_are_kept():
     shape=st.sampled_from(SHAPES),
     n_rows=st.integers(1, 3),
 )
-def test_merged_is_the_sum(forms: list[str], shape: tuple[int, ...], n_rows: int):
+def test_merged_is_the_sum(forms, shape, n_rows):
     made = {
         "outer": lambda n: outer(n_rows, n, shape, 0.3),
         "indexed": lambda n: indexed(n_rows, n, shape, 0.3),
@@ -348,43 +310,40 @@ def test_merged_takes_the_thinnest_form():
 # Which way
 
 
-def layout(shape: tuple[int, ...], rank: int) -> TensorLayout:
-    return make_layout({"w": shape}, rank).tensors[0]
-
-
-def test_few_terms_of_a_large_matrix_go_through_the_factors():
-    # 32 terms, 10 directions of rank 8: 32 · 80 · (2,048 + 150) = 5.6 million multiplications, against
-    # (32 + 32 · 10) · 1,024² = 369 million and 10 · 2 · 8 · 1,024² more to multiply directions out.
-    assert through_factors(layout((1024, 1024), 8), 10, 32, 32, 4)
-
-
-def test_many_terms_of_a_small_matrix_go_through_dense_gradients():
-    # 3,200 terms: 3,200 · 80 · (32 + 150) = 47 million against (3,200 + 320) · 256 = 0.9 million.
-    assert not through_factors(layout((16, 16), 8), 10, 32, 3200, 4)
-
-
-def test_dense_gradients_beyond_the_budget_are_never_made():
-    # So many terms that dense gradients would be cheaper, were it not for their size.
-    one, n_terms = layout((1024, 1024), 512), 10**6
-    n_fitting = DENSE_BUDGET // (1024**2 * 4)
-    assert not through_factors(one, 10, n_fitting, n_terms, 4)
-    assert through_factors(one, 10, n_fitting + 1, n_terms, 4)
-    assert through_factors(one, n_fitting + 1, 10, n_terms, 4)
-    assert through_factors(one, 10, n_fitting, n_terms, 8)
+N_FITTING = DENSE_BUDGET // (1024**2 * 4)
+"""Dense gradients of a large matrix within the budget."""
+MANY = 10**6
+"""So many terms that dense gradients would be cheaper, were it not for their size."""
 
 
 @pytest.mark.parametrize(
-    ("shape", "rank"), [((5,), 2), ((), 1), ((64, 64), 64), ((1024, 2), 2)], ids=str
+    ("shape", "rank", "sizes", "expected"),
+    [
+        # 32 terms, 10 directions of rank 8: 32 · 80 · (2,048 + 150) = 5.6 million multiplications, against
+        # (32 + 32 · 10) · 1,024² = 369 million and 10 · 2 · 8 · 1,024² more to multiply directions out.
+        ((1024, 1024), 8, (10, 32, 32, 4), True),
+        # 3,200 terms: 3,200 · 80 · (32 + 150) = 47 million against (3,200 + 320) · 256 = 0.9 million.
+        ((16, 16), 8, (10, 32, 3200, 4), False),
+        ((1024, 1024), 512, (10, N_FITTING, MANY, 4), False),
+        ((1024, 1024), 512, (10, N_FITTING + 1, MANY, 4), True),
+        ((1024, 1024), 512, (N_FITTING + 1, 10, MANY, 4), True),
+        ((1024, 1024), 512, (10, N_FITTING, MANY, 8), True),
+        # What has no thin factors.
+        *((shape, rank, (10, 1, 1, 4), False) for shape, rank in (((5,), 2), ((), 1))),
+        *((shape, rank, (10, 1, 1, 4), False) for shape, rank in (((64, 64), 64), ((1024, 2), 2))),
+    ],
+    ids=str,
 )
-def test_what_has_no_thin_factors_goes_through_dense_gradients(shape: tuple[int, ...], rank: int):
-    assert not through_factors(layout(shape, rank), 10, 1, 1, 4)
+def test_the_cheaper_way_that_fits_is_taken(shape, rank, sizes, expected):
+    tensor = make_layout({"w": shape}, rank).tensors[0]
+    assert through_factors(tensor, *sizes) is expected
 
 
 @pytest.mark.parametrize("taken", [True, False])
-def test_the_way_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, taken: bool):
+def test_the_way_that_is_asked_for_is_taken(monkeypatch, taken):
     seen = []
 
-    def spy(*sizes: Any) -> bool:
+    def spy(*sizes):
         seen.append(sizes[1:])
         return taken
 
@@ -401,7 +360,7 @@ def test_the_way_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch, tak
 
 
 @pytest.mark.parametrize("fitting", [1, 3, 100])
-def test_products_through_dense_gradients_of_a_few_rows_at_a_time(monkeypatch, fitting: int):
+def test_products_through_dense_gradients_of_a_few_rows_at_a_time(monkeypatch, fitting):
     """Fifty terms a row: dense rows of 2 · 3 numbers are the cheaper way, and only some fit."""
     monkeypatch.setattr(module, "DENSE_BUDGET", fitting * 6 * 4)
     one, other = (

@@ -26,7 +26,7 @@ MATRIX = {"w": (4, 6)}
         ((), 3, ()),
     ],
 )
-def test_ranks(shape: tuple[int, ...], rank: object, ranks: tuple[int, ...]):
+def test_ranks(shape, rank, ranks):
     (tensor,) = make_layout({"w": shape}, rank).tensors
     assert tensor.ranks == ranks
 
@@ -52,7 +52,7 @@ def test_ranks_by_glob_take_the_first_that_matches():
         ({"v*": 1}, r"'w' among them; got globs \['v\*'\]"),
     ],
 )
-def test_bad_ranks_are_refused(rank: object, match: str):
+def test_bad_ranks_are_refused(rank, match):
     with pytest.raises(ValueError, match=f"rank: expected .*{match}"):
         make_layout(MATRIX, rank)
 
@@ -95,9 +95,7 @@ def test_sizes_by_hand():
     fraction=st.floats(0.01, 0.99),
     form=st.sampled_from(["tucker", "cp"]),
 )
-def test_fractions_always_give_a_rank_between_1_and_the_dimension(
-    shape: list[int], fraction: float, form: str
-):
+def test_fractions_always_give_a_rank_between_1_and_the_dimension(shape, fraction, form):
     (tensor,) = make_layout({"w": shape}, fraction, form).tensors
     assert len(tensor.ranks) == len(shape)
     if tensor.form == "tucker":

@@ -2,14 +2,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.lowrank import project as module
 from subscape.lowrank.project import LARGE, project
 
 
-def random(*shape: int) -> Tensor:
+def random(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -17,7 +16,7 @@ SHAPES = {"w": (5, 4), "k": (4, 3, 3), "b": (3,)}
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
-def test_directions_of_the_layouts_rank_are_kept(form: str):
+def test_directions_of_the_layouts_rank_are_kept(form):
     shapes = SHAPES if form == "tucker" else {"w": (5, 4), "b": (3,)}
     layout = make_layout(shapes, 2, form)
     generator = torch.Generator().manual_seed(0)
@@ -33,7 +32,7 @@ def test_cp_kernels_of_rank_one_are_kept():
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
-def test_matrices_are_cut_to_their_leading_singular_vectors(form: str):
+def test_matrices_are_cut_to_their_leading_singular_vectors(form):
     # Eckart-Young: the squared distance is the sum of the squared singular values left out.
     directions = random(3, 20)
     found = project(make_layout({"w": (5, 4)}, 2, form), directions).flat()
@@ -47,9 +46,7 @@ def test_matrices_are_cut_to_their_leading_singular_vectors(form: str):
     form=st.sampled_from(["tucker", "cp"]),
     rank=st.integers(1, 3),
 )
-def test_a_projection_never_lies_further_off_than_the_origin(
-    shape: tuple[int, ...], form: str, rank: int
-):
+def test_a_projection_never_lies_further_off_than_the_origin(shape, form, rank):
     layout = make_layout({"w": shape}, min(rank, max(shape)), form)
     directions = random(3, layout.n_parameters)
     found = project(layout, directions)
@@ -73,7 +70,7 @@ def test_scalars_are_whole():
 # Large matrices: leading singular vectors alone
 
 
-def decaying(*shape: int, ratio: float = 0.5) -> Tensor:
+def decaying(*shape, ratio=0.5):
     """Two matrices of full rank whose singular values fall by `ratio`."""
     generator = torch.Generator().manual_seed(1)
     n, m = shape
@@ -88,11 +85,11 @@ def decaying(*shape: int, ratio: float = 0.5) -> Tensor:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def seen(monkeypatch):
     """Shapes of what is decomposed in full."""
     shapes, original = [], torch.linalg.svd
 
-    def svd(matrices: Tensor, **options: bool):
+    def svd(matrices, **options):
         shapes.append(tuple(matrices.shape))
         return original(matrices, **options)
 
@@ -103,9 +100,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("shape", [(LARGE + 2, LARGE + 30), (LARGE + 30, LARGE + 2)], ids=str)
 @pytest.mark.parametrize("form", ["tucker", "cp"])
 @pytest.mark.parametrize(("rank", "ratio"), [(1, 0.1), (4, 0.5)])
-def test_large_matrices_are_cut_to_their_leading_singular_vectors(
-    shape: tuple[int, int], form: str, rank: int, ratio: float, seen: list[tuple[int, ...]]
-):
+def test_large_matrices_are_cut_to_their_leading_singular_vectors(shape, form, rank, ratio, seen):
     matrices = decaying(*shape, ratio=ratio)
     found = project(make_layout({"w": shape}, rank, form), matrices.flatten(1)).dense()["w"]
     # Only matrices with at most twice `rank` rows or columns are decomposed.
@@ -116,7 +111,7 @@ def test_large_matrices_are_cut_to_their_leading_singular_vectors(
 
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
-def test_most_is_kept_of_large_matrices_where_the_spectrum_is_flat(rank: int):
+def test_most_is_kept_of_large_matrices_where_the_spectrum_is_flat(rank):
     matrices = random(2, LARGE + 2, LARGE + 30)
     layout = make_layout({"w": matrices.shape[1:]}, rank, "cp")
     found = project(layout, matrices.flatten(1)).dense()["w"]
@@ -136,15 +131,13 @@ def test_most_is_kept_of_large_matrices_where_the_spectrum_is_flat(rank: int):
     ],
     ids=["small", "high rank", "just not"],
 )
-def test_what_is_decomposed_in_full(
-    shape: tuple[int, int], rank: int, whole: bool, seen: list[tuple[int, ...]]
-):
+def test_what_is_decomposed_in_full(shape, rank, whole, seen):
     project(make_layout({"w": shape}, rank, "cp"), decaying(*shape, ratio=0.9).flatten(1))
     assert seen == [(2, *shape) if whole else (2, 2 * rank, shape[1])]
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
-def test_large_kernels_are_as_by_full_decompositions(form: str, monkeypatch: pytest.MonkeyPatch):
+def test_large_kernels_are_as_by_full_decompositions(form, monkeypatch):
     shape = (LARGE + 2, LARGE + 4, 2)
     layout = make_layout({"k": shape}, (2, 2, 1) if form == "tucker" else 2, form)
     slices = decaying(*shape[:2])
@@ -180,7 +173,7 @@ def test_large_zero_and_single_precision_directions():
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
-def test_singular_values_that_are_equal_are_cut_alike_in_both_modes(form: str):
+def test_singular_values_that_are_equal_are_cut_alike_in_both_modes(form):
     # Any two of six are best. Modes cut each for itself would keep pairs that do not belong together.
     generator = torch.Generator().manual_seed(0)
     square = torch.randn(20, 6, 6, generator=generator, dtype=torch.float64)

@@ -4,18 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from subscape.lowrank import Layout, Stack, TensorLayout, initial_stack, make_layout
+from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.lowrank.stack import unit
 
 
-def random_stack(layout: Layout, *lead: int, seed: int = 0) -> Stack:
+def random_stack(layout, *lead, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return Stack(layout, torch.randn(*lead, layout.size, generator=generator, dtype=torch.float64))
 
 
-def oracle(tensor: TensorLayout, pieces: list[Tensor]) -> Tensor:
+def oracle(tensor, pieces):
     """Tucker and CP written out as one einsum over named axes; leading axes in front."""
     modes, ranks = "abcd"[: len(tensor.shape)], "wxyz"[: len(tensor.shape)]
     if tensor.form == "cp":
@@ -28,7 +27,7 @@ def oracle(tensor: TensorLayout, pieces: list[Tensor]) -> Tensor:
     return torch.einsum(f"...{ranks}{terms}->...{modes}", core, *eyes)
 
 
-def assert_oracle(stack: Stack) -> None:
+def assert_oracle(stack):
     dense, pieces = stack.dense(), stack.pieces()
     assert list(dense) == stack.layout.names
     for t in stack.layout.tensors:
@@ -56,14 +55,14 @@ FORMS = st.sampled_from(["tucker", "cp"])
 LEADS = st.lists(st.integers(1, 3), max_size=2)
 
 
-def layout_of(tensors: list[list[tuple[int, int]]], form: str) -> Layout:
+def layout_of(tensors, form):
     shapes = {f"w{i}": tuple(d for d, _ in modes) for i, modes in enumerate(tensors)}
     ranks = {f"w{i}": tuple(r for _, r in modes) for i, modes in enumerate(tensors)}
     return make_layout(shapes, ranks, form)
 
 
 @given(tensors=TENSORS, form=FORMS, lead=LEADS)
-def test_any_layout_equals_the_einsum(tensors: list, form: str, lead: list[int]):
+def test_any_layout_equals_the_einsum(tensors, form, lead):
     assert_oracle(random_stack(layout_of(tensors, form), *lead))
 
 
@@ -81,7 +80,7 @@ def test_flat_is_the_dense_tensors_in_model_order():
 
 
 @given(tensors=TENSORS, form=FORMS, lead=LEADS)
-def test_norms_are_those_of_the_dense_tensors(tensors: list, form: str, lead: list[int]):
+def test_norms_are_those_of_the_dense_tensors(tensors, form, lead):
     layout = layout_of(tensors, form)
     stack = random_stack(layout, *lead)
     flat, norms = stack.flat(), stack.norms()
@@ -100,7 +99,7 @@ def test_select_takes_from_the_first_leading_axis():
 
 
 @given(tensors=TENSORS, form=FORMS, seed=st.integers(0, 5))
-def test_scaled_multiplies_every_direction(tensors: list, form: str, seed: int):
+def test_scaled_multiplies_every_direction(tensors, form, seed):
     stack = random_stack(layout_of(tensors, form), 2, 3)
     factor = torch.rand(2, 3, generator=torch.Generator().manual_seed(seed)).double() * 5 + 0.1
     torch.testing.assert_close(stack.scaled(factor).flat(), stack.flat() * factor[..., None])
@@ -118,9 +117,7 @@ def test_scaled_spreads_the_factor_evenly_over_the_pieces():
 
 
 @given(tensors=TENSORS, form=FORMS)
-def test_unit_directions_have_norm_one_over_all_tensors_and_point_as_before(
-    tensors: list, form: str
-):
+def test_unit_directions_have_norm_one_over_all_tensors_and_point_as_before(tensors, form):
     stack = random_stack(layout_of(tensors, form), 2, 3)
     before, after = stack.flat(), unit(stack).flat()
     torch.testing.assert_close(after.norm(dim=-1), torch.ones(2, 3).double())
@@ -144,7 +141,7 @@ def test_unit_of_a_zero_direction_is_zero_not_nan():
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_initial_directions_are_unit_and_random(form: str, dtype: torch.dtype):
+def test_initial_directions_are_unit_and_random(form, dtype):
     layout = make_layout({"w": (6, 5), "k": (4, 3, 3), "b": (6,)}, 2, form)
     stack = initial_stack(
         layout, (3, 8), torch.Generator().manual_seed(0), torch.zeros(1, dtype=dtype)
@@ -160,7 +157,7 @@ def test_the_start_depends_on_the_generator_only():
     layout = make_layout({"w": (6, 5)}, 2)
     state = torch.get_rng_state()
 
-    def start(seed: int) -> Tensor:
+    def start(seed):
         generator = torch.Generator().manual_seed(seed)
         return initial_stack(layout, (4,), generator, torch.zeros(())).weights
 
@@ -172,9 +169,7 @@ def test_the_start_depends_on_the_generator_only():
 @pytest.mark.parametrize("form", ["tucker", "cp"])
 @pytest.mark.parametrize("shape", [(20, 30), (12, 10, 8)], ids=str)
 @pytest.mark.parametrize("rank", [1, 4, 9])
-def test_the_start_gives_every_tensor_the_same_mean_square_per_entry(
-    form: str, shape: tuple[int, ...], rank: int
-):
+def test_the_start_gives_every_tensor_the_same_mean_square_per_entry(form, shape, rank):
     # The long vector makes up the norm, so that the common scale depends on none of the others.
     layout = make_layout({"w": shape, "b": (8000,), "s": ()}, rank, form)
     stack = initial_stack(layout, (500,), torch.Generator().manual_seed(0), torch.zeros(()))

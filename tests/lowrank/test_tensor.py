@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from subscape.lowrank import Stack, TensorLayout, make_layout
+from subscape.lowrank import Stack, make_layout
 from subscape.lowrank import tensor as module
 from subscape.lowrank.tensor import compose, composing_cost, gram, pair, pair_rank, squared_norm
 
@@ -48,21 +47,21 @@ WHOLE: list[Given] = [
 """What is always multiplied out."""
 
 
-def directions(given: Given, *lead: int, seed: int = 0) -> Stack:
+def directions(given, *lead, seed=0):
     layout = make_layout({"w": given[0]}, given[1], given[2])
     generator = torch.Generator().manual_seed(seed)
     return Stack(layout, torch.randn(*lead, layout.size, generator=generator, dtype=torch.float64))
 
 
-def parts(stack: Stack) -> tuple[TensorLayout, list[Tensor]]:
+def parts(stack):
     return stack.layout.tensors[0], stack.pieces()["w"]
 
 
 @pytest.fixture
-def thin(monkeypatch: pytest.MonkeyPatch) -> None:
+def thin(monkeypatch):
     """However small, through thin matrices: multiplying out fails."""
 
-    def fail(*_: Any) -> Tensor:
+    def fail(*_):
         raise AssertionError("multiplied out")
 
     monkeypatch.setattr(module, "SMALL", 0)
@@ -80,7 +79,7 @@ leads = pytest.mark.parametrize("lead", [(3,), (2, 3), (1, 1), (2, 2, 4)], ids=s
 
 @pytest.mark.parametrize(("given", "rank"), THIN, ids=str)
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
-def test_a_pair_is_the_unfolded_direction(given: Given, rank: int, lead: tuple[int, ...]):
+def test_a_pair_is_the_unfolded_direction(given, rank, lead):
     stack = directions(given, *lead)
     found = pair(*parts(stack))
     first, rest = given[0][0], stack.layout.n_parameters // given[0][0]
@@ -92,7 +91,7 @@ def test_a_pair_is_the_unfolded_direction(given: Given, rank: int, lead: tuple[i
 
 
 @whole_ones
-def test_what_has_no_pair(given: Given):
+def test_what_has_no_pair(given):
     assert pair_rank(directions(given).layout.tensors[0]) is None
 
 
@@ -112,7 +111,7 @@ def test_pairs_by_hand():
 # Norms and inner products
 
 
-def dense_gram(stack: Stack) -> Tensor:
+def dense_gram(stack):
     flat = stack.flat()
     return torch.einsum("...kd,...ld->...kl", flat, flat)
 
@@ -120,9 +119,7 @@ def dense_gram(stack: Stack) -> Tensor:
 @thin_ones
 @leads
 @pytest.mark.usefixtures("thin")
-def test_products_through_thin_matrices(
-    given: Given, lead: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-):
+def test_products_through_thin_matrices(given, lead, monkeypatch):
     stack = directions(given, *lead)
     found = gram(*parts(stack))
     norms = squared_norm(*parts(stack))
@@ -140,9 +137,7 @@ def test_products_through_thin_matrices(
     ids=str,
 )
 @leads
-def test_products_of_what_is_multiplied_out(
-    given: Given, small: int, lead: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-):
+def test_products_of_what_is_multiplied_out(given, small, lead, monkeypatch):
     monkeypatch.setattr(module, "SMALL", small)
     stack = directions(given, *lead)
     expected = dense_gram(stack)
@@ -184,7 +179,7 @@ def test_terms_that_cancel_have_no_negative_norm():
 # Slopes
 
 
-def slope(stack: Stack, upstream: Tensor, of: Any) -> Tensor:
+def slope(stack, upstream, of):
     weights = stack.weights.clone().requires_grad_(True)
     return torch.autograd.grad(of(Stack(stack.layout, weights)), weights, upstream)[0]
 
@@ -192,9 +187,7 @@ def slope(stack: Stack, upstream: Tensor, of: Any) -> Tensor:
 @thin_ones
 @pytest.mark.parametrize("lead", [(3,), (2, 3)], ids=str)
 @pytest.mark.usefixtures("thin")
-def test_slopes_of_products_through_thin_matrices(
-    given: Given, lead: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-):
+def test_slopes_of_products_through_thin_matrices(given, lead, monkeypatch):
     stack = directions(given, *lead)
     # Not symmetric, as a loss is free to weigh both halves differently.
     upstream = torch.randn(
@@ -210,7 +203,7 @@ def test_slopes_of_products_through_thin_matrices(
 
 @pytest.mark.parametrize("given", WHOLE[1:2] + WHOLE[4:6] + WHOLE[8:], ids=str)
 @pytest.mark.parametrize("lead", [(3,), (2, 3)], ids=str)
-def test_slopes_of_products_that_are_multiplied_out(given: Given, lead: tuple[int, ...]):
+def test_slopes_of_products_that_are_multiplied_out(given, lead):
     stack = directions(given, *lead)
     upstream = torch.randn(
         *lead, lead[-1], generator=torch.Generator().manual_seed(1), dtype=torch.float64
@@ -223,12 +216,12 @@ def test_slopes_of_products_that_are_multiplied_out(given: Given, lead: tuple[in
     "given", [((4, 3), (2, 1), "tucker"), ((3, 2, 2), 2, "cp"), ((4, 2, 2), 2, "tucker")], ids=str
 )
 @pytest.mark.usefixtures("thin")
-def test_slopes_by_finite_differences(given: Given):
+def test_slopes_by_finite_differences(given):
     stack = directions(given, 2, 2)
     tensor = stack.layout.tensors[0]
     weights = stack.weights.requires_grad_(True)
 
-    def of(weights: Tensor) -> Tensor:
+    def of(weights):
         return gram(tensor, Stack(stack.layout, weights).pieces()["w"])
 
     assert torch.autograd.gradcheck(of, weights)
@@ -249,9 +242,7 @@ def test_slopes_by_finite_differences(given: Given):
         ((64, 65), 1, 10, "thin"),
     ],
 )
-def test_the_cheaper_way_is_taken(
-    shape: tuple[int, ...], rank: int, n: int, expected: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_cheaper_way_is_taken(shape, rank, n, expected, monkeypatch):
     seen = []
     for name, way in (("compose", "dense"), ("pair", "thin")):
         original = getattr(module, name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Small:
     data: Any
     decomposition: Any
 
-    def changed(self, *, threshold: float | None = None, **sides: Any) -> "Small":
+    def changed(self, *, threshold=None, **sides):
         """With another encoder, decoder or threshold."""
         old = self.decomposition
         parts = {"encoder": old.encoder, "decoder": old.decoder} | sides
@@ -30,7 +30,7 @@ class Small:
         return replace(self, decomposition=new)
 
 
-def decomposition_of(encoder, decoder, threshold: float, target: dict, settings: dict) -> Any:
+def decomposition_of(encoder, decoder, threshold, target, settings):
     from subscape import Decomposition
     from subscape.subnetworks.dictionary import Dictionary
     from subscape.subnetworks.selection import BatchTopK
@@ -43,39 +43,31 @@ def decomposition_of(encoder, decoder, threshold: float, target: dict, settings:
 
 
 @pytest.fixture(scope="session")
-def make_decomposition() -> Callable[..., Any]:
+def make_decomposition():
     """From encoder, decoder, threshold, fingerprint and settings."""
     return decomposition_of
 
 
-def mlp() -> nn.Module:
+def mlp():
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
 
 
-def tokens() -> nn.Module:
+def tokens():
     """Every position by itself: an embedding and a head."""
     return nn.Sequential(nn.Embedding(7, 5), nn.Tanh(), nn.Linear(5, 7))
 
 
-def convolution() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)
-    )
+def convolution():
+    kernel = nn.Conv2d(1, 4, 3, padding=1)
+    return nn.Sequential(kernel, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
 
 
-def llama(attention: str = "sdpa", *, tied: bool = False) -> nn.Module:
+def llama(attention="sdpa", *, tied=False):
     transformers = pytest.importorskip("transformers")
+    sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=12, max_position_embeddings=16)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1, attn_implementation=attention)
     config = transformers.LlamaConfig(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=16,
-        tie_word_embeddings=tied,
-        initializer_range=0.4,
-        attn_implementation=attention,
+        **sizes, **heads, num_hidden_layers=2, tie_word_embeddings=tied, initializer_range=0.4
     )
     model = transformers.LlamaForCausalLM(config).eval()
     # The library's own norm computes in float32 whatever its inputs are.
@@ -86,17 +78,10 @@ def llama(attention: str = "sdpa", *, tied: bool = False) -> nn.Module:
     return model
 
 
-def gpt2(attention: str = "sdpa") -> nn.Module:
+def gpt2(attention="sdpa"):
     transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=11,
-        n_positions=8,
-        n_embd=8,
-        n_layer=1,
-        n_head=2,
-        initializer_range=0.4,
-        attn_implementation=attention,
-    )
+    sizes = dict(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    config = transformers.GPT2Config(**sizes, initializer_range=0.4, attn_implementation=attention)
     return transformers.GPT2LMHeadModel(config).eval()
 
 
@@ -105,45 +90,37 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def inputs(kind: str, n: int) -> Tensor | dict[str, Tensor]:
-    if kind == "mlp":
-        return torch.randn(n, 4)
-    if kind == "convolution":
-        return torch.randn(n, 1, 6, 6)
+def inputs(kind, n, dtype):
+    if kind in ("mlp", "convolution"):
+        return torch.randn(n, *((4,) if kind == "mlp" else (1, 6, 6))).to(dtype)
     if kind == "tokens":
         return torch.randint(0, 7, (n, 5))
     return {"input_ids": torch.randint(0, 11, (n, 5))}
 
 
-def cast(data: Any, dtype: torch.dtype) -> Any:
-    if isinstance(data, dict):
-        return {name: cast(values, dtype) for name, values in data.items()}
-    return data.to(dtype) if data.is_floating_point() else data
-
-
-@pytest.fixture
-def small() -> Callable[..., Small]:
+@pytest.fixture(scope="session")
+def small():
     """Makes a target, data and random subnetworks, the same every time."""
     from subscape import Target
     from subscape.lowrank import initial_stack, make_layout
 
     def make(
-        kind: str = "mlp",
+        kind="mlp",
         *,
-        n: int = 20,
-        k: int = 5,
-        rank: Any = 1,
-        form: str = "tucker",
-        parameters: str | list[str] = "*",
-        dtype: torch.dtype = torch.float64,
-        threshold: float = 0.1,
-        settings: dict | None = None,
-        **options: Any,
-    ) -> Small:
+        n=20,
+        k=5,
+        rank=1,
+        form="tucker",
+        parameters="*",
+        dtype=torch.float64,
+        threshold=0.1,
+        settings=None,
+        **options,
+    ):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = MODELS[kind](**options).to(dtype).eval()
-            data = cast(inputs(kind, n), dtype)
+            data = inputs(kind, n, dtype)
         target = Target(model, parameters)
         layout = make_layout(target.shapes, rank, form)
         encoder, decoder = (

@@ -17,7 +17,7 @@ from subscape.measures.record import OutputEffect, TopOutputs, TopSample
 class Diagonal(nn.Module):
     """f(x) = w · x, entry by entry: subnetwork j is w_j and moves output j by δ x_j."""
 
-    def __init__(self, cut: float = math.inf) -> None:
+    def __init__(self, cut=math.inf):
         super().__init__()
         self.w = nn.Parameter(torch.ones(3, dtype=torch.float64))
         self.cut = cut
@@ -32,7 +32,7 @@ UNITS = Stack(LAYOUT, torch.eye(3, dtype=torch.float64))
 DATA = torch.tensor([[1.0, 0, 0], [2, 0, 0], [0, 1, 0], [0, 2, 0], [0, 3, 0]]).double()
 
 
-def scene_of(others=(0, 2, 3, 4), size: float = 0.5, **options) -> Scene:
+def scene_of(others=(0, 2, 3, 4), size=0.5, **options):
     return Scene(
         target=Target(Diagonal(**options)),
         data=DATA,
@@ -45,16 +45,16 @@ def scene_of(others=(0, 2, 3, 4), size: float = 0.5, **options) -> Scene:
     )
 
 
-def top_of(samples, impact) -> TopRows:
+def top_of(samples, impact):
     values = torch.tensor(impact, dtype=torch.float64)
     return TopRows(RowSet(torch.tensor(samples, dtype=torch.long)), values, values)
 
 
-def idle(*flags: bool) -> torch.Tensor:
+def idle(*flags):
     return torch.tensor(flags)
 
 
-def card_of(scene: Scene, top: TopRows, which: torch.Tensor, control: Stack | None = None):
+def card_of(scene, top, which, control=None):
     one = torch.tensor([2.0])
     found = Impact(
         one, -one, one * math.nan, one / 4, one[None] / 4, (top,), n_rows=9, n_references=3
@@ -97,7 +97,7 @@ def test_the_validity_radius_is_that_of_the_sweep():
     assert made.selectivity is None  # no row is irrelevant
     assert made.sweep.irrelevant == (None,) * 7
 
-    def r_squared(d: float) -> float:
+    def r_squared(d):
         predicted = [s * e for e in (-d, d) for s in (4 / 3, -2 / 3)]
         actual = [s * e + c * e * e for e in (-d, d) for s, c in ((4 / 3, 4 / 3), (-2 / 3, 1 / 3))]
         mean = sum(actual) / 4

@@ -7,14 +7,14 @@ from subscape.measures import random_like
 SHAPES = {"kernel": (6, 5, 4), "matrix": (7, 8), "vector": (9,), "scalar": ()}
 
 
-def stack_of(form: str, rank=2, lead=(4,), dtype=torch.float64):
+def stack_of(form, rank=2, lead=(4,), dtype=torch.float64):
     layout = make_layout(SHAPES, rank, form)
     like = torch.empty(0, dtype=dtype)
     return initial_stack(layout, lead, torch.Generator().manual_seed(3), like)
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
-def test_the_norm_in_every_tensor_is_the_same(form: str):
+def test_the_norm_in_every_tensor_is_the_same(form):
     stack = stack_of(form)
     made = random_like(stack)
     assert made.layout == stack.layout
@@ -27,7 +27,7 @@ def test_the_norm_in_every_tensor_is_the_same(form: str):
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
-def test_the_ranks_are_the_same(form: str):
+def test_the_ranks_are_the_same(form):
     """By the numerical rank of every unfolding of the dense tensors, not by the shapes of the pieces."""
     for dense in random_like(stack_of(form)).dense().values():
         for direction in dense:
@@ -38,7 +38,7 @@ def test_the_ranks_are_the_same(form: str):
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
-def test_leading_axes(lead: tuple[int, ...]):
+def test_leading_axes(lead):
     stack = stack_of("tucker", lead=lead)
     made = random_like(stack)
     assert made.weights.shape == stack.weights.shape

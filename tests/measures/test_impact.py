@@ -15,7 +15,7 @@ from subscape.measures.impact import coefficients_over_references, draws_of, imp
 from subscape.rows import permutation
 
 
-def source_of(made, rows="sample", **options) -> GradientSource:
+def source_of(made, rows="sample", **options):
     return GradientSource(made.target, made.data, rows=rows, **options)
 
 
@@ -29,7 +29,7 @@ class Plain:
     norms: torch.Tensor
 
 
-def by_loop(made, source: GradientSource, n_references: int, batch_size: int) -> Plain:
+def by_loop(made, source, n_references, batch_size):
     """Every row's gradient by autograd, one by one; references as the source draws them."""
     v = made.decomposition.encoder.flat()
     parameters = [p.detach().clone().requires_grad_() for p in made.target.parameters.values()]
@@ -65,7 +65,7 @@ def by_loop(made, source: GradientSource, n_references: int, batch_size: int) ->
     return found
 
 
-def assert_right(made, source, found, plain: Plain, n_top: int, repeat: bool) -> None:
+def assert_right(made, source, found, plain, n_top, repeat):
     c, threshold = plain.coefficients, made.decomposition.threshold
     size, signed = c.abs().mean(1), c.mean(1)
     active = (c.abs() >= threshold).double()
@@ -105,7 +105,7 @@ CASES = [
 @pytest.mark.parametrize(("kind", "rows", "divergence", "reference", "parameters"), CASES)
 @pytest.mark.parametrize("repeat", [False, True])
 def test_impact_is_what_a_plain_loop_finds(
-    small, kind, rows, divergence, reference, parameters, repeat: bool
+    small, kind, rows, divergence, reference, parameters, repeat
 ):
     made = small(kind, n=17, parameters=parameters, threshold=0.05)
     source = source_of(made, rows, divergence=divergence, reference=reference, seed=4)
@@ -123,7 +123,7 @@ def test_impact_is_what_a_plain_loop_finds(
     assert_right(made, source, found, plain, 4, repeat)
 
 
-def by_hand(decomposition_of) -> tuple:
+def by_hand(decomposition_of):
     """f = w·x with w = (1, 0), D = f² (mse to 0): g = 2 f x. Subnetworks along x₁ and x₂."""
     model = nn.Linear(2, 1, bias=False).double()
     model.weight.data = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
@@ -212,7 +212,7 @@ def test_the_size_of_batches_does_not_matter(small, kind):
 
 
 @pytest.mark.parametrize("batch_size", [2, 10, 100, 1000])
-def test_of_equal_rows_those_seen_first_stay(make_decomposition, batch_size: int):
+def test_of_equal_rows_those_seen_first_stay(make_decomposition, batch_size):
     made, source = by_hand(make_decomposition)
     data = torch.tensor([[1.0, 2.0]], dtype=torch.float64).expand(300, 2)
     source = GradientSource(source.target, data, reference="uniform", seed=3)
@@ -246,7 +246,7 @@ class Stop(Exception):
     pass
 
 
-def same(a, b) -> bool:
+def same(a, b):
     tensors = all(
         torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a) if f.name in TENSORS
     )

@@ -1,8 +1,10 @@
 """All measures from end to end: complete, clean, and the same after any interruption."""
 
 import math
+import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,7 +36,7 @@ THRESHOLDS = {"mlp": 0.1, "convolution": 0.05, "llama": 0.02}
 SHOWN = {"mlp": "values", "convolution": "image", "llama": "tokens"}
 
 
-def make(small, kind: str, **changes):
+def make(small, kind, **changes):
     """A decomposition as `decompose` leaves it, in float32."""
     options = {"parameters": ["model.layers.1.*"]} if kind == "llama" else {}
     plain = {"n": 40, "dtype": torch.float32, "threshold": THRESHOLDS[kind]}
@@ -54,6 +56,17 @@ def run(made, out=None, **options):
         )
 
 
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """Measured once for all tests: subnetworks of an MLP, their folder and what was found."""
+    made, folder = make(small, "mlp"), tmp_path_factory.mktemp("whole")
+    return made, folder, run(made, folder)
+
+
+def copied(folder, tmp_path):
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
 def doubled(model, batch):
     return 2 * model(batch)
 
@@ -63,7 +76,7 @@ def test_another_outputs_function_is_refused(small):
     made = make(small, "mlp")
     target = Target(made.target.model, made.target.names, outputs=doubled)
 
-    def measured(outputs: str) -> Measures:
+    def measured(outputs):
         settings = made.decomposition.settings | {"outputs": outputs}
         decomposition = replace(made.decomposition, settings=settings)
         return measure(decomposition, target, made.data, config=CONFIG, progress=False)
@@ -74,7 +87,7 @@ def test_another_outputs_function_is_refused(small):
 
 
 @pytest.mark.parametrize("kind", list(SETTINGS))
-def test_the_record_is_complete_and_clean(small, kind: str, tmp_path):
+def test_the_record_is_complete_and_clean(small, kind, tmp_path):
     made = make(small, kind)
     labels = torch.arange(40) % 3 if kind == "convolution" else None
     names = {"output_names": lambda i: f"<out {i}>"}
@@ -142,12 +155,11 @@ def test_the_record_is_complete_and_clean(small, kind: str, tmp_path):
     assert "A title" in render_page(page)
 
 
-def test_without_a_folder_nothing_is_written(small, tmp_path, monkeypatch):
+def test_without_a_folder_nothing_is_written(whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = make(small, "mlp")
-    record = run(made).record
+    made, _, expected = whole
+    assert run(made).record == expected.record
     assert list(tmp_path.iterdir()) == []
-    assert record == run(made, tmp_path / "m").record
 
 
 def test_the_settings_of_the_decomposition_can_be_overridden(small):
@@ -171,19 +183,13 @@ def test_a_divergence_of_ones_own_says_its_unit(small):
 def test_a_model_in_place_of_a_target_and_settings_by_keyword(small):
     made = make(small, "mlp")
     expected = run(made, config=replace(CONFIG, n_top=2)).record
-    model = made.target.model
-    assert (
-        measure(made.decomposition, model, made.data, config=CONFIG, n_top=2, progress=False).record
-        == expected
-    )
+    model, options = made.target.model, {"config": CONFIG, "n_top": 2, "progress": False}
+    assert measure(made.decomposition, model, made.data, **options).record == expected
     with pytest.raises(ValueError, match="n_tops: expected a setting.*Did you mean 'n_top'"):
         run(made, n_tops=2)
+    plain = replace(made.decomposition, settings={"outputs": "default_outputs"})
     with pytest.raises(ValueError, match="outputs: expected the outputs function"):
-        made = replace(
-            made,
-            decomposition=replace(made.decomposition, settings={"outputs": "default_outputs"}),
-        )
-        measure(made.decomposition, model, made.data, outputs=doubled, progress=False)
+        measure(plain, model, made.data, outputs=doubled, progress=False)
 
 
 def test_a_decomposition_without_settings(small):
@@ -214,30 +220,24 @@ def test_one_that_is_dead(small):
     render_page(page_data(made.decomposition, found, title="x"))
 
 
-def test_windows_longer_than_the_rows_of_the_quality(small, monkeypatch):
+def test_batches_and_rows_of_the_quality_smaller_than_a_window(small, monkeypatch):
     monkeypatch.setattr(quality, "N_ROWS", 3)
-    made = make(small, "llama", k=2)
-    few = replace(CONFIG, n_rows=20, n_top=2, n_deltas=1)
-    assert run(made, config=few).quality.n_rows >= 5
-
-
-def test_batches_smaller_than_a_window(small):
-    made = make(small, "llama", k=2)
     few = replace(CONFIG, n_rows=20, n_top=2, n_deltas=1, n_others=2, batch_size=2)
-    assert run(made, config=few).n_rows == 20
+    found = run(make(small, "llama", k=2), config=few)
+    assert found.n_rows == 20
+    assert found.quality.n_rows >= 5
 
 
 def test_the_targets_hash_is_made_once(small, tmp_path, monkeypatch):
-    made = make(small, "mlp")
-    target, hashed = Target(made.target.model), []
+    made, hashed = make(small, "mlp"), []
     right = Target._hash
     monkeypatch.setattr(Target, "_hash", lambda self: hashed.append(self) or right(self))
-    run(replace(made, target=target), tmp_path / "m")
+    run(replace(made, target=Target(made.target.model)), tmp_path / "m")
     assert len(hashed) == 1
 
 
 class Counted(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
         self.forwards = 0
@@ -272,7 +272,7 @@ class Stop(KeyboardInterrupt):
     pass
 
 
-def stop_at(monkeypatch, module, name: str, call: int) -> list:
+def stop_at(monkeypatch, module, name, call):
     """The function of that name raises at its `call`-th call, and only then."""
     right, calls = getattr(module, name), []
 
@@ -300,10 +300,9 @@ STAGES = [
 
 @pytest.mark.parametrize(("module", "name", "call"), STAGES)
 def test_interrupted_at_any_stage_it_ends_the_same(
-    small, tmp_path, monkeypatch, module, name, call
+    whole, tmp_path, monkeypatch, module, name, call
 ):
-    made = make(small, "mlp")
-    expected = run(made, tmp_path / "whole")
+    made, other, expected = whole
     folder = tmp_path / "stopped"
     calls = stop_at(monkeypatch, module, name, call)
     with pytest.raises(Stop):
@@ -317,85 +316,57 @@ def test_interrupted_at_any_stage_it_ends_the_same(
     if name == "card":  # those measured before are kept
         assert len(calls) == 5 + 1
     for file in ("measures.json", "subnetworks.jsonl"):
-        assert (folder / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    state, other = (read_tensors(f / "impact.safetensors") for f in (folder, tmp_path / "whole"))
-    assert all(torch.equal(values, other[key]) for key, values in state.items())
+        assert (folder / file).read_bytes() == (other / file).read_bytes()
+    state, others = (read_tensors(f / "impact.safetensors") for f in (folder, other))
+    assert all(torch.equal(values, others[key]) for key, values in state.items())
 
 
-@pytest.mark.parametrize("keep", [0.1, 0.55, 0.9])
-def test_a_line_cut_short_is_measured_again(small, tmp_path, keep: float):
-    made = make(small, "mlp")
-    expected = run(made, tmp_path / "m")
-    lines = tmp_path / "m" / "subnetworks.jsonl"
-    whole = lines.read_bytes()
-    header = whole.index(b"\n") + 1
-    for size in (int(keep * len(whole)), int(keep * header)):
-        lines.write_bytes(whole[:size])
-        (tmp_path / "m" / "measures.json").unlink()
-        assert run(made, tmp_path / "m").record == expected.record
-        assert lines.read_bytes() == whole
+def reordered(made, side):
+    stack = getattr(made.decomposition, side).select(torch.tensor([1, 0, 2, 3, 4]))
+    return made.changed(**{side: stack})
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"change": 0.2},
-        {"n_deltas": 4},
-        {"n_others": 35},
-        {"seed": 1},
-        {"n_references": 3},
-        {"n_partners": 1},
-    ],
-)
-def test_other_settings_in_the_same_folder_are_refused(small, tmp_path, change):
-    made = make(small, "mlp")
-    run(made, tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+OTHERS = {
+    **{
+        name: lambda made, c={name: value}: (made, {"config": replace(CONFIG, **c)})
+        for name, value in dict(
+            change=0.2, n_deltas=4, n_others=35, seed=1, n_references=3, n_partners=1
+        ).items()
+    },
+    "data": lambda made: (replace(made, data=made.data * 2), {}),
+    "reference": lambda made: (made, {"reference": "uniform"}),
+    "encoder": lambda made: (reordered(made, "encoder"), {}),
+    "decoder": lambda made: (reordered(made, "decoder"), {}),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_another_measurement_in_the_same_folder_is_refused(whole, tmp_path, change):
+    made, folder, _ = whole
+    folder = copied(folder, tmp_path)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    other, options = change(made)
     with pytest.raises(ValueError, match=r"the same measurement|of another measurement"):
-        run(made, tmp_path, config=replace(CONFIG, **change))
-    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-
-
-@pytest.mark.parametrize("part", ["data", "encoder", "decoder", "reference"])
-def test_another_measurement_in_the_same_folder_is_refused(small, tmp_path, part: str):
-    made = make(small, "mlp")
-    run(made, tmp_path)
-    options, dec = {}, made.decomposition
-    if part == "data":
-        made = replace(made, data=made.data * 2)
-    elif part == "reference":
-        options = {"reference": "uniform"}
-    else:
-        made = made.changed(**{part: getattr(dec, part).select(torch.tensor([1, 0, 2, 3, 4]))})
-    with pytest.raises(ValueError, match=r"the same measurement|of another measurement"):
-        run(made, tmp_path, **options)
+        run(other, folder, **options)
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 # Wrong arguments
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("n_rows", 0),
-        ("n_references", 0),
-        ("n_top", -1),
-        ("n_others", 0),
-        ("n_outputs", 0),
-        ("n_deltas", 1.5),
-        ("batch_size", 0),
-        ("n_partners", -1),
-        ("change", 0.0),
-        ("change", math.inf),
-        ("change", math.nan),
-    ],
+OUT_OF_RANGE = dict(n_rows=[0], n_references=[0], n_top=[-1], n_others=[0], n_outputs=[0]) | dict(
+    n_deltas=[1.5], batch_size=[0], n_partners=[-1], change=[0.0, math.inf, math.nan]
 )
-def test_settings_out_of_range(name: str, value):
-    with pytest.raises(ValueError, match=f"{name}: expected"):
-        with_unchecked(name, value)
 
 
-def with_unchecked(name: str, value) -> MeasureConfig:
+@pytest.mark.parametrize(("name", "values"), OUT_OF_RANGE.items())
+def test_settings_out_of_range(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            with_unchecked(name, value)
+
+
+def with_unchecked(name, value):
     """Past the shape checker of the tests, which users do not have."""
     made = object.__new__(MeasureConfig)
     for key, default in vars(MeasureConfig()).items():
@@ -405,32 +376,18 @@ def with_unchecked(name: str, value) -> MeasureConfig:
     return made
 
 
-def test_labels_of_another_length(small):
-    with pytest.raises(ValueError, match="labels: expected 40 of them; got 39"):
-        run(make(small, "mlp"), labels=torch.zeros(39))
-
-
-def test_another_model(small):
+def test_labels_of_another_length_and_another_model(small):
     made = make(small, "mlp")
+    with pytest.raises(ValueError, match="labels: expected 40 of them; got 39"):
+        run(made, labels=torch.zeros(39))
     with torch.no_grad():
         made.target.model[0].weight.add_(1)
     with pytest.raises(ValueError, match="same shapes, other values"):
         run(made)
 
 
-def test_a_baseline_of_other_rows_where_there_are_any(small, monkeypatch):
-    monkeypatch.setattr(quality, "N_ROWS", 20)
-    found = run(make(small, "mlp"), config=replace(CONFIG, batch_size=10)).quality
-    assert found.n_rows == 20
-    assert [b.name for b in found.baselines][1:] == [
-        "5 principal directions, best codes",
-        "5 principal directions of 20 other rows, best codes",
-    ]
-    assert found.baselines[1].fvu < found.baselines[2].fvu < 1
-
-
 @pytest.mark.parametrize("kind", ["mlp", "convolution", "llama"])
-def test_baselines_are_those_of_the_dense_gradients(small, monkeypatch, kind: str):
+def test_baselines_are_those_of_the_dense_gradients(small, monkeypatch, kind):
     monkeypatch.setattr(quality, "N_ROWS", 80)
     made = make(small, kind, n=160 if kind != "llama" else 32, dtype=torch.float64)
     source = made.decomposition.source(made.target, made.data, seed=CONFIG.seed)
@@ -441,4 +398,10 @@ def test_baselines_are_those_of_the_dense_gradients(small, monkeypatch, kind: st
     )
     l0, few = found.l0, max(1, round(found.l0))
     expected = [pca_fvu(rows, few), pca_fvu(rows, 5, l0), pca_fvu(rows, 5, l0, fit=other)]
+    assert found.n_rows == 80
     assert [b.fvu for b in found.baselines] == pytest.approx(expected, rel=1e-5)
+    assert expected[1] < expected[2] < 1
+    assert [b.name for b in found.baselines][1:] == [
+        "5 principal directions, best codes",
+        "5 principal directions of 80 other rows, best codes",
+    ]

@@ -1,6 +1,7 @@
 """One measurement at a time in a folder, and one that was killed goes on to the same record."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ from subscape.measures import MeasureConfig
 from subscape.measures.measure import measure
 
 CONFIG = MeasureConfig(
-    n_rows=40, n_references=2, n_top=4, n_others=36, n_outputs=3, n_deltas=2, batch_size=20
+    n_rows=40, n_references=2, n_top=4, n_others=12, n_outputs=3, n_deltas=1, batch_size=20
 )
 FILES = ("impact.safetensors", "measures.json", "measures.safetensors", "subnetworks.jsonl")
-CHILD = """
+OTHER = """
 import os, signal, sys
 from pathlib import Path
 import torch
@@ -27,7 +28,7 @@ from subscape._io import read_json, read_tensors
 from subscape.measures import MeasureConfig
 from subscape.measures.measure import measure
 
-made, folder, stop, how = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+made = Path(sys.argv[1])
 model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).eval()
 model.load_state_dict(read_tensors(made / "model.safetensors"))
 module = sys.modules["subscape.measures.measure"]
@@ -36,53 +37,73 @@ card, number = module.card, 0
 def stopping(*arguments):
     global number
     number += 1
-    if number == stop:
+    if number == 2:
         print("in there", flush=True)
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        sys.stdin.read()
+        sys.stdin.readline()
     return card(*arguments)
 
 module.card = stopping
-measure(
-    Decomposition.from_pretrained(made / "decomposition"),
-    Target(model),
-    read_tensors(made / "data.safetensors")["data"],
-    config=MeasureConfig(**read_json(made / "config.json")),
-    out=folder,
-    progress=False,
-)
+while line := sys.stdin.readline():
+    how, folder = line.split()
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    measure(
+        Decomposition.from_pretrained(made / "decomposition"),
+        Target(model),
+        read_tensors(made / "data.safetensors")["data"],
+        config=MeasureConfig(**read_json(made / "config.json")),
+        out=folder,
+        progress=False,
+    )
+    break
 """
 
 
-@pytest.fixture
-def made(small, tmp_path):
+@pytest.fixture(scope="module")
+def made(small):
     settings = {"divergence": "mse", "reference": "another-row", "rows": "sample"}
-    found = small("mlp", n=40, dtype=torch.float32, settings=settings | {"active_fraction": 0.4})
-    found.decomposition.save_pretrained(tmp_path / "made" / "decomposition")
-    write_tensors(tmp_path / "made" / "model.safetensors", found.target.model.state_dict())
-    write_tensors(tmp_path / "made" / "data.safetensors", {"data": found.data})
-    write_json(tmp_path / "made" / "config.json", asdict(CONFIG))
-    return found
+    return small("mlp", n=40, dtype=torch.float32, settings=settings | {"active_fraction": 0.4})
+
+
+@pytest.fixture(scope="module")
+def whole(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(made, folder)
+    return folder
+
+
+@pytest.fixture
+def start(made, tmp_path):
+    """Has another process measure in a folder until its second card, where it waits or is killed."""
+    folder = tmp_path / "made"
+    made.decomposition.save_pretrained(folder / "decomposition")
+    write_tensors(folder / "model.safetensors", made.target.model.state_dict())
+    write_tensors(folder / "data.safetensors", {"data": made.data})
+    write_json(folder / "config.json", asdict(CONFIG))
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+
+        def begin(how, folder):
+            print(how, folder, file=process.stdin, flush=True)
+            assert process.stdout.readline() == "in there\n"
+            return process
+
+        yield begin
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 def run(made, folder):
     return measure(
         made.decomposition, made.target, made.data, config=CONFIG, out=folder, progress=False
     )
-
-
-def start(tmp_path, folder, stop: int, how: str) -> subprocess.Popen:
-    """Another process that measures, until it comes to the card with number `stop`."""
-    arguments = [str(tmp_path / "made"), str(folder), str(stop), how]
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "in there\n"
-    return process
 
 
 def assert_same(folder, other):
@@ -98,35 +119,30 @@ def assert_same(folder, other):
         assert all(torch.equal(tensors[key], others[key]) for key in tensors), one
 
 
-def test_two_processes_in_one_folder(made, tmp_path):
-    run(made, tmp_path / "alone")
+def test_others_wait_and_one_that_is_killed_goes_on_to_the_same_files(made, whole, start, tmp_path):
     folder = tmp_path / "together"
-    with start(tmp_path, folder, 2, "wait") as first:
-        there = {path.name: path.read_bytes() for path in folder.iterdir()}
-        with pytest.raises(BlockingIOError, match=r"^folder: .*together, which another process"):
-            run(made, folder)
-        # Not even to measure anew.
-        with pytest.raises(BlockingIOError):
-            measure(made.decomposition, made.target, made.data, out=folder, overwrite=True)
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == there
-        first.communicate("", timeout=60)
-    assert first.returncode == 0
-    assert_same(folder, tmp_path / "alone")
+    other = start("wait", folder)
+    there = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(BlockingIOError, match=r"^folder: .*together, which another process"):
+        run(made, folder)
+    # Not even to measure anew.
+    with pytest.raises(BlockingIOError):
+        measure(made.decomposition, made.target, made.data, out=folder, overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == there
+    print(file=other.stdin, flush=True)
+    assert other.stdout.readline() == "0\n"
+    assert_same(folder, whole)
 
-
-def test_killed_at_any_card_it_goes_on_to_the_same_files(made, tmp_path):
-    run(made, tmp_path / "whole")
     folder = tmp_path / "killed"
     for _ in range(2):  # killed once more after one more card
-        with start(tmp_path, folder, 2, "kill") as process:
-            assert process.wait(60) == -signal.SIGKILL
+        assert start("kill", folder).stdout.readline() == f"{-signal.SIGKILL}\n"
     assert (folder / "subnetworks.jsonl").read_bytes().count(b"\n") == 1 + 2
     assert not (folder / "measures.json").exists()
     run(made, folder)
-    assert_same(folder, tmp_path / "whole")
+    assert_same(folder, whole)
 
 
-def renumbered(line: bytes, index: int) -> bytes:
+def renumbered(line, index):
     """The line of a card as another's, with a right checksum."""
     card = {**json.loads(line), "index": index}
     del card["crc32"]
@@ -142,11 +158,10 @@ CASES = {
     "no header": (lambda h, c: c, 0),
     "only half a header": (lambda h, c: [h[: len(h) // 2], *c], 0),
     "the header twice": (lambda h, c: [h, h, *c], 0),
-    "a digit changed": (
-        lambda h, c: [h, c[0], c[1].replace(b'"impact": 0.', b'"impact": 1.'), *c[2:]],
-        1,
-    ),
+    "a digit changed": (lambda h, c: [h, c[0], c[1].replace(b": 0.", b": 1."), *c[2:]], 1),
     "half a line": (lambda h, c: [h, c[0], c[1][:-20], *c[2:]], 1),
+    "cut off in a line": (lambda h, c: [h, c[0], c[1][:-20]], 1),
+    "cut off in the header": (lambda h, c: [h[:20]], 0),
     "two lines in one": (lambda h, c: [h, c[0], c[1] + c[2], *c[3:]], 1),
     "an empty line": (lambda h, c: [h, c[0], b"", *c[1:]], 1),
     "no object": (lambda h, c: [h, c[0], b"[1]", *c[1:]], 1),
@@ -157,10 +172,8 @@ CASES = {
 }
 
 
-def test_only_cards_in_their_place_are_believed(made, tmp_path, monkeypatch):
-    whole, folder = tmp_path / "whole", tmp_path / "damaged"
-    run(made, whole)
-    run(made, folder)
+def test_only_cards_in_their_place_are_believed(made, whole, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "damaged")
     file = folder / "subnetworks.jsonl"
     header, *cards = file.read_bytes().splitlines()
     module = sys.modules[measure.__module__]
@@ -174,7 +187,7 @@ def test_only_cards_in_their_place_are_believed(made, tmp_path, monkeypatch):
     for name, (damaged, n_kept) in CASES.items():
         lines = damaged(header, cards)
         assert lines != [header, *cards], name
-        file.write_bytes(b"".join(line + b"\n" for line in lines))
+        file.write_bytes(b"\n".join(lines) + b"\n" * ("cut off" not in name))
         (folder / "measures.json").unlink()
         measured.clear()
         run(made, folder)

@@ -42,7 +42,7 @@ def test_coefficients_are_refitted_and_directions_need_not_be_unit():
     assert oracle(g, t, 2).fvu == pytest.approx(0, abs=1e-12)
 
 
-def random_problem(rows: int, n: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
+def random_problem(rows, n, m):
     g = torch.Generator().manual_seed(0)
     t = torch.randn(m, n, generator=g).double()
     return torch.randn(rows, n, generator=g).double(), t / t.norm(dim=1, keepdim=True)
@@ -152,7 +152,7 @@ def test_principal_directions_of_other_rows():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("l0", [None, 1.5])
 @pytest.mark.parametrize("n", [1, 3, 50])
-def test_from_inner_products_alone_it_is_the_same(dtype, l0, n: int):
+def test_from_inner_products_alone_it_is_the_same(dtype, l0, n):
     draw = torch.Generator().manual_seed(0)
     g, other = (torch.randn(20, 60, generator=draw).to(dtype) * torch.arange(60) for _ in range(2))
     close = {"rel": 1e-9 if dtype == torch.float64 else 1e-4, "abs": 1e-6}

@@ -23,13 +23,13 @@ def softmax_of_its_input(monkeypatch):
     monkeypatch.setattr(nn.functional, "softmax", lambda x, dim, dtype=None: torch.softmax(x, dim))
 
 
-def rows_of(kind: str) -> RowSet:
+def rows_of(kind):
     samples = torch.tensor([3, 0, 5, 3])
     position = torch.tensor([1, 4, 2, 0])
     return RowSet(samples, None if kind in ("mlp", "convolution") else position)
 
 
-def assert_right(target, data, rows, direction, step: float = 1e-4) -> None:
+def assert_right(target, data, rows, direction, step=1e-4):
     """Richardson's combination of two steps, so that the oracle itself is better than 1e-6."""
     found = output_effects(target, data, rows, direction)
     wide, narrow = (
@@ -45,7 +45,7 @@ def assert_right(target, data, rows, direction, step: float = 1e-4) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convolution", "tokens"])
-def test_forward_mode(small, kind: str):
+def test_forward_mode(small, kind):
     made = small(kind)
     for k in range(2):
         assert_right(made.target, made.data, rows_of(kind), made.decomposition[k].dense())
@@ -53,7 +53,7 @@ def test_forward_mode(small, kind: str):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_eager_attention_has_forward_mode(small, kind: str, masked: bool):
+def test_eager_attention_has_forward_mode(small, kind, masked):
     made = small(kind, attention="eager")
     data = with_padding(made.data) if masked else made.data
     assert_right(made.target, data, rows_of(kind), made.decomposition[0].dense())
@@ -79,7 +79,7 @@ def test_the_fall_back_is_told_once():
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_fused_attention_falls_back_by_itself_and_says_so(small, kind: str, masked: bool):
+def test_fused_attention_falls_back_by_itself_and_says_so(small, kind, masked):
     made = small(kind, attention="sdpa")
     assert made.target.model.config._attn_implementation == "sdpa"
     data = with_padding(made.data) if masked else made.data
@@ -126,7 +126,7 @@ class Once(Cube):
 
 
 class Custom(nn.Module):
-    def __init__(self, function: type[torch.autograd.Function]) -> None:
+    def __init__(self, function):
         super().__init__()
         self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
         self.unused = nn.Parameter(torch.ones(2))
@@ -136,7 +136,7 @@ class Custom(nn.Module):
         return self.second(self.function.apply(self.first(x)))
 
 
-def custom(function) -> tuple[Target, torch.Tensor, dict]:
+def custom(function):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Custom(function).double()

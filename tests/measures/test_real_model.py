@@ -2,14 +2,13 @@
 
 import json
 import warnings
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("transformers")
 
 
-def call(line: str, capsys) -> dict:
+def call(line, capsys):
     from subscape.cli.main import main
 
     capsys.readouterr()
@@ -24,7 +23,7 @@ def call(line: str, capsys) -> dict:
 
 
 @pytest.mark.slow
-def test_stories_are_decomposed_measured_edited_and_reported(data_dir: Path, tmp_path, capsys):
+def test_stories_are_decomposed_measured_edited_and_reported(data_dir, tmp_path, capsys):
     model, text = data_dir / "stories260k", data_dir / "tinystories" / "heldout_sample.txt"
     run = tmp_path / "run"
     short = tmp_path / "stories.txt"

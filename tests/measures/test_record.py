@@ -22,7 +22,7 @@ from subscape.measures.record import (
 )
 
 
-def entry_of(k: int, auroc: tuple | None = None, **more) -> SubnetworkMeasures:
+def entry_of(k, auroc=None, **more):
     chosen = None if auroc is None else Selectivity(0.5, None, *auroc)
     return SubnetworkMeasures(
         index=k,
@@ -36,7 +36,7 @@ def entry_of(k: int, auroc: tuple | None = None, **more) -> SubnetworkMeasures:
     )
 
 
-def measures_of(*entries: SubnetworkMeasures) -> Measures:
+def measures_of(*entries):
     return Measures(
         format="subscape-measures/2",
         subscape_version="0",
@@ -161,7 +161,7 @@ ABSENT = object()
 NEEDED = [path for path in DAMAGED if not re.search(r"\]$|partners$|n_top$", path)]
 
 
-def refused(folder, path: str, value) -> str:
+def refused(folder, path, value):
     """What is said of measures with one entry replaced or, for ABSENT, taken out."""
     measures_of(FULL, entry_of(1)).save(folder)
     file = folder / "measures.json"
@@ -184,7 +184,7 @@ def refused(folder, path: str, value) -> str:
 
 
 @pytest.mark.parametrize("path", DAMAGED)
-def test_a_damaged_file_is_refused_by_the_field(tmp_path, path: str):
+def test_a_damaged_file_is_refused_by_the_field(tmp_path, path):
     value, words = DAMAGED[path]
     message = refused(tmp_path, path, value)
     assert words in message
@@ -192,7 +192,7 @@ def test_a_damaged_file_is_refused_by_the_field(tmp_path, path: str):
 
 
 @pytest.mark.parametrize("path", NEEDED)
-def test_a_field_that_is_not_there_is_named(tmp_path, path: str):
+def test_a_field_that_is_not_there_is_named(tmp_path, path):
     last = re.findall(r"\w+", path)[-1]
     assert f"missing required field `{last}`" in refused(tmp_path, path, ABSENT)
 
@@ -211,7 +211,7 @@ def test_a_field_that_is_not_there_is_named(tmp_path, path: str):
         ("\x00", "expected a JSON file"),
     ],
 )
-def test_another_file_is_refused(tmp_path, text: str, words: str):
+def test_another_file_is_refused(tmp_path, text, words):
     with pytest.raises(FileNotFoundError, match="Measure first: subscape measure RUN"):
         Measures.load(tmp_path)
     (tmp_path / "measures.json").write_text(text)

@@ -51,7 +51,7 @@ def test_outputs_of_tokens_are_those_at_their_positions(small):
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 7])
-def test_passes_of_any_size_give_the_same(small, micro_batch_size: int):
+def test_passes_of_any_size_give_the_same(small, micro_batch_size):
     made = small("tokens")
     rows = token_rows([3, 0, 3, 5, 19], [1, 4, 0, 2, 3])
     change = {name: 0.3 * v for name, v in made.decomposition[0].dense().items()}

@@ -33,7 +33,7 @@ from subscape.measures.selectivity import (
 class Line(nn.Module):
     """f(x) = (a x, b x²)."""
 
-    def __init__(self, a: float = 1.0, b: float = 0.0) -> None:
+    def __init__(self, a=1.0, b=0.0):
         super().__init__()
         self.a = nn.Parameter(torch.tensor([a], dtype=torch.float64))
         self.b = nn.Parameter(torch.tensor([b], dtype=torch.float64))
@@ -45,7 +45,7 @@ class Line(nn.Module):
 class Squared(nn.Module):
     """f(x) = w² x."""
 
-    def __init__(self, w: float, limit: float = math.inf) -> None:
+    def __init__(self, w, limit=math.inf):
         super().__init__()
         self.w = nn.Parameter(torch.tensor([w], dtype=torch.float64))
         self.limit = limit
@@ -57,7 +57,7 @@ class Squared(nn.Module):
 class Explodes(nn.Module):
     """f(x) = (w + 1/(1 − w))·x for x > 0: not finite at w = 1; 0 for others."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.w = nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
@@ -70,11 +70,11 @@ B = {"b": torch.ones(1, dtype=torch.float64)}
 W = {"w": torch.ones(1, dtype=torch.float64)}
 
 
-def column(*values: float) -> torch.Tensor:
+def column(*values):
     return torch.tensor(values, dtype=torch.float64)[:, None]
 
 
-def all_of(data) -> RowSet:
+def all_of(data):
     return RowSet(torch.arange(len(data)))
 
 
@@ -143,7 +143,7 @@ def test_delta_of_a_linear_model():
 
 
 @hypothesis.given(st.floats(-6, 6), st.floats(-2, 2))
-def test_the_change_is_met_within_a_tenth(log_size: float, w: float):
+def test_the_change_is_met_within_a_tenth(log_size, w):
     """f = w² x moves by (2wδ + δ²) x; over both signs of δ the mean square is 4w²δ² + δ⁴."""
     size, data = 10**log_size, column(1, 1)
     found = delta_of_change(Target(Squared(1000 + w)), data, all_of(data), W, MSE, size)
@@ -175,7 +175,7 @@ def test_delta_where_outputs_stop_being_finite():
     data = column(1, 1)
 
     class Near(Explodes):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.w.data += 0.5
 
@@ -187,7 +187,7 @@ def test_delta_where_outputs_stop_being_finite():
     class Cliff(nn.Module):
         """Moves by 0.01 at most, and is infinite beyond."""
 
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.w = nn.Parameter(torch.ones(1, dtype=torch.float64))
 
@@ -198,7 +198,7 @@ def test_delta_where_outputs_stop_being_finite():
 
 
 @pytest.mark.parametrize("size", [0.0, math.nan])
-def test_no_change_to_aim_at_is_no_delta(size: float):
+def test_no_change_to_aim_at_is_no_delta(size):
     data = column(1, 1)
     assert math.isnan(delta_of_change(Target(Line()), data, all_of(data), A, MSE, size))
 
@@ -228,7 +228,7 @@ def test_selectivity_where_others_or_all_do_not_change():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_selectivity_of_a_change_that_is_not_finite_is_none(bad: float):
+def test_selectivity_of_a_change_that_is_not_finite_is_none(bad):
     change, relevant = torch.tensor([[1.0, bad]]), torch.tensor([True, False])
     found = selectivity(change, relevant, 1.0, random=torch.ones(1, 2))
     assert (found.ratio, found.auroc, found.auroc_random) == (None, None, 0.5)
@@ -256,7 +256,7 @@ def test_selectivity_needs_both_kinds(relevant):
     st.lists(st.integers(0, 5), min_size=1, max_size=8),
     st.lists(st.integers(0, 5), min_size=1, max_size=8),
 )
-def test_auroc_counts_pairs(inside: list[int], outside: list[int]):
+def test_auroc_counts_pairs(inside, outside):
     pairs = [(a > b) + 0.5 * (a == b) for a in inside for b in outside]
     a, b = torch.tensor(inside).float(), torch.tensor(outside).float()
     assert auroc(a, b) == pytest.approx(sum(pairs) / len(pairs))

@@ -30,7 +30,7 @@ SHAPES = {"weight": (3, 2), "bias": (3,)}
 SETTINGS = {"rank": {"*": 1}, "steps": 7, "engine": "x", "l0": None}
 
 
-def decomposition(order=(0, 1), **changes) -> Decomposition:
+def decomposition(order=(0, 1), **changes):
     layout = make_layout(SHAPES, 1)
     stack = initial_stack(layout, (2,), torch.Generator().manual_seed(0), torch.empty(0))
     stack = stack.select(torch.tensor(order))
@@ -39,10 +39,10 @@ def decomposition(order=(0, 1), **changes) -> Decomposition:
     return replace(Decomposition(dictionary, target, SETTINGS), **changes)
 
 
-def measures(samples: dict, tokens: dict | None = None, positions=(None, None)) -> Measures:
+def measures(samples, tokens=None, positions=(None, None)):
     pairs = TopOutputs((OutputEffect(0, 2.0),), (OutputEffect(1, -1.0),))
 
-    def entry(k: int, impact: float) -> SubnetworkMeasures:
+    def entry(k, impact):
         return SubnetworkMeasures(
             index=k,
             impact=impact,
@@ -59,21 +59,16 @@ def measures(samples: dict, tokens: dict | None = None, positions=(None, None)) 
             partners=(Partner(1 - k, 0.125),),
         )
 
+    said = dict(divergence="kl", unit="nats", unit_of_changes="nats", logits=True)
+    sizes = dict(n_rows=30, n_references=2, spread=1.25)
     return Measures(
-        format="subscape-measures/2",
-        subscape_version="0",
-        target="abc",
+        **dict(format="subscape-measures/2", subscape_version="0", target="abc"),
         decomposition=identity_of(decomposition()),
         settings=MeasureConfig(),
-        divergence="kl",
-        unit="nats",
-        unit_of_changes="nats",
-        logits=True,
+        **said,
         reference="another-row",
         rows="token" if tokens else "sample",
-        n_rows=30,
-        n_references=2,
-        spread=1.25,
+        **sizes,
         quality=Quality(0.5, 1.5, 30, (Baseline("b", 1.0, 0.9),)),
         names=Names({0: "<i>zero</i>", 1: "one"}, tokens or {}),
         subnetworks=(entry(0, 3.0), entry(1, 1.0)),
@@ -85,7 +80,7 @@ def measures(samples: dict, tokens: dict | None = None, positions=(None, None)) 
 VECTORS = {"inputs": torch.tensor([[1.0, 2.0000004], [3.0, 4.0]])}
 
 
-def unpacked(text: str) -> list[int]:
+def unpacked(text):
     return np.frombuffer(base64.b64decode(text), "<i2").tolist()
 
 
@@ -125,15 +120,12 @@ def test_tokens_are_given_by_number():
     assert plain["samples"][4] == {"values": [5, 6, 8]}
 
 
-def test_images_and_labels():
-    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+def test_images_labels_and_long_vectors():
+    images = torch.rand(2, 1, 8, 8)
     made = measures({"inputs": images, "labels": torch.tensor([3, 9])})
     samples = page_data(decomposition(), made, title="T")["samples"]
     assert [samples[i]["label"] for i in (4, 7)] == ["3", "9"]
     assert all(s["image"].startswith("data:image/png;base64,") for s in samples.values())
-
-
-def test_long_vectors_are_not_shown():
     made = measures({"inputs": torch.zeros(2, 65)})
     assert page_data(decomposition(), made, title="T")["samples"] == {4: {}, 7: {}}
 
@@ -141,14 +133,13 @@ def test_long_vectors_are_not_shown():
 def test_pictures(tmp_path):
     file = tmp_path / "p.png"
     file.write_bytes(b"\x89PNG\r\n")
-    data = page_data(decomposition(), measures(VECTORS), title="T", figures=[("A", "b", file)])
-    assert data["figures"] == [
-        {"title": "A", "caption": "b", "image": "data:image/png;base64,iVBORw0K"}
-    ]
+    figures_of = lambda path: page_data(  # noqa: E731
+        decomposition(), measures(VECTORS), title="T", figures=[("A", "b", path)]
+    )["figures"]
+    image = "data:image/png;base64,iVBORw0K"
+    assert figures_of(file) == [{"title": "A", "caption": "b", "image": image}]
     with pytest.raises(ValueError, match="figures: expected a picture that exists"):
-        page_data(
-            decomposition(), measures(VECTORS), title="T", figures=[("A", "b", tmp_path / "q.png")]
-        )
+        figures_of(tmp_path / "q.png")
 
 
 def test_measures_of_another_decomposition():

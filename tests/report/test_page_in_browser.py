@@ -4,7 +4,6 @@ import base64
 import copy
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +19,10 @@ READY = "return document.getElementById('overview').dataset.drawn === 'all'"
 class Page:
     """One page open in the browser, with what its tests need."""
 
-    def __init__(self, driver, path: Path):
+    def __init__(self, driver, path):
         self.driver, self.path = driver, path
 
-    def open(self, place: str = "", *, width: int = 1400, height: int = 900, dark: bool = False):
+    def open(self, place="", *, width=1400, height=900, dark=False):
         self.driver.get("about:blank")
         for log in ("performance", "browser"):
             self.driver.get_log(log)
@@ -38,40 +37,40 @@ class Page:
             self.until(READY)
         return self
 
-    def command(self, name: str, values: dict):
+    def command(self, name, values):
         return self.driver.execute_cdp_cmd(name, values)
 
-    def js(self, script: str):
+    def js(self, script):
         return self.driver.execute_script(script)
 
-    def until(self, script: str):
+    def until(self, script):
         from selenium.webdriver.support.ui import WebDriverWait
 
         WebDriverWait(self.driver, 60, poll_frequency=0.05).until(
             lambda d: d.execute_script(script)
         )
 
-    def one(self, selector: str):
+    def one(self, selector):
         return self.driver.find_element("css selector", selector)
 
-    def all(self, selector: str):
+    def all(self, selector):
         return self.driver.find_elements("css selector", selector)
 
-    def press(self, key: str):
+    def press(self, key):
         from selenium.webdriver import ActionChains
 
         ActionChains(self.driver).send_keys(key).perform()
 
-    def shown(self) -> list[int]:
+    def shown(self):
         rows = self.js(
             "return [...document.querySelectorAll('#list tbody tr')].map(r => r.dataset.k)"
         )
         return [int(k) for k in rows]
 
-    def messages(self) -> list[str]:
+    def messages(self):
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
-    def requests(self) -> list[str]:
+    def requests(self):
         entries = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         return [
             e["params"]["request"]["url"]
@@ -113,14 +112,8 @@ def make_page(driver, tmp_path):
 def test_the_overview_is_drawn(page):
     page.open()
     text = page.one("#overview").text
-    for part in (
-        "0.590",
-        "PCA, 10 components",
-        "self_attn.q_proj.weight",
-        "64 × 64",
-        "another-row",
-    ):
-        assert part in text
+    parts = ("0.590", "PCA, 10 components", "self_attn.q_proj.weight", "64 × 64", "another-row")
+    assert all(part in text for part in parts)
     assert len(page.all("#overview svg.chart")) == 2
     for canvas in page.all("canvas"):
         assert "30 × 30" in canvas.get_attribute("aria-label")
@@ -160,19 +153,8 @@ def test_malicious_and_odd_tokens_show_as_text(page):
     page.open("#subnetwork-4")
     assert page.one("mark").text == EVIL
     card = page.one("#card").text
-    for part in (
-        "▲ raised",
-        EVIL,
-        "(empty)",
-        "↵",
-        "‹202E›",
-        "␀",
-        "zebra",
-        "\ufffd",
-        "◌",
-        "output 903",
-    ):
-        assert part in card
+    parts = "▲ raised", EVIL, "(empty)", "↵", "‹202E›", "␀", "zebra", "\ufffd", "◌", "output 903"
+    assert all(part in card for part in parts)
     assert not page.all("#card img, #overview img, #list img")
     from selenium.common.exceptions import NoAlertPresentException
 
@@ -198,23 +180,19 @@ def test_columns_sort_both_ways_and_say_so(page, subnetworks):
     assert page.shown() == list(range(30))
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [("zebra", [4]), ("17", [17]), ("#17", [17]), ("onerror=ALERT", [4]), ("nothing-like-it", [])],
-)
-def test_search_finds_tokens_outputs_and_numbers(page, words, found):
+def test_search_finds_tokens_outputs_numbers_and_tensors(page, subnetworks):
     page.open()
-    page.one("#search").send_keys(words)
-    page.until("return !document.getElementById('list').hidden")
-    assert page.shown() == found
-    status = page.one("#list [role=status]").text
-    assert status.startswith(f"{len(found)} of 30" if found else "None of 30")
-    page.one("#search").clear()
-
-
-def test_search_finds_tensors(page, subnetworks):
-    page.open("#subnetworks")
-    page.one("#search").send_keys("o_proj")
+    search = page.one("#search")
+    wanted = {"zebra": [4], "17": [17], "#17": [17], "onerror=ALERT": [4], "nothing-like-it": []}
+    for words, found in wanted.items():
+        search.clear()
+        search.send_keys(words)
+        page.until("return !document.getElementById('list').hidden")
+        assert page.shown() == found
+        status = page.one("#list [role=status]").text
+        assert status.startswith(f"{len(found)} of 30" if found else "None of 30")
+    search.clear()
+    search.send_keys("o_proj")
     held = {s["index"] for s in subnetworks if s["tensors"][3] >= 0.05}
     main = {s["index"] for s in subnetworks if max(s["tensors"]) == s["tensors"][3]}
     assert set(page.shown()) == held | main
@@ -252,17 +230,14 @@ def test_the_ends_of_the_list_stop_the_steps(page, subnetworks):
     assert after.is_enabled()
 
 
-def test_values_that_are_not_finite_leave_a_gap(page):
+def test_values_that_are_not_finite_leave_a_gap_and_terms_are_explained(page):
     page.open("#subnetwork-7")
     path = page.one(".sweep svg.chart path.relevant").get_attribute("d")
     assert path.count("M") == 2
     assert "relevant rows at δ = 0, 1.75, 2" in page.one(".gaps").text
     page.one(".numbers summary").click()
     assert page.one(".numbers table").text.count("not finite") == 3
-
-
-def test_terms_explain_themselves_on_focus(page):
-    page.open("#subnetwork-7")
+    # Terms explain themselves on focus.
     page.js("document.querySelector('#card .term').focus()")
     tip = page.one("#tip")
     assert tip.is_displayed()
@@ -288,52 +263,57 @@ def test_the_map_reads_out_by_keyboard(page, token_data):
     assert page.one(".map .readout").text == f"0 and 1: {value}"
 
 
-@pytest.mark.parametrize("kind", ["tokens", "images", "vectors"])
-@pytest.mark.parametrize(
-    ("width", "dark"), [(1400, False), (1400, True), (800, False), (360, True)]
-)
-def test_no_view_scrolls_sideways_or_complains(make_data, make_page, kind, width, dark):
-    opened = make_page(make_data(kind, n=8, n_samples=4))
-    for place in ("", "#subnetworks", "#subnetwork-3"):
-        opened.open(place, width=width, dark=dark)
-        assert opened.js("return document.documentElement.scrollWidth") <= width, place
-        assert opened.messages() == []
-    paper = opened.js("return getComputedStyle(document.body).backgroundColor")
-    assert (paper == "rgb(255, 255, 255)") is not dark
+SAMPLES = {"tokens": "#card mark", "images": "#card .tile img", "vectors": "#card .vector svg"}
+PLACES = {
+    "subnetworks": "return document.querySelectorAll('#list tbody tr').length === 8",
+    "subnetwork-3": "return !document.getElementById('card').hidden",
+}
 
 
-@pytest.mark.parametrize("kind", ["tokens", "images", "vectors"])
-def test_every_kind_shows_its_samples(make_data, make_page, kind):
-    page = make_page(make_data(kind, n=8, n_samples=4)).open("#subnetwork-3")
-    wanted = {"tokens": "#card mark", "images": "#card .tile img", "vectors": "#card .vector svg"}
-    assert len(page.all(wanted[kind])) == 4
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_every_kind_shows_its_samples_and_never_scrolls_sideways(make_data, make_page, kind):
+    page = make_page(make_data(kind, n=8, n_samples=4))
+    for width, dark in ((1400, False), (1400, True), (800, False), (360, True)):
+        page.open(width=width, dark=dark)
+        for place, ready in (("", READY), *PLACES.items()):
+            page.js(f"location.hash = '{place}'")
+            page.until(ready)
+            assert page.js("return document.documentElement.scrollWidth") <= width, place
+        assert page.messages() == []
+        paper = page.js("return getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(255, 255, 255)") is not dark
+    assert len(page.all(SAMPLES[kind])) == 4
     if kind == "images":
         assert page.js("return document.querySelector('.tile img').naturalWidth") == 8
 
 
-def test_the_preview_shows_a_piece_of_a_word_within_its_word(make_data, make_page, put_tokens):
-    data = make_data("tokens", n=2, n_samples=1)
-    row = data["measures"]["subnetworks"][0]["top_samples"][0]
-    put_tokens(data, row, [" I", " thoug", "h", "t", " so"], 2)
-    page = make_page(data).open("#subnetworks")
+@pytest.fixture
+def page_of_words(make_data, make_page, put_tokens):
+    """A page whose first sample has these tokens."""
+
+    def make(words, at):
+        data = make_data("tokens", n=2, n_samples=1)
+        put_tokens(data, data["measures"]["subnetworks"][0]["top_samples"][0], words, at)
+        return make_page(data)
+
+    return make
+
+
+def test_the_preview_shows_a_piece_of_a_word_within_its_word(page_of_words):
+    page = page_of_words([" I", " thoug", "h", "t", " so"], 2).open("#subnetworks")
     chip = page.one("#list tr[data-k='0'] .head .tok")
     assert chip.text == "thought"
     assert chip.find_element("css selector", "b").text == "h"
 
 
-def test_long_contexts_unfold(make_data, make_page, put_tokens):
-    data = make_data("tokens", n=2, n_samples=1)
-    row = data["measures"]["subnetworks"][0]["top_samples"][0]
-    put_tokens(data, row, [f" w{i}" for i in range(200)], 100)
-    page = make_page(data).open("#subnetwork-0")
-    first, last = page.all("button.unfold")
-    assert (first.get_attribute("title"), last.get_attribute("title")) == (
-        "76 tokens before",
-        "84 tokens after",
-    )
+def test_long_contexts_unfold(page_of_words):
+    page = page_of_words([f" w{i}" for i in range(200)], 100).open("#subnetwork-0")
+    unfold = page.all("button.unfold")
+    titles = [button.get_attribute("title") for button in unfold]
+    assert titles == ["76 tokens before", "84 tokens after"]
     assert "w99" in page.one(".context").text
     assert "w10 " not in page.one(".context").text
-    first.click()
+    unfold[0].click()
     assert "w10 " in page.one(".context").text
 
 
@@ -356,7 +336,7 @@ def test_one_subnetwork_and_nothing_optional(make_data, make_page):
 
 
 @pytest.mark.parametrize("logits", [True, False])
-def test_what_is_said_of_outputs_follows_the_divergence(make_data, make_page, logits: bool):
+def test_what_is_said_of_outputs_follows_the_divergence(make_data, make_page, logits):
     data = make_data("tokens", n=2, n_samples=1)
     data["measures"] |= {"logits": logits, "unit": "bits", "unit_of_changes": "squared output"}
     page = make_page(data).open("#subnetwork-0")

@@ -8,7 +8,7 @@ from subscape.reproduce.digits import digits_task
 
 def test_the_digits_are_learnt_and_drawn_from_the_seed(monkeypatch):
     pytest.importorskip("sklearn")
-    monkeypatch.setattr("subscape.reproduce.digits.STEPS", 300)
+    monkeypatch.setattr("subscape.reproduce.digits.STEPS", 150)
     task = digits_task(1)
     assert task.scored.base(task.scoring) > 0.9
     assert len(task.inputs) + len(task.scored.inputs) == 1797

@@ -47,7 +47,7 @@ def test_compare_by_hand():
 
 
 def test_the_true_subnetworks_of_tmcs_read_out_what_the_target_learned():
-    toy = tmcs(0, training=ToyTraining(n_steps=1000, learning_rate=0.02, n_candidates=2))
+    toy = tmcs(0, training=ToyTraining(n_steps=300, learning_rate=0.03, n_candidates=2))
     truth = true_subnetworks(toy, "half-reference-mse").directions
     w_in, w_out = toy.model.W_in, toy.model.W_out
     size = w_in.numel()

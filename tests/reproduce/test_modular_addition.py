@@ -12,7 +12,9 @@ from subscape.interaction_basis import (
     all_edges_required,
     build_bases,
     build_graph,
+    largest_edges,
 )
+from subscape.interaction_basis.ablation import score_with_edges
 from subscape.reproduce.modular_addition import (
     fourier_labels,
     load_modular_addition,
@@ -108,9 +110,15 @@ def test_mlp_and_unembedding_alone(data_dir, seed):
         total = float(graph.edges[layer].sum())
         assert total == pytest.approx(EDGE_SUMS[seed][layer + 1], rel=1e-4)
     if seed == 3:
-        on = Scored(data.test_inputs, data.test_labels, ACCURACY, batch_size=512)
-        found = all_edges_required(single, graph, on, 0.001)
-        assert [f.n_edges for f in found] == [60, 535]
+        # With the published numbers of edges the accuracy is near enough, with one edge less it is not.
+        on = Scored(data.test_inputs, data.test_labels, ACCURACY, batch_size=2048)
+        for layer, n in enumerate(REQUIRED[seed, "lib"][1:]):
+            pair, edges = graph.bases[layer : layer + 2], graph.edges[layer]
+            enough, fewer = (
+                score_with_edges(single, layer, *pair, largest_edges(edges, k), on)
+                for k in (n, n - 1)
+            )
+            assert enough >= on.base(single) - 0.001 > fewer
 
 
 def _without_attention(chain):

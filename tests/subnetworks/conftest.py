@@ -1,11 +1,8 @@
 """Decompositions without training, and sources whose row gradients are the rows given."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import Decomposition, GradientSource, Target
 from subscape.lowrank import initial_stack, make_layout
@@ -14,15 +11,8 @@ from subscape.subnetworks.selection import SELECTIONS, JumpReLU
 
 
 def untrained_of(
-    target: Target,
-    k: int = 5,
-    *,
-    rank: Any = 2,
-    form: str = "tucker",
-    selection: str = "batch-top-k",
-    threshold: float = 0.1,
-    **fields: Any,
-) -> Decomposition:
+    target, k=5, *, rank=2, form="tucker", selection="batch-top-k", threshold=0.1, **fields
+):
     layout = make_layout(target.shapes, rank, form)
     stacks = [
         initial_stack(layout, (k,), torch.Generator().manual_seed(seed), target.like)
@@ -40,7 +30,7 @@ def untrained_of(
 
 
 @pytest.fixture(scope="session")
-def untrained() -> Callable[..., Decomposition]:
+def untrained():
     """A decomposition with directions drawn at random."""
     return untrained_of
 
@@ -48,25 +38,25 @@ def untrained() -> Callable[..., Decomposition]:
 class Weights(nn.Module):
     """f(x) = w · x, so that with a divergence of f itself a row's gradient is its input."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n):
         super().__init__()
         self.w = nn.Parameter(torch.zeros(n, dtype=torch.float64))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return (x @ self.w)[:, None]
 
 
-def output_itself(outputs: Tensor, reference: Tensor) -> Tensor:
+def output_itself(outputs, reference):
     return outputs[:, 0]
 
 
-def source_with(rows: list[list[float]], **options: Any) -> GradientSource:
+def source_with(rows, **options):
     data = torch.tensor(rows, dtype=torch.float64)
     given = {"divergence": output_itself, "reference": "uniform"} | options
     return GradientSource(Target(Weights(data.shape[1])), data, **given)
 
 
 @pytest.fixture(scope="session")
-def source_of() -> Callable[..., GradientSource]:
+def source_of():
     """A source whose row gradients are the rows given."""
     return source_with

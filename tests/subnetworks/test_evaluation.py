@@ -8,14 +8,12 @@ from subscape.subnetworks.evaluation import calibrate, evaluate
 from subscape.subnetworks.selection import BatchTopK
 
 
-def axes(n: int, *lead: int) -> Stack:
+def axes(n, *lead):
     weights = torch.eye(n, dtype=torch.float64).expand(*lead, n, n)
     return Stack(make_layout({"w": (n,)}, 1), weights)
 
 
-def dictionary(
-    l0: float, encoder: Stack | None = None, decoder: Stack | None = None, cut: float | None = None
-) -> Dictionary:
+def dictionary(l0, encoder=None, decoder=None, cut=None):
     encoder = encoder or axes(2)
     selection = BatchTopK(l0, encoder.weights.shape[:-1], encoder.weights)
     if cut is not None:
@@ -26,16 +24,13 @@ def dictionary(
 ROWS = [[3.0, 0.0], [0.0, 1.0], [0.0, 2.0], [2.0, 2.0]]
 
 
-def test_the_source_gives_the_rows(source_of):
-    source = source_of(ROWS)
-    assert source.gradients(source.rows_of(torch.arange(4))).flat.tolist() == ROWS
-
-
 def test_figures_by_hand(source_of):
     # One batch of 4 rows and 2 subnetworks: of 8 pairs 4 are kept, 3, 2, 2, 2; the 1 is lost.
     # FVU = 1 / (9 + 1 + 4 + 8). L0 = 4 active in 4 rows. Rates: subnetwork 0 in two rows, 1 in two.
+    source = source_of(ROWS)
+    assert source.gradients(source.rows_of(torch.arange(4))).flat.tolist() == ROWS
     for batch_size in (4, 100):  # cut to the rows there are
-        found = evaluate(source_of(ROWS), dictionary(1.0), n_rows=4, batch_size=batch_size)
+        found = evaluate(source, dictionary(1.0), n_rows=4, batch_size=batch_size)
         assert float(found.fvu) == float(found.fvu_of_batches) == pytest.approx(1 / 22)
         assert float(found.l0) == 1.0
         assert found.active_rate.tolist() == [0.5, 0.5]
@@ -97,7 +92,7 @@ def test_replicas_keep_their_axis(source_of):
 
 
 @pytest.mark.parametrize("batch_size", [2, 4])
-def test_the_threshold_keeps_the_share_over_all_batches_together(source_of, batch_size: int):
+def test_the_threshold_keeps_the_share_over_all_batches_together(source_of, batch_size):
     # 8 pairs of sizes 3 2 2 2 1 0 0 0, whatever batches they come in.
     for l0, cut in ((1.0, 2.0), (0.5, 2.0), (0.25, 3.0), (1.25, 1.0)):
         made = dictionary(l0)

@@ -4,7 +4,7 @@ import torch
 from subscape.toys import SparseInputs
 
 
-def generator(seed: int = 0) -> torch.Generator:
+def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 

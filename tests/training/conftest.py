@@ -1,14 +1,15 @@
 """A model whose subnetworks are known, because its data were made of them, and a small language model."""
 
 from dataclasses import dataclass
-from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
 
 from subscape import GradientSource, Target
 from subscape.training import Trainer
+from tests.conftest import Made
 
 N_BLOCKS, N_DIRECTIONS, N_ACTIVE = 3, 3, 2
 
@@ -16,11 +17,11 @@ N_BLOCKS, N_DIRECTIONS, N_ACTIVE = 3, 3, 2
 class Blocks(nn.Module):
     """Output b is the inner product of block b of the input with row b of the weights."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight):
         super().__init__()
         self.weight = nn.Parameter(weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return torch.einsum("nbd,bd->nb", x, self.weight)
 
 
@@ -41,13 +42,13 @@ class Planted:
     """What `decompose` needs to find them."""
 
 
-def plant(seed: int, n: int = 1000, dtype: torch.dtype = torch.float64) -> Planted:
+def plant(seed, n=1000, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(*shape: int) -> Tensor:
+    def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    def between(low: float, high: float, *shape: int) -> Tensor:
+    def between(low, high, *shape):
         return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     shape = (N_BLOCKS, N_DIRECTIONS, N_DIRECTIONS)
@@ -78,7 +79,7 @@ def plant(seed: int, n: int = 1000, dtype: torch.dtype = torch.float64) -> Plant
 
 
 @pytest.fixture
-def planted() -> Planted:
+def planted():
     return plant(0)
 
 
@@ -87,31 +88,14 @@ def make_planted():
     return plant
 
 
-class Words(nn.Module):
-    """A small language model in which positions see those before."""
-
-    def __init__(self, width: int, vocabulary: int) -> None:
-        super().__init__()
-        self.table, self.middle = nn.Embedding(vocabulary, width), nn.Linear(width, width)
-        self.head = nn.Linear(width, vocabulary)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.middle(self.table(ids).cumsum(1))))
-
-
-def words_source(
-    rows: Any = "token",
-    *,
-    n: int = 40,
-    length: int = 3,
-    width: int = 4,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
-    **options: Any,
-) -> GradientSource:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Words(width, 7).to(dtype)
+def words_source(rows="token", *, n=40, length=3, width=4, seed=0, dtype=torch.float64, **options):
+    torch.manual_seed(0)
+    model = Made(
+        lambda self, ids: self.head(torch.tanh(self.middle(self.table(ids).cumsum(1)))),
+        table=nn.Embedding(7, width),
+        middle=nn.Linear(width, width),
+        head=nn.Linear(width, 7),
+    ).to(dtype)
     ids = torch.randint(0, 7, (n, length), generator=torch.Generator().manual_seed(seed))
     given = {"divergence": "kl", "engine": {"*": "auto"}} | options
     return GradientSource(Target(model), ids, rows=rows, seed=seed, **given)
@@ -119,8 +103,14 @@ def words_source(
 
 @pytest.fixture(scope="session")
 def words():
-    """Row gradients of a small language model."""
+    """Row gradients of a small language model in which positions see those before."""
     return words_source
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """For many small steps: checking shapes, which other tests do, would take most of the time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 class Interrupted(Exception):
@@ -128,13 +118,13 @@ class Interrupted(Exception):
 
 
 @pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch):
+def interrupted(monkeypatch):
     """Run something that is ended before it has done one step more than `steps`."""
 
-    def run(steps: int, what) -> None:
+    def run(steps, what):
         original = Trainer.step
 
-        def step(self: Trainer):
+        def step(self):
             if self.step_number == steps:
                 raise Interrupted
             return original(self)

@@ -13,16 +13,10 @@ from subscape.training.estimate import GIB, Estimate, estimate
 
 TINY = 1e-9
 """GiB: about one byte."""
-CONFIG = TrainingConfig(
-    n_subnetworks=4,
-    rank=2,
-    l0=1.0,
-    batch_size=48,
-    n_restarts=2,
-)
+CONFIG = TrainingConfig(n_subnetworks=4, rank=2, l0=1.0, batch_size=48, n_restarts=2)
 
 
-def gib_for(source: GradientSource, n_rows: int) -> float:
+def gib_for(source, n_rows):
     """The memory at which that many rows fit."""
     found = estimate(source, CONFIG)
     return (found.directions + found.per_row * (n_rows + 0.5)) / GIB
@@ -35,35 +29,26 @@ every_kind = pytest.mark.parametrize("rows", ["sample", "sampled-token", "token"
 
 
 @every_kind
-def test_the_batch_is_made_at_once_where_memory_is_ample(words, rows: str):
-    found = estimate(words(rows), CONFIG)
-    assert found.micro_batch_size == found.batch_size == 48
-    assert found.n_micro_batches == 1
-    assert "micro-batches" not in str(found)
-
-
-@every_kind
-@pytest.mark.parametrize(("n", "n_parts"), [(25, 2), (24, 2), (47, 2)])
-def test_as_many_rows_are_made_at_once_as_fit(words, rows: str, n: int, n_parts: int):
+def test_as_many_rows_are_made_at_once_as_fit(words, rows):
     source = words(rows)
-    found = estimate(source, replace(CONFIG, memory_gib=gib_for(source, n)))
-    assert found.micro_batch_size == found.rows_within == n
-    assert found.n_micro_batches == n_parts
-    assert str(found).endswith(f"steps of 48 rows in {n_parts} micro-batches")
-    assert f" {n} rows " in str(found)
+    ample = estimate(source, CONFIG)
+    assert (ample.micro_batch_size, ample.n_micro_batches) == (48, 1)
+    assert "micro-batches" not in str(ample)
+    for n in (24, 25, 47):
+        found = estimate(source, replace(CONFIG, memory_gib=gib_for(source, n)))
+        assert (found.micro_batch_size, found.rows_within, found.n_micro_batches) == (n, n, 2)
+        assert str(found).endswith("steps of 48 rows in 2 micro-batches")
+        assert f" {n} rows " in str(found)
 
 
-@pytest.mark.parametrize(("rows", "least"), [("sample", 8), ("sampled-token", 8), ("token", 24)])
-def test_a_group_is_never_cut_however_little_memory_there_is(words, rows: str, least: int):
-    found = estimate(words(rows), replace(CONFIG, memory_gib=TINY))
-    assert found.micro_batch_size == least
-    assert found.n_micro_batches == 48 // least
-
-
-def test_never_more_rows_than_the_batch(words):
-    found = estimate(words("token"), replace(CONFIG, batch_size=3, memory_gib=TINY))
-    assert found.micro_batch_size == 3
-    assert found.n_micro_batches == 1
+@pytest.mark.parametrize(
+    ("rows", "size", "least"),
+    # A group is never cut, and there are never more rows than those of the batch.
+    [("sample", 48, 8), ("sampled-token", 48, 8), ("token", 48, 24), ("token", 3, 3)],
+)
+def test_however_little_memory_there_is(words, rows, size, least):
+    found = estimate(words(rows), replace(CONFIG, batch_size=size, memory_gib=TINY))
+    assert (found.micro_batch_size, found.n_micro_batches) == (least, size // least)
 
 
 def test_parts_by_hand(words):
@@ -115,7 +100,7 @@ def test_more_restarts_and_wider_models_take_more(words):
 
 
 @every_kind
-def test_memory_by_parameter(words, rows: str):
+def test_memory_by_parameter(words, rows):
     use = words(rows).memory
     assert use is not None
     # A row of the table per position; a product per position before the head, and one behind it.
@@ -144,7 +129,7 @@ def test_the_graph_of_a_linear_layer_by_hand():
 
 
 def test_longer_chains_keep_more():
-    def graph(n_layers: int) -> int:
+    def graph(n_layers):
         layers = [nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(n_layers)]
         target = Target(nn.Sequential(*layers), "0.0")
         use = GradientSource(target, torch.randn(5, 16), engine="rule").memory
@@ -165,7 +150,7 @@ def test_a_cached_jacobian_is_not_measured(words):
 
 
 @every_kind
-def test_the_estimate_leaves_the_model_as_it_was(words, rows: str):
+def test_the_estimate_leaves_the_model_as_it_was(words, rows):
     source = words(rows)
     model = source.target.model
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()

@@ -11,7 +11,7 @@ OPTIONS = {"n_subnetworks": 3, "rank": 1, "steps": 4, "batch_size": 8, "n_heldou
 
 @pytest.mark.parametrize("engine", ["auto", "jacobian", "rule", "replay", "vmap", "loop"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_every_engine_works_in_float32(engine: str, dtype: torch.dtype):
+def test_every_engine_works_in_float32(engine, dtype):
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
     data = torch.randn(40, 4).to(dtype)
     found = decompose(model, data, engine=engine, progress=False, **OPTIONS)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from subscape import MeasureConfig, Target, decompose, measure
 from subscape.training import stream
+from tests.conftest import Made, tiny
 
 OPTIONS = {
     "n_subnetworks": 3,
@@ -23,31 +24,24 @@ OPTIONS = {
 
 
 @pytest.fixture(autouse=True)
-def few_rows(monkeypatch: pytest.MonkeyPatch):
+def few_rows(monkeypatch):
     """The loop takes its time over every row."""
     monkeypatch.setattr(stream, "JUDGING_ROWS", 16)
     monkeypatch.setattr(stream, "PREFETCH_STEPS", 2)
 
 
-class Sharing(nn.Module):
+def sharing():
     """Tied weights, a raw parameter, buffers, a frozen tensor, hooks, and an old gradient."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
-        self.second = nn.Linear(4, 4, bias=False)
-        self.second.weight = self.first.weight
-        self.mix = nn.Parameter(torch.randn(4, 3))
-        self.dropout = nn.Dropout(0.5)
-        self.register_buffer("shift", torch.ones(3), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         h = self.dropout(torch.tanh(self.norm(self.first(x))))
         return self.second(h) @ self.mix + self.shift
 
-
-def sharing() -> tuple[nn.Module, Any, dict]:
-    model = Sharing().eval()
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+    second.weight = first.weight
+    parts = {"mix": torch.randn(4, 3), "norm": nn.BatchNorm1d(4), "dropout": nn.Dropout(0.5)}
+    model = Made(forward, first=first, second=second, **parts).eval()
+    model.register_buffer("shift", torch.ones(3), persistent=False)
     model.first.train()  # a flag that does no harm, and that nobody may reset
     model.norm.weight.requires_grad_(False)
     model.mix.grad = torch.full((4, 3), 2.0)
@@ -56,23 +50,19 @@ def sharing() -> tuple[nn.Module, Any, dict]:
     return model, torch.randn(40, 4), {}
 
 
-def llama() -> tuple[nn.Module, Any, dict]:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=16,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
+def llama():
     data = {"input_ids": torch.randint(0, 11, (40, 5))}
+    model = tiny("llama", num_hidden_layers=1)
     return model, data, {"rows": "sampled-token", "divergence": "kl"}
 
 
-def record(model: nn.Module) -> dict[str, Any]:
+def one_module_under_two_names():
+    linear, block = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    model = nn.Sequential(linear, nn.Tanh(), linear, nn.ModuleList([block] * 2)[0], block)
+    return model, torch.randn(40, 4), {}
+
+
+def record(model):
     """Everything about a model that a library could leave changed."""
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     modules = dict(model.named_modules())
@@ -93,7 +83,7 @@ def record(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one, other):
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
@@ -101,51 +91,26 @@ def same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def assert_unchanged(before: dict[str, Any], model: nn.Module) -> None:
+def assert_unchanged(before, model):
     after = record(model)
     for aspect, value in before.items():
         assert same(value, after[aspect]), aspect
 
 
-def one_module_under_two_names() -> tuple[nn.Module, Any, dict]:
-    linear, block = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh())
-    model = nn.Sequential(linear, nn.Tanh(), linear, nn.ModuleList([block] * 2)[0], block)
-    return model, torch.randn(40, 4), {}
+EVERY_MODEL = pytest.mark.parametrize("make", [sharing, llama, one_module_under_two_names])
+EVERY_ENGINE = pytest.mark.parametrize("engine", ["auto", "vmap", "loop"])
 
 
-MODELS = [sharing, llama, one_module_under_two_names]
-ENGINES = ["auto", "vmap", "loop"]
-
-
-@pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_decomposition_leaves_no_trace(make: Callable, engine: str):
+@EVERY_MODEL
+@EVERY_ENGINE
+def test_neither_a_decomposition_nor_an_exception_in_the_middle_leaves_a_trace(make, engine):
     model, data, options = make()
     before = record(model)
     decompose(model, data, engine=engine, **OPTIONS, **options)
     assert_unchanged(before, model)
-
-
-@pytest.mark.parametrize("engine", ["jacobian", "rule", "replay", "vmap", "loop"])
-def test_a_module_under_two_names_keeps_its_parameters(engine: str):
-    model, data, _ = one_module_under_two_names()
-    before = record(model)
-    found = decompose(model, data, engine=engine, **OPTIONS)
-    assert_unchanged(before, model)
-    config = MeasureConfig(n_rows=16, n_references=2)
-    measure(found, Target(model), data, config=config, progress=False)
-    assert_unchanged(before, model)
-    found.verify(Target(model))
-
-
-@pytest.mark.parametrize("make", MODELS)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_exception_in_the_middle_leaves_no_trace(make: Callable, engine: str):
-    model, data, options = make()
-    before = record(model)
     calls = []
 
-    def third_time_fails(outputs: Tensor, reference: Tensor) -> Tensor:
+    def third_time_fails(outputs, reference):
         calls.append(1)
         if len(calls) == 3:
             raise RuntimeError("in the divergence")
@@ -158,24 +123,31 @@ def test_an_exception_in_the_middle_leaves_no_trace(make: Callable, engine: str)
     assert_unchanged(before, model)
 
 
-class FailsAtBatch(nn.Module):
-    """Fails in the middle of its own forward, where its parameters are replaced."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.calls = nn.Linear(4, 3), []
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x)
-        self.calls.append(1)
-        if len(self.calls) == 4:
-            raise KeyError("in the model")
-        return y
+@pytest.mark.parametrize("engine", ["jacobian", "rule", "replay", "vmap", "loop"])
+def test_a_module_under_two_names_keeps_its_parameters(engine):
+    model, data, _ = one_module_under_two_names()
+    before = record(model)
+    found = decompose(model, data, engine=engine, **OPTIONS)
+    assert_unchanged(before, model)
+    config = MeasureConfig(n_rows=16, n_references=2)
+    measure(found, Target(model), data, config=config, progress=False)
+    assert_unchanged(before, model)
+    found.verify(Target(model))
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "vmap", "loop"])
-def test_an_exception_in_the_model_itself_leaves_no_trace(engine: str):
-    model = FailsAtBatch()
+def test_an_exception_in_the_model_itself_leaves_no_trace(engine):
+    calls = []
+
+    def forward(self, x):
+        """Fails in the middle of its own forward, where its parameters are replaced."""
+        y = self.linear(x)
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyError("in the model")
+        return y
+
+    model = Made(forward, linear=nn.Linear(4, 3))
     before = record(model)
     with pytest.raises(KeyError, match="in the model"):
         decompose(model, torch.randn(200, 4), engine=engine, **OPTIONS)

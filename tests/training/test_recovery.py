@@ -1,6 +1,5 @@
 """Planted subnetworks are found. The toys of the paper have tests of their own."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -9,17 +8,13 @@ from subscape.lowrank import Stack, make_layout
 from subscape.measures.recovery import recovery
 from subscape.subnetworks import BatchTopK, Dictionary
 from subscape.subnetworks.evaluation import evaluate
-from subscape.toys import tms, true_subnetworks
+from subscape.toys import true_subnetworks
 
-
-@pytest.fixture(autouse=True)
-def unchecked_shapes(monkeypatch: pytest.MonkeyPatch):
-    """Many small steps: checking shapes, which the other tests do, would take most of the time."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.mark.parametrize(("form", "seed"), [("tucker", 0), ("cp", 1)])
-def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form: str, seed: int):
+def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form, seed):
     planted = make_planted(seed)
     result = decompose(
         planted.model, planted.data, steps=1200, n_restarts=2, form=form, **planted.options
@@ -41,18 +36,15 @@ def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form: st
     assert result.metrics["fvu_row_by_row"] < 0.02
 
 
-def test_too_few_active_coefficients_leave_variance_unexplained(planted):
-    options = planted.options | {"l0": 1.0}
-    result = decompose(planted.model, planted.data, steps=300, **options)
-    # One of two equal halves is left out.
-    assert result.metrics["l0"] == 1.0
-    assert result.metrics["fvu"] > 0.1
-
-
-def test_too_few_subnetworks_leave_variance_unexplained(planted):
-    options = planted.options | {"n_subnetworks": 6}
-    result = decompose(planted.model, planted.data, steps=300, **options)
-    assert result.metrics["fvu"] > 0.05
+@pytest.mark.parametrize(
+    # One of two equal halves is left out, or three of nine subnetworks.
+    ("few", "least"),
+    [({"l0": 1.0}, 0.1), ({"n_subnetworks": 6}, 0.05)],
+)
+def test_too_few_leave_variance_unexplained(planted, few, least):
+    result = decompose(planted.model, planted.data, steps=300, **planted.options | few)
+    assert result.metrics["l0"] == few.get("l0", 2.0)
+    assert result.metrics["fvu"] > least
 
 
 def test_the_directions_themselves_are_no_encoder_for_oblique_subnetworks(planted):
@@ -64,26 +56,17 @@ def test_the_directions_themselves_are_no_encoder_for_oblique_subnetworks(plante
     assert float(found.fvu) > 0.02
 
 
-def test_learned_thresholds_find_all_features_of_tms_at_the_l0_asked_for():
-    toy = tms(seed=0)
-    generator = torch.Generator().manual_seed(0)
-    inputs, fresh = toy.sample(4000, generator), toy.sample(1000, generator)
+def test_learned_thresholds_find_all_features_of_tms_at_the_l0_asked_for(trained_tms):
+    inputs, fresh = (trained_tms.sample(n, torch.Generator().manual_seed(n)) for n in (4000, 1000))
+    options = {"heldout": fresh, "n_subnetworks": 5, "rank": 1, "n_restarts": 2, "steps": 500}
     result = decompose(
-        toy.model,
-        inputs,
-        heldout=fresh,
-        n_subnetworks=5,
-        rank=1,
-        n_restarts=2,
-        steps=500,
-        selection="jumprelu",
-        l0=0.5,
-        progress=False,
+        trained_tms.model, inputs, selection="jumprelu", l0=0.5, progress=False, **options
     )
-    truth = true_subnetworks(toy).directions
+    figures = result.metrics
+    truth = true_subnetworks(trained_tms).directions
     assert recovery(result.decoder.flat(), truth).n_matched == 5
-    assert result.metrics["l0"] == pytest.approx(0.5, rel=0.1)
+    assert figures["l0"] == pytest.approx(0.5, rel=0.1)
     # Rows never influenced each other.
-    assert result.metrics["l0_row_by_row"] == pytest.approx(result.metrics["l0"], rel=1e-3)
-    assert result.metrics["fvu_row_by_row"] == pytest.approx(result.metrics["fvu"], rel=1e-3)
-    assert result.metrics["fvu"] < 0.22
+    assert figures["l0_row_by_row"] == pytest.approx(figures["l0"], rel=1e-3)
+    assert figures["fvu_row_by_row"] == pytest.approx(figures["fvu"], rel=1e-3)
+    assert figures["fvu"] < 0.22

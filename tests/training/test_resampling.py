@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from subscape import GradientSource, Target, TrainingConfig
 from subscape.gradients import DenseRowGradients
@@ -14,13 +13,13 @@ from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, repla
 E = torch.eye(4, dtype=torch.float64)
 
 
-def rows(*sizes: float, each: int = 8) -> DenseRowGradients:
+def rows(*sizes, each=8):
     """`each` rows along every axis, as long as given."""
     flat = torch.cat([size * E[i].expand(each, 4) for i, size in enumerate(sizes)])
     return DenseRowGradients(flat, {"w": (4,)})
 
 
-def dictionary(*directions: Tensor) -> Dictionary:
+def dictionary(*directions):
     """One replica, or several of [subnetwork, parameter], of which one subnetwork is active per row."""
     weights = torch.stack(directions)
     weights = weights[None] if weights.dim() == 2 else weights
@@ -28,13 +27,13 @@ def dictionary(*directions: Tensor) -> Dictionary:
     return Dictionary(stack, stack, BatchTopK(1.0, weights.shape[:-1], weights))
 
 
-def picks(n_subnetworks: int, seed: int = 0) -> Tensor:
+def picks(n_subnetworks, seed=0):
     generator = torch.Generator().manual_seed(seed)
     n = N_CANDIDATES * n_replaced_at_most(n_subnetworks)
     return torch.rand(1, n, generator=generator, dtype=torch.float64)
 
 
-def replaced(gradients: DenseRowGradients, made: Dictionary):
+def replaced(gradients, made):
     n_replicas, n = made.selection.lead
     return replacements(gradients, made, picks(n).expand(n_replicas, -1))
 
@@ -70,7 +69,7 @@ def test_a_used_subnetwork_gives_way_only_to_twice_its_use():
 
 
 @pytest.mark.parametrize(("n_alike", "replaced_ones"), [(1, []), (2, [2])])
-def test_a_candidate_is_not_judged_by_the_row_it_comes_from(n_alike: int, replaced_ones: list[int]):
+def test_a_candidate_is_not_judged_by_the_row_it_comes_from(n_alike, replaced_ones):
     # Rows of 20 along axis 3 are all that is missing. One alone is chance, though its ‖e‖² = 400 is far
     # more than twice the least use, 8 · 2² = 32; a second one like it speaks for a direction.
     alike = (20 * E[3]).expand(n_alike, 4)
@@ -95,7 +94,7 @@ def test_replicas_are_judged_each_by_itself():
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 1), (9, 1), (10, 1), (20, 2), (100, 10)])
-def test_at_most_a_tenth_is_replaced_but_at_least_one(n: int, expected: int):
+def test_at_most_a_tenth_is_replaced_but_at_least_one(n, expected):
     assert n_replaced_at_most(n) == expected
 
 
@@ -114,7 +113,7 @@ CONFIG = TrainingConfig(
 EVERY = pytest.mark.parametrize("kind", list(SELECTIONS))
 
 
-def trainer_with_a_dead_subnetwork(planted, config: TrainingConfig, steps: int) -> Trainer:
+def trainer_with_a_dead_subnetwork(planted, config, steps):
     source = GradientSource(Target(planted.model), planted.data, reference="uniform")
     made = Trainer([source], config)
     for _ in range(steps):
@@ -125,7 +124,7 @@ def trainer_with_a_dead_subnetwork(planted, config: TrainingConfig, steps: int) 
     return made
 
 
-def moments(made: Trainer, restart: int, subnetwork: int) -> Tensor:
+def moments(made, restart, subnetwork):
     states = [made.optimiser.state[w] for w in made.dictionary.parameters()]
     return torch.cat([
         s[k][0, restart, subnetwork].flatten() for s in states for k in ("exp_avg", "exp_avg_sq")
@@ -133,7 +132,7 @@ def moments(made: Trainer, restart: int, subnetwork: int) -> Tensor:
 
 
 @EVERY
-def test_a_resampled_subnetwork_starts_afresh_and_the_others_go_on(planted, kind: str):
+def test_a_resampled_subnetwork_starts_afresh_and_the_others_go_on(planted, kind):
     config = replace(CONFIG, selection=kind)
     made = trainer_with_a_dead_subnetwork(planted, config, 9)
     idle = trainer_with_a_dead_subnetwork(planted, replace(config, resample_every=0), 9)
@@ -154,7 +153,7 @@ def test_a_resampled_subnetwork_starts_afresh_and_the_others_go_on(planted, kind
 
 
 @pytest.mark.parametrize("steps", [8, 29])
-def test_resampling_keeps_to_its_steps(planted, steps: int):
+def test_resampling_keeps_to_its_steps(planted, steps):
     """Not between multiples of `resample_every`, and not after half of the 40 steps."""
     made = trainer_with_a_dead_subnetwork(planted, CONFIG, steps)
     assert moments(made, 1, 3).any()

@@ -1,12 +1,10 @@
 """What a reconstruction leaves of row gradients, as vectors and as inner products."""
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import GradientSource, Target
 from subscape.gradients import DenseRowGradients, FactoredRowGradients
@@ -15,7 +13,7 @@ from subscape.lowrank.layout import make_layout
 from subscape.rows import generator_of
 from subscape.subnetworks import BatchTopK, Dictionary
 from subscape.training import resampling
-from subscape.training.resampling import N_CANDIDATES, Replacements, replacements
+from subscape.training.resampling import N_CANDIDATES, replacements
 from subscape.training.residual import (
     ProductResidual,
     Residual,
@@ -23,21 +21,18 @@ from subscape.training.residual import (
     residual_of,
     residual_row,
 )
+from tests.conftest import normal
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SHAPES = {"matrix": (4, 3), "vector": (3,)}
 N_PARAMETERS = 15
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator_of(seed), dtype=torch.float64)
-
-
-def products_of(vectors: VectorResidual) -> ProductResidual:
+def products_of(vectors):
     return ProductResidual(vectors.vectors @ vectors.vectors.mT)
 
 
-def assert_same(vectors: VectorResidual, products: ProductResidual) -> None:
+def assert_same(vectors, products):
     expected = products_of(vectors).products
     torch.testing.assert_close(products.products, expected, **CLOSE)
     torch.testing.assert_close(products.square(), vectors.square(), **CLOSE)
@@ -53,9 +48,7 @@ def assert_same(vectors: VectorResidual, products: ProductResidual) -> None:
     seed=st.integers(0, 2**20),
     data=st.data(),
 )
-def test_both_forms_answer_the_same(
-    n_replicas: int, n_rows: int, n_parameters: int, seed: int, data: Any
-):
+def test_both_forms_answer_the_same(n_replicas, n_rows, n_parameters, seed, data):
     fair = data.draw(st.integers(1, n_rows))
     vectors = VectorResidual(normal(n_replicas, n_rows, n_parameters, seed=seed))
     products = products_of(vectors)
@@ -66,7 +59,7 @@ def test_both_forms_answer_the_same(
 
 
 @given(n_rows=st.integers(4, 9), seed=st.integers(0, 2**20))
-def test_both_forms_answer_the_same_after_directions_are_taken_out(n_rows: int, seed: int):
+def test_both_forms_answer_the_same_after_directions_are_taken_out(n_rows, seed):
     # Many parameters, so that two directions leave something of every row.
     vectors = VectorResidual(normal(2, n_rows, 12, seed=seed))
     products: Residual = products_of(vectors)
@@ -94,7 +87,7 @@ FORMS = {"vectors": VectorResidual, "products": lambda v: products_of(VectorResi
 
 
 @pytest.mark.parametrize("form", list(FORMS))
-def test_residuals_by_hand(form: str):
+def test_residuals_by_hand(form):
     rows = torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 5.0], [4.0, -3.0]]).double()
     residual = FORMS[form](rows[None])
     assert isinstance(residual, Residual)
@@ -115,7 +108,7 @@ def test_residuals_by_hand(form: str):
 
 
 @pytest.mark.parametrize("form", list(FORMS))
-def test_replicas_do_not_see_each_other(form: str):
+def test_replicas_do_not_see_each_other(form):
     vectors, at = normal(3, 6, 4), torch.tensor([[0, 5], [2, 2], [4, 1]])
     together = FORMS[form](vectors)
     for replica in range(3):
@@ -127,7 +120,7 @@ def test_replicas_do_not_see_each_other(form: str):
 
 
 @pytest.mark.parametrize("form", list(FORMS))
-def test_a_zero_row_points_nowhere(form: str):
+def test_a_zero_row_points_nowhere(form):
     vectors = normal(1, 4, 3)
     vectors[:, 2] = 0
     residual = FORMS[form](vectors)
@@ -140,7 +133,7 @@ def test_a_zero_row_points_nowhere(form: str):
 # Of a reconstruction
 
 
-def case(n_rows: int, n_replicas: int = 2) -> tuple[DenseRowGradients, Tensor, Stack]:
+def case(n_rows, n_replicas=2):
     """Rows, sparse coefficients and a decoder."""
     gradients = DenseRowGradients(normal(n_rows, N_PARAMETERS), SHAPES)
     layout = make_layout(SHAPES, 2)
@@ -155,7 +148,7 @@ def case(n_rows: int, n_replicas: int = 2) -> tuple[DenseRowGradients, Tensor, S
     ("n_rows", "form"),
     [(3, ProductResidual), (14, ProductResidual), (15, VectorResidual), (30, VectorResidual)],
 )
-def test_the_smaller_form_is_taken(n_rows: int, form: type):
+def test_the_smaller_form_is_taken(n_rows, form):
     gradients, kept, decoder = case(n_rows)
     found = residual_of(gradients, kept, decoder)
     assert isinstance(found, form)
@@ -167,7 +160,7 @@ def test_the_smaller_form_is_taken(n_rows: int, form: type):
 
 
 @pytest.mark.parametrize("n_rows", [5, 30])
-def test_a_row_in_full_is_that_of_the_dense_residual(n_rows: int):
+def test_a_row_in_full_is_that_of_the_dense_residual(n_rows):
     gradients, kept, decoder = case(n_rows)
     expected = gradients.flat - kept @ decoder.flat()
     for replica in range(2):
@@ -178,16 +171,14 @@ def test_a_row_in_full_is_that_of_the_dense_residual(n_rows: int):
     assert torch.equal(residual_row(gradients, kept[0], decoder.select(0), 1), gradients.flat[1])
 
 
-def source_of(n_rows: int) -> GradientSource:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
-        data = torch.randn(n_rows, 3, 6).double()
+def source_of(n_rows):
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    data = torch.randn(n_rows, 3, 6).double()
     # Three positions, so that a row of a matrix has three terms.
     return GradientSource(Target(model), data, engine={"*": "auto"}, reference="uniform")
 
 
-def both_kinds(n_rows: int) -> tuple[FactoredRowGradients, DenseRowGradients, Stack]:
+def both_kinds(n_rows):
     """The same rows as factors and in full, and unit directions [2 replicas, 6 subnetworks]."""
     source = source_of(n_rows)
     factored = source.gradients(source.rows(0, n_rows))
@@ -198,7 +189,7 @@ def both_kinds(n_rows: int) -> tuple[FactoredRowGradients, DenseRowGradients, St
 
 
 @pytest.mark.parametrize("n_rows", [20, 80])
-def test_residuals_of_factored_rows_are_those_of_the_same_rows_in_full(n_rows: int):
+def test_residuals_of_factored_rows_are_those_of_the_same_rows_in_full(n_rows):
     factored, dense, decoder = both_kinds(n_rows)
     kept = normal(2, n_rows, 6) * (normal(2, n_rows, 6, seed=1) > 0.5)
     found, expected = (residual_of(rows, kept, decoder) for rows in (factored, dense))
@@ -215,13 +206,13 @@ def test_residuals_of_factored_rows_are_those_of_the_same_rows_in_full(n_rows: i
 # In resampling
 
 
-def replaced(gradients: Any, stack: Stack, n_turns: int = 3) -> Replacements:
+def replaced(gradients, stack, n_turns=3):
     picks = torch.rand(2, n_turns * N_CANDIDATES, generator=generator_of(6), dtype=torch.float64)
     selection = BatchTopK(1.0, stack.weights.shape[:-1], stack.weights)
     return replacements(gradients, Dictionary(stack, stack, selection), picks)
 
 
-def assert_same_replacements(found: Replacements, expected: Replacements, stack: Stack) -> None:
+def assert_same_replacements(found, expected, stack):
     assert len(expected.replica) > 2  # more than one turn
     assert found.replica.tolist() == expected.replica.tolist()
     assert found.subnetwork.tolist() == expected.subnetwork.tolist()
@@ -230,17 +221,17 @@ def assert_same_replacements(found: Replacements, expected: Replacements, stack:
 
 
 @pytest.mark.parametrize("n_rows", [20, 80], ids=["products", "vectors"])
-def test_replacements_by_factored_rows_are_those_by_the_same_rows_in_full(n_rows: int):
+def test_replacements_by_factored_rows_are_those_by_the_same_rows_in_full(n_rows):
     factored, dense, stack = both_kinds(n_rows)
     assert_same_replacements(replaced(factored, stack), replaced(dense, stack), stack)
 
 
 @pytest.mark.parametrize("n_rows", [20, 80])
-def test_replacements_are_the_same_by_either_form(n_rows: int, monkeypatch: pytest.MonkeyPatch):
+def test_replacements_are_the_same_by_either_form(n_rows, monkeypatch):
     _, dense, stack = both_kinds(n_rows)
 
-    def forced(form: Any) -> Replacements:
-        def residual(gradients: DenseRowGradients, kept: Tensor, decoder: Stack) -> Residual:
+    def forced(form):
+        def residual(gradients, kept, decoder):
             return FORMS[form](gradients.flat - kept @ decoder.flat())
 
         monkeypatch.setattr(resampling, "residual_of", residual)

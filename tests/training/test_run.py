@@ -28,16 +28,16 @@ CONFIG = TrainingConfig(
 )
 
 
-def run(planted, folder: Path | None = None, **changes) -> Decomposition:
+def run(planted, folder=None, **changes):
     options = {"reference": "uniform", "config": CONFIG, "progress": False} | changes
     return decompose(planted.model, planted.data, out=folder, **options)
 
 
-def figures(result: Decomposition) -> dict:
+def figures(result):
     return {k: v for k, v in result.metrics.items() if k != "seconds"}
 
 
-def assert_same(one: Decomposition, other: Decomposition) -> None:
+def assert_same(one, other):
     assert torch.equal(one.encoder.weights, other.encoder.weights)
     assert torch.equal(one.decoder.weights, other.decoder.weights)
     assert torch.equal(one.threshold, other.threshold)
@@ -45,7 +45,7 @@ def assert_same(one: Decomposition, other: Decomposition) -> None:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch):
     """For many small passes: few rows to judge subnetworks by, and no checks of shapes."""
     monkeypatch.setattr(stream, "JUDGING_ROWS", 96)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
@@ -55,21 +55,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "vmap"])
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(planted, engine: str):
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(planted, engine):
     one, same = run(planted, engine=engine), run(planted, engine=engine)
     assert_same(one, same)
     other = run(planted, engine=engine, seed=1)
     assert not torch.equal(one.decoder.weights, other.decoder.weights)
 
 
-def test_a_run_folder_changes_nothing(planted, tmp_path: Path):
+def test_a_run_folder_changes_nothing(planted, tmp_path):
     assert_same(run(planted), run(planted, tmp_path / "run"))
 
 
 # Resuming
 
 
-def assert_same_folders(*folders: Path) -> None:
+def assert_same_folders(*folders):
     """Metrics and checkpoints to the bit."""
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders]
     assert lines[0] == lines[1]
@@ -87,13 +87,7 @@ def assert_same_folders(*folders: Path) -> None:
     [("jacobian", 1), ("jacobian", 13), ("vmap", 3), ("vmap", 13), ("vmap", 20)],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
-    planted,
-    tmp_path: Path,
-    engine: str,
-    steps: int,
-    kind: str,
-    interrupted,
-    monkeypatch: pytest.MonkeyPatch,
+    planted, tmp_path, engine, steps, kind, interrupted, monkeypatch
 ):
     # Blocks of rows made ahead are of 4 batches, so that a resumed run starts in the middle of one.
     monkeypatch.setattr(stream, "PREFETCH_STEPS", 4)
@@ -106,10 +100,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("rows", ["sampled-token", "token"])
-def test_a_run_in_micro_batches_is_resumed_to_the_bit(
-    words, tmp_path: Path, rows: str, interrupted
-):
-    def run_words(folder: Path) -> Decomposition:
+def test_a_run_in_micro_batches_is_resumed_to_the_bit(words, tmp_path, rows, interrupted):
+    def run_words(folder):
         source, heldout = words(rows, n=60), words(rows, n=60, seed=1)
         return train(source, heldout, replace(CONFIG, **in_parts), folder=folder)
 
@@ -121,14 +113,12 @@ def test_a_run_in_micro_batches_is_resumed_to_the_bit(
     assert_same_folders(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_resumed_run_does_not_start_over(
-    planted, tmp_path: Path, interrupted, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_resumed_run_does_not_start_over(planted, tmp_path, interrupted, monkeypatch):
     interrupted(13, lambda: run(planted, tmp_path))
     seen = []
     original = Trainer.step
 
-    def step(self: Trainer):
+    def step(self):
         seen.append(self.step_number)
         return original(self)
 
@@ -140,7 +130,7 @@ def test_a_resumed_run_does_not_start_over(
     assert seen == list(range(10, 24))
 
 
-def test_a_torn_line_of_metrics_is_dropped(planted, tmp_path: Path, interrupted):
+def test_a_torn_line_of_metrics_is_dropped(planted, tmp_path, interrupted):
     run(planted, tmp_path / "whole")
     interrupted(13, lambda: run(planted, tmp_path / "cut"))
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
@@ -150,7 +140,7 @@ def test_a_torn_line_of_metrics_is_dropped(planted, tmp_path: Path, interrupted)
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_changes_no_result_may_change(planted, tmp_path: Path, interrupted):
+def test_what_changes_no_result_may_change(planted, tmp_path, interrupted):
     """The folder's name, how often is logged or saved, and how many rows are made at once."""
     options = {"engine": "vmap"}
     whole = run(planted, tmp_path / "whole", **options)
@@ -191,7 +181,7 @@ def half(outputs, reference):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_run_with_other_settings_is_refused(planted, tmp_path: Path, change: dict):
+def test_a_run_with_other_settings_is_refused(planted, tmp_path, change):
     run(planted, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
     (name,) = change
@@ -202,7 +192,7 @@ def test_a_run_with_other_settings_is_refused(planted, tmp_path: Path, change: d
     assert Decomposition.from_pretrained(tmp_path / "final").metrics["steps"] == 24
 
 
-def test_a_run_on_other_values_or_data_is_refused(planted, tmp_path: Path):
+def test_a_run_on_other_values_or_data_is_refused(planted, tmp_path):
     run(planted, tmp_path)
     with pytest.raises(ValueError, match=r"data: expected .* got .*Resume with"):
         run(replace(planted, data=planted.data + 1e-9), tmp_path)
@@ -237,7 +227,7 @@ def test_the_restart_with_the_lowest_heldout_fvu_is_kept(planted):
 
 
 @pytest.mark.parametrize("kind", list(SELECTIONS))
-def test_the_result_holds_no_graph(planted, kind: str):
+def test_the_result_holds_no_graph(planted, kind):
     result = run(planted, selection=kind)
     assert not any(p.requires_grad for p in result.dictionary.parameters())
     assert not result.threshold.requires_grad
@@ -262,7 +252,7 @@ def test_targets_side_by_side_each_get_a_decomposition_of_their_own(make_planted
         assert result.metrics["fvu"] == pytest.approx(alone.metrics["fvu"])
 
 
-def test_metrics_lines_say_what_the_steps_reached(planted, tmp_path: Path):
+def test_metrics_lines_say_what_the_steps_reached(planted, tmp_path):
     run(planted, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(len(line["fvu"]) == 2 for line in lines)
@@ -273,7 +263,7 @@ def test_metrics_lines_say_what_the_steps_reached(planted, tmp_path: Path):
     assert all(0 <= s <= 0.8 for s in lines[-1]["silent"])
 
 
-def test_the_result_is_saved_in_the_run_folder(planted, tmp_path: Path):
+def test_the_result_is_saved_in_the_run_folder(planted, tmp_path):
     result = run(planted, tmp_path / "new" / "run")
     loaded = Decomposition.from_pretrained(tmp_path / "new" / "run" / "final")
     assert_same(result, loaded)

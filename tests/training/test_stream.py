@@ -6,13 +6,12 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from subscape import Decomposition, GradientSource, Target, TrainingConfig, estimate
 from subscape.gradients import DenseRowGradients
 from subscape.gradients.micro_batches import MicroBatches
 from subscape.gradients.one_pass import OnePass
-from subscape.rows import Rows
 from subscape.training import Trainer, stream, train
 from subscape.training import trainer as trainer_module
 
@@ -21,7 +20,7 @@ TINY = 1e-9
 """GiB: about one byte."""
 
 
-def uniform_source(planted, seed: int = 0) -> GradientSource:
+def uniform_source(planted, seed=0):
     return GradientSource(Target(planted.model), planted.data, reference="uniform", seed=seed)
 
 
@@ -29,11 +28,11 @@ def uniform_source(planted, seed: int = 0) -> GradientSource:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def asked(monkeypatch):
     """Rows of every call for row gradients."""
     seen, original = [], GradientSource.gradients
 
-    def gradients(self: GradientSource, rows: Rows, **options: Any):
+    def gradients(self, rows, **options):
         seen.append(len(rows))
         return original(self, rows, **options)
 
@@ -41,7 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_steps_made_ahead_are_those_made_alone(planted, monkeypatch: pytest.MonkeyPatch):
+def test_steps_made_ahead_are_those_made_alone(planted, monkeypatch):
     monkeypatch.setattr(stream, "PREFETCH_STEPS", 4)
     made, source = Trainer([uniform_source(planted)], CONFIG).stream, uniform_source(planted)
     for number in (0, 3, 4, 9, 2):
@@ -49,9 +48,7 @@ def test_steps_made_ahead_are_those_made_alone(planted, monkeypatch: pytest.Monk
         torch.testing.assert_close(made.gradients(number).flat[0], alone)
 
 
-def test_steps_ahead_keep_to_their_budget_and_to_the_run(
-    planted, asked: list[int], monkeypatch: pytest.MonkeyPatch
-):
+def test_steps_ahead_keep_to_their_budget_and_to_the_run(planted, asked, monkeypatch):
     # 9 parameters × 8 bytes × 16 rows = 1,152 bytes a batch.
     monkeypatch.setattr(stream, "PREFETCH_BUDGET", 3 * 1152)
     made = Trainer([uniform_source(planted)], CONFIG).stream
@@ -65,13 +62,13 @@ def test_steps_ahead_keep_to_their_budget_and_to_the_run(
     assert asked == [3 * 16, 2 * 16]  # none beyond the last step
 
 
-def test_a_source_trains_on_the_same_rows_whatever_is_beside_it(monkeypatch: pytest.MonkeyPatch):
+def test_a_source_trains_on_the_same_rows_whatever_is_beside_it(monkeypatch):
     # Room for 4 of 8 batches a block if the budget were shared by the two sources.
     monkeypatch.setattr(stream, "PREFETCH_BUDGET", 8 * 4 * 10 * 4)
     model = nn.Linear(4, 2)
     config = TrainingConfig(n_subnetworks=3, rank=1, steps=10, batch_size=4)
 
-    def source(seed: int) -> GradientSource:
+    def source(seed):
         generator = torch.Generator().manual_seed(seed)
         return GradientSource(Target(model), torch.randn(40, 4, generator=generator), seed=seed)
 
@@ -85,11 +82,11 @@ def test_a_source_trains_on_the_same_rows_whatever_is_beside_it(monkeypatch: pyt
 
 
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def passes(monkeypatch):
     """Samples of every pass over the model."""
     seen, original = [], OnePass.__init__
 
-    def spy(self, target, found, choices, inputs, *args, **options) -> None:
+    def spy(self, target, found, choices, inputs, *args, **options):
         seen.append(len(inputs))
         original(self, target, found, choices, inputs, *args, **options)
 
@@ -97,7 +94,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def wide_source() -> GradientSource:
+def wide_source():
     """Few parameters are decomposed, but a row takes much memory."""
     model = nn.Sequential(nn.Linear(4, 500), nn.Tanh(), nn.Linear(500, 3))
     return GradientSource(Target(model, "2.bias"), torch.randn(5000, 4), engine="rule")
@@ -108,14 +105,14 @@ WIDE = TrainingConfig(
 )
 
 
-def test_steps_made_ahead_keep_to_the_memory_budget(passes: list[int]):
+def test_steps_made_ahead_keep_to_the_memory_budget(passes):
     made = Trainer([wide_source()], replace(WIDE, memory_gib=TINY, resample_every=0))
     passes.clear()
     made.step()
     assert max(passes) == made.stream.micro_batch_size == 8
 
 
-def test_resampling_keeps_to_the_memory_budget(passes: list[int]):
+def test_resampling_keeps_to_the_memory_budget(passes):
     source = wide_source()
     found = estimate(source, WIDE)
     made = Trainer(
@@ -138,7 +135,7 @@ def test_what_a_setting_says_goes_before_the_memory_budget(words):
 
 
 @pytest.mark.parametrize(("rows", "size"), [("sample", 8), ("sampled-token", 8), ("token", 24)])
-def test_the_first_step_has_the_gradients_of_the_parts_together(words, rows: str, size: int):
+def test_the_first_step_has_the_gradients_of_the_parts_together(words, rows, size):
     config = replace(CONFIG, batch_size=48, dense_warmup=0.0)
     source = words(rows, n=60)
     cut, whole = Trainer([source], replace(config, memory_gib=TINY)), Trainer([source], config)
@@ -173,12 +170,12 @@ CUTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
+def seen(monkeypatch):
     """Place of every row whose gradient was made, with its partner's."""
     rows_seen: set[tuple[int, ...]] = set()
     original = GradientSource.gradients_over
 
-    def gradients_over(self: GradientSource, draws: list[Rows]):
+    def gradients_over(self, draws):
         for rows in draws:
             pairs = torch.stack([rows.index, rows.index[rows.partner]], dim=1)
             rows_seen.update((self.seed, *pair) for pair in pairs.tolist())
@@ -189,11 +186,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
 
 
 @pytest.fixture
-def resampled(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+def resampled(monkeypatch):
     """Which subnetworks were replaced, resampling after resampling."""
     found, original = [], trainer_module.replacements
 
-    def replacements(*args: Any):
+    def replacements(*args):
         new = original(*args)
         found.append(torch.stack([new.replica, new.subnetwork]))
         return new
@@ -202,16 +199,18 @@ def resampled(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("rows", ["token", "sample"])
+@pytest.mark.parametrize(
+    ("rows", "kind"), [("token", "jumprelu"), ("sample", "batch-top-k"), ("sample", "jumprelu")]
+)
 def test_a_run_is_the_same_under_every_memory_budget(
-    words, rows: str, seen: set, resampled: list[Tensor], monkeypatch: pytest.MonkeyPatch
+    words, rows, kind, seen, resampled, monkeypatch
 ):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # hundreds of small passes
     n = {"token": 40, "sample": 150}[rows]
     source, heldout = (words(rows, n=n, length=4, seed=seed) for seed in (0, 1))
     results: list[tuple[Decomposition, set, list, int | None]] = []
     for cut in CUTS:
-        config = replace(RUN, **cut)
+        config = replace(RUN, selection=kind, **cut)
         seen.clear()
         resampled.clear()
         size = Trainer([source], config).stream.micro_batch_size

@@ -23,8 +23,12 @@ CONFIG = TrainingConfig(
 )
 
 
-def source_of(planted, seed: int = 0) -> GradientSource:
-    return GradientSource(Target(planted.model), planted.data, reference="uniform", seed=seed)
+def trainer_of(*planted, **changes):
+    sources = [
+        GradientSource(Target(p.model), p.data, reference="uniform", seed=seed)
+        for seed, p in enumerate(planted)
+    ]
+    return Trainer(sources, replace(CONFIG, **changes))
 
 
 EVERY = pytest.mark.parametrize("kind", list(SELECTIONS))
@@ -33,7 +37,7 @@ EVERY = pytest.mark.parametrize("kind", list(SELECTIONS))
 
 
 def test_the_start_is_unit_random_and_equal_on_both_sides(planted):
-    made = Trainer([source_of(planted)], CONFIG).dictionary
+    made = trainer_of(planted).dictionary
     assert torch.equal(made.encoder.weights, made.decoder.weights)
     norms = made.decoder.flat().norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones(1, 3, 5).double())
@@ -41,8 +45,8 @@ def test_the_start_is_unit_random_and_equal_on_both_sides(planted):
 
 
 @EVERY
-def test_decoder_rows_are_unit_after_every_step_and_encoder_rows_are_free(planted, kind: str):
-    made = Trainer([source_of(planted)], replace(CONFIG, selection=kind))
+def test_decoder_rows_are_unit_after_every_step_and_encoder_rows_are_free(planted, kind):
+    made = trainer_of(planted, selection=kind)
     one = torch.ones(1, 3, 5).double()
     for _ in range(25):  # over the dense warm-up and two resamplings
         made.step()
@@ -52,7 +56,7 @@ def test_decoder_rows_are_unit_after_every_step_and_encoder_rows_are_free(plante
 
 
 def test_a_step_is_adam_on_the_fvu_then_unit_rows(planted):
-    made = Trainer([source_of(planted)], replace(CONFIG, dense_warmup=0.0, schedule="constant"))
+    made = trainer_of(planted, dense_warmup=0.0, schedule="constant")
     start = made.dictionary.decoder_weights.detach().clone()
     flat = made.stream.gradients(0).flat[0]
     gradients = DenseRowGradients(flat, made.sources[0].shapes)
@@ -75,8 +79,8 @@ def test_a_step_is_adam_on_the_fvu_then_unit_rows(planted):
 
 
 @EVERY
-def test_all_coefficients_count_during_the_dense_warm_up_only(planted, kind: str):
-    made = Trainer([source_of(planted)], replace(CONFIG, selection=kind))
+def test_all_coefficients_count_during_the_dense_warm_up_only(planted, kind):
+    made = trainer_of(planted, selection=kind)
     batches = [made.step() for _ in range(5)]
     shares = [(batch.codes != 0).double().mean().item() for batch in batches]
     # The first batch with a selection: thresholds begin where batch top-k cuts.
@@ -85,7 +89,7 @@ def test_all_coefficients_count_during_the_dense_warm_up_only(planted, kind: str
 
 
 def test_the_step_size_follows_the_schedule(planted):
-    made = Trainer([source_of(planted)], replace(CONFIG, resample_every=0, steps=2))
+    made = trainer_of(planted, resample_every=0, steps=2)
     made.step()
     between = made.dictionary.encoder_weights.detach().clone()
     made.step()  # at step 1 of 2 the cosine is at half
@@ -93,22 +97,14 @@ def test_the_step_size_follows_the_schedule(planted):
     assert not torch.equal(made.dictionary.encoder_weights, between)
 
 
-def test_steps_are_taken_under_no_grad_too(planted):
-    one, other = (Trainer([source_of(planted)], CONFIG) for _ in range(2))
-    one.step()
-    with torch.no_grad():
-        other.step()
-    assert torch.equal(one.dictionary.encoder_weights, other.dictionary.encoder_weights)
-
-
 # What does not influence what
 
 
 @EVERY
-def test_restarts_side_by_side_are_those_trained_alone(planted, kind: str):
-    config = replace(CONFIG, resample_every=0, selection=kind)
-    made = Trainer([source_of(planted)], config)
-    alone = [Trainer([source_of(planted)], replace(config, n_restarts=1)) for _ in range(3)]
+def test_restarts_side_by_side_are_those_trained_alone(planted, kind):
+    settings = {"resample_every": 0, "selection": kind}
+    made = trainer_of(planted, **settings)
+    alone = [trainer_of(planted, n_restarts=1, **settings) for _ in range(3)]
     for restart, one in enumerate(alone):
         state = made.dictionary.state_dict()
         one.dictionary.load_state_dict({k: v[:, restart : restart + 1] for k, v in state.items()})
@@ -123,12 +119,10 @@ def test_restarts_side_by_side_are_those_trained_alone(planted, kind: str):
 
 
 @EVERY
-def test_targets_side_by_side_are_those_trained_alone(make_planted, kind: str):
-    config = replace(CONFIG, selection=kind)
-    planted = [make_planted(0), make_planted(1)]
-    made = Trainer([source_of(p, seed) for seed, p in enumerate(planted)], config)
+def test_targets_side_by_side_are_those_trained_alone(make_planted, kind):
+    made = trainer_of(make_planted(0), make_planted(1), selection=kind)
     # With resampling: it too looks at its own target only.
-    alone = [Trainer([source_of(p, seed)], config) for seed, p in enumerate(planted)]
+    alone = [Trainer([source], made.config) for source in made.sources]
     for _ in range(21):
         made.step()
         for one in alone:
@@ -146,18 +140,18 @@ def test_targets_side_by_side_are_those_trained_alone(make_planted, kind: str):
 
 @EVERY
 @pytest.mark.parametrize("n_done", [2, 13], ids=["in the warm-up", "later"])
-def test_a_trainer_goes_on_from_the_state_of_another(planted, kind: str, n_done: int):
-    config = replace(CONFIG, selection=kind)
-    one = Trainer([source_of(planted)], config)
+def test_a_trainer_goes_on_from_the_state_of_another(planted, kind, n_done):
+    one = trainer_of(planted, selection=kind)
     for _ in range(n_done):
         one.step()
     state = {name: tensor.clone() for name, tensor in one.state().items()}
-    other = Trainer([source_of(planted)], config)
+    other = trainer_of(planted, selection=kind)
     other.load_state(state)
     assert other.step_number == n_done
     for _ in range(10):
         one.step()
-        other.step()
+        with torch.no_grad():  # steps are taken there too
+            other.step()
     assert one.state().keys() == other.state().keys()
     for name, tensor in one.state().items():
         assert torch.equal(tensor, other.state()[name]), name
@@ -166,7 +160,7 @@ def test_a_trainer_goes_on_from_the_state_of_another(planted, kind: str, n_done:
 
 
 def test_the_state_holds_all_that_the_optimiser_says_is_its_own(planted):
-    made = Trainer([source_of(planted)], replace(CONFIG, selection="jumprelu"))
+    made = trainer_of(planted, selection="jumprelu")
     for _ in range(6):
         made.step()
     moments = {
