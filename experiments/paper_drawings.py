@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from subscape._io import write_json
-from subscape.report.network_figure import draw_network
 from subscape.report.plotting import INK, colour_map, new_figure, save_figure
+from subscape.report.toy_figure import draw_network
 
 SMALL = 8
 """Font size of axes."""

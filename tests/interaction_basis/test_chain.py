@@ -50,14 +50,6 @@ def test_a_section_that_does_not_fit_the_next_is_named():
         build_bases(chain, rows())
 
 
-def test_a_width_that_is_not_the_one_declared():
-    chain = Chain(("x", "y"), (lambda f: f[..., :2],))
-    with pytest.raises(
-        ValueError, match=r"sections\[0\]: expected an output of width 3.*'y'.*got 2"
-    ):
-        check_chain(chain, rows(), widths=(3, 3))
-
-
 def test_sections_that_mix_samples_are_refused():
     chain = Chain(("x", "y"), (lambda f: f - f.mean(0),))
     with pytest.raises(ValueError, match=r"sections\[0\]: expected every sample by itself.*eval"):
@@ -111,10 +103,3 @@ def test_equal_samples_do_not_hide_that_a_section_mixes_them():
 def test_any_error_of_a_section_names_the_section(wrong):
     with pytest.raises(ValueError, match=r"sections\[1\]: expected a section that takes .*'mid'"):
         check_chain(Chain(("x", "mid", "y"), (torch.tanh, wrong)), rows())
-
-
-def test_declared_widths_must_be_as_many_as_the_layers():
-    with pytest.raises(
-        ValueError, match="widths: expected one for each of the 2 node layers; got 1"
-    ):
-        check_chain(Chain(("x", "y"), (torch.tanh,)), rows(), widths=[3])

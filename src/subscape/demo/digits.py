@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,7 @@ class DigitsResult:
         metrics = self.decomposition.metrics
         return {
             "accuracy": self.accuracy,
-            "fvu": metrics["fvu"],
-            "l0": metrics["l0"],
-            "dead": metrics["dead"],
+            **{name: metrics[name] for name in ("fvu", "l0", "dead")},
             "baselines": [asdict(b) for b in self.measures.quality.baselines],
             "classes": self.classes(),
         }
@@ -57,18 +56,18 @@ class DigitsResult:
         kept = self.measures.samples
         label = dict(zip(kept["index"].tolist(), kept["labels"].tolist(), strict=True))
         found = []
-        for entry in self.measures:
+        for entry in sorted(self.measures, key=lambda entry: -entry.impact):
             classes = [label[row.sample] for row in entry.top_samples]
             if entry.active_rate > 0 and classes:
-                most = max(set(classes), key=classes.count)
+                ((most, n),) = Counter(sorted(classes)).most_common(1)
                 found.append({
                     "subnetwork": entry.index,
                     "active_rate": entry.active_rate,
                     "class": most,
-                    "share": classes.count(most) / len(classes),
+                    "share": n / len(classes),
                     "impact": entry.impact,
                 })
-        return sorted(found, key=lambda f: -f["impact"])
+        return found
 
     def text(self) -> str:
         """The result in words."""
@@ -104,26 +103,12 @@ def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResu
     with torch.no_grad():
         accuracy = (model(heldout).argmax(1) == labels[:N_HELDOUT]).float().mean().item()
     with demo_folder(out) as folder:
+        shared = {"progress": progress, "seed": seed}
         found = decompose(
-            model,
-            train,
-            heldout=heldout,
-            divergence="kl",
-            config=TRAINING,
-            out=folder,
-            progress=progress,
-            seed=seed,
+            model, train, heldout=heldout, divergence="kl", config=TRAINING, out=folder, **shared
         )
-        measures = measure(
-            found,
-            model,
-            images,
-            labels=labels,
-            output_names=lambda i: f"digit {i}",
-            out=folder / "measures",
-            progress=progress,
-            seed=seed,
-        )
+        names = {"labels": labels, "output_names": lambda i: f"digit {i}"}
+        measures = measure(found, model, images, out=folder / "measures", **names, **shared)
         title = "Handwritten digits · small convolutional network"
         write_report(folder / "report.html", found, measures, title=title)
     return DigitsResult(found, measures, accuracy, out / "report.html")

@@ -7,25 +7,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from subscape._io import read_json, write_json
 from subscape.demo.folder import demo_folder
 from subscape.gradients import GradientSource
 from subscape.measures.measure import measure
 from subscape.measures.oracle import oracle, pca_fvu
-from subscape.measures.recovery import Recovery, absolute_cosines, recovery
+from subscape.measures.recovery import Recovery, absolute_cosines
 from subscape.report import draw_toy_decomposition, write_report
 from subscape.reproduce.recipes import reproduction
+from subscape.reproduce.toys import compared_with_truth
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
-from subscape.toys import tms, true_subnetworks
+from subscape.toys import tms
 from subscape.training.decompose import decompose
 
 STEPS = 4_000
 N_RESTARTS = 8
+CAPTION = (
+    "Edges are weights, top nodes biases; blue is positive, red negative. Below, how near each comes to a true "
+    "subnetwork, and the FVU of single batches."
+)
 
 
 @dataclass(frozen=True)
@@ -84,21 +86,15 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
         found = decompose(
             target, inputs, heldout=fresh, config=config, out=folder, progress=progress
         )
-        truth = true_subnetworks(toy)
-        directions = found.decoder.flat()
+        truth, _, compared = compared_with_truth(toy, found, what.divergence)
         rate = found.metrics["active_rate"]
-        compared = recovery(
-            directions,
-            truth.directions,
-            alive=torch.tensor(rate) > DEAD_RATE,
-            represented=toy.represented,
-        )
         heldout = GradientSource(target, fresh, seed=seed + 1)
         gradients = heldout.gradients(heldout.rows(0, len(heldout))).flat
+        l0 = found.metrics["l0"]
         figures = {
             "fvu": found.metrics["fvu"],
-            "l0": found.metrics["l0"],
-            "fvu_oracle": oracle(gradients, truth.directions, found.metrics["l0"]).fvu,
+            "l0": l0,
+            "fvu_oracle": oracle(gradients, truth.directions, l0).fvu,
             "fvu_pca": pca_fvu(gradients, 1),
             "matched": compared.n_matched,
             "truths": compared.n_truths,
@@ -106,44 +102,20 @@ def run_toy(out: Path, seed: int = 0, *, progress: bool = True) -> ToyResult:
             "index": compared.index.tolist(),
             "active_rate": rate,
         }
-        cosines = absolute_cosines(truth.directions, directions)
+        cosines = absolute_cosines(truth.directions, found.decoder.flat())
         history = _history(folder)
         picture = folder / "subnetworks.png"
-        draw_toy_decomposition(
-            picture,
-            found.decoder.dense(),
-            cosines,
-            rate,
-            history,
-            "TMS 5-2-5: the subnetworks found; weights as edges, biases as top nodes, blue + and red −",
-        )
+        title = "TMS 5-2-5: the subnetworks found; weights as edges, biases as top nodes, blue + and red −"
+        draw_toy_decomposition(picture, found.decoder.dense(), cosines, rate, history, title)
         write_json(
             folder / "demo.json", figures | {"cosines": cosines.tolist(), "history": history}
         )
-        measures = measure(
-            found,
-            target,
-            fresh,
-            output_names=lambda i: f"output {i}",
-            out=folder / "measures",
-            progress=progress,
-            change=1.0,
-            seed=seed,
-        )
+        settings = {"output_names": lambda i: f"output {i}", "progress": progress, "seed": seed}
+        measures = measure(found, target, fresh, out=folder / "measures", change=1.0, **settings)
+        title = "TMS 5-2-5: a toy of superposition"
+        figure = ("The subnetworks found", CAPTION, picture)
         write_report(
-            folder / "report.html",
-            found,
-            measures,
-            title="TMS 5-2-5: a toy of superposition",
-            figures=[
-                (
-                    "The subnetworks found",
-                    "Edges are weights, top nodes biases; blue is positive, red negative. Below, how near each "
-                    "comes to a true subnetwork, and the FVU of single batches.",
-                    picture,
-                )
-            ],
-            overwrite=True,
+            folder / "report.html", found, measures, title=title, figures=[figure], overwrite=True
         )
     return ToyResult(found, compared, figures, out)
 

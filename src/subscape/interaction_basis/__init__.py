@@ -1,6 +1,6 @@
 """The Local Interaction Basis: bases, interaction graph and modules of a network (Bushnaq et al. 2024)."""
 
-from subscape.interaction_basis.ablation import Scored, edge_curve, largest_edges, node_curve
+from subscape.interaction_basis.ablation import edge_curve, largest_edges, node_curve
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
 from subscape.interaction_basis.chain import Chain, check_chain
@@ -8,7 +8,7 @@ from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.huggingface import decoder_chain
 from subscape.interaction_basis.modules import Module, Modules, find_modules
 from subscape.interaction_basis.required import EdgesRequired, all_edges_required, edges_required
-from subscape.interaction_basis.score import ACCURACY, CROSS_ENTROPY, NEXT_TOKEN, Score
+from subscape.interaction_basis.score import ACCURACY, CROSS_ENTROPY, NEXT_TOKEN, Score, Scored
 from subscape.interaction_basis.sections import Affine, Mlp, sequential_chain
 from subscape.interaction_basis.task import Task
 

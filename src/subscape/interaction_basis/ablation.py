@@ -6,9 +6,6 @@ others still see it as it is, which needs a run of the section for every distinc
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -16,32 +13,8 @@ from subscape._checks import require
 from subscape._shapes import Bool, Float
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.chain import Chain, Section
-from subscape.interaction_basis.score import Score, evaluate
+from subscape.interaction_basis.score import Scored
 from subscape.interaction_basis.sections import Affine
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Where scores are measured."""
-
-    inputs: Tensor
-    labels: Tensor
-    score: Score
-    batch_size: int = 1024
-
-    def base(self, chain: Chain) -> float:
-        """Score of the network as it is; an error if it is not finite."""
-        found = evaluate(
-            chain.outputs, self.inputs, self.labels, self.score, batch_size=self.batch_size
-        )
-        require(
-            math.isfinite(found),
-            "inputs",
-            f"a finite {self.score.name} of the whole network",
-            f"{found}",
-            "Check the inputs and labels that are scored.",
-        )
-        return found
 
 
 def largest_edges(edges: Float[Tensor, "row column"], k: int) -> Bool[Tensor, "row column"]:
@@ -108,7 +81,7 @@ def score_with_edges(
         passed = through_edges(chain.sections[layer], basis, next_basis, mask, coordinates)
         return chain.tail(layer + 1, next_basis.decode(passed))
 
-    return evaluate(run, on.inputs, on.labels, on.score, batch_size=on.batch_size)
+    return on.of(run)
 
 
 def score_with_directions(
@@ -124,13 +97,13 @@ def score_with_directions(
             values = basis.mean.to(values) + first @ basis.back[:n_kept].to(values)
         return chain.tail(layer, values)
 
-    return evaluate(run, on.inputs, on.labels, on.score, batch_size=on.batch_size)
+    return on.of(run)
 
 
 def node_curve(
     chain: Chain, layer: int, basis: LayerBasis, on: Scored, n_kept: list[int] | None = None
 ) -> list[tuple[int, float]]:
-    """Scores over the number of directions kept.
+    """Scores over the number of directions kept: pairs (directions kept, score).
 
     Args:
         chain: the network.
@@ -138,9 +111,6 @@ def node_curve(
         basis: of the node layer.
         on: the data and the score.
         n_kept: numbers of directions; by default 0 to 10 and then steps that grow by a quarter.
-
-    Returns:
-        Pairs (directions kept, score).
     """
     numbers = growing(basis.rank) if n_kept is None else n_kept
     return [(n, score_with_directions(chain, layer, basis, n, on)) for n in numbers]
@@ -154,7 +124,7 @@ def edge_curve(
     on: Scored,
     n_kept: list[int] | None = None,
 ) -> list[tuple[int, float]]:
-    """Scores over the number of edges of one section kept, the largest first.
+    """Scores over the number of edges of one section kept, the largest first: pairs (edges kept, score).
 
     Args:
         chain: the network.
@@ -163,9 +133,6 @@ def edge_curve(
         edges: of the section.
         on: the data and the score.
         n_kept: numbers of edges; by default powers of two, and all.
-
-    Returns:
-        Pairs (edges kept, score).
     """
     if n_kept is None:
         n_kept = [2**k for k in range(edges.numel().bit_length())] + [edges.numel()]

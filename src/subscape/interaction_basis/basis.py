@@ -7,8 +7,9 @@ other direction, so importances and edges are the same without it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -54,10 +55,7 @@ class LayerBasis:
 
     def to(self, device: torch.device) -> LayerBasis:
         """The same basis on a device."""
-        mean, into, back, importance = (
-            tensor.to(device) for tensor in (self.mean, self.into, self.back, self.importance)
-        )
-        return replace(self, mean=mean, into=into, back=back, importance=importance)
+        return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
 
     def encode(self, values: Float[Tensor, "... node"]) -> Float[Tensor, "... direction"]:
         """Activations in the basis, in their own dtype."""
@@ -66,6 +64,32 @@ class LayerBasis:
     def decode(self, coordinates: Float[Tensor, "... direction"]) -> Float[Tensor, "... node"]:
         """The projection of the activations onto the directions kept."""
         return self.mean.to(coordinates) + coordinates @ self.back.to(coordinates)
+
+
+TENSORS = ("mean", "into", "back", "importance")
+"""Fields of a basis that are tensors."""
+
+
+def to_tensors(
+    bases: Mapping[str, LayerBasis],
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """The tensors of bases as `key.field`, and by key the rest as JSON can hold it."""
+    tensors = {f"{key}.{name}": getattr(b, name) for key, b in bases.items() for name in TENSORS}
+    rest = {
+        key: {name: value for name, value in vars(b).items() if name not in TENSORS}
+        for key, b in bases.items()
+    }
+    return tensors, rest
+
+
+def from_tensors(
+    tensors: Mapping[str, Any], rest: Mapping[str, Mapping[str, Any]]
+) -> dict[str, LayerBasis]:
+    """What `to_tensors` took apart."""
+    return {
+        key: LayerBasis(**described, **{name: tensors[f"{key}.{name}"] for name in TENSORS})
+        for key, described in rest.items()
+    }
 
 
 def raw_basis(name: str, width: int, device: torch.device | None = None) -> LayerBasis:
@@ -78,36 +102,20 @@ def raw_basis(name: str, width: int, device: torch.device | None = None) -> Laye
 def pca_basis(
     name: str, moments: Moments, *, rtol: float | None = None, n_isolated: int = 0
 ) -> LayerBasis:
-    """Principal directions, unit vectors and not scaled.
+    """Principal directions, unit vectors and not scaled; the importances are the variances.
 
-    Args:
-        name: of the node layer.
-        moments: of its activations.
-        rtol: share of the largest variance below which a direction is dropped; by default what
-            rounding makes of zero.
-        n_isolated: leading coordinates that stay directions of their own.
-
-    Returns:
-        The basis; its importances are the variances.
+    Directions below `rtol` of the largest variance are dropped, by default what rounding makes of zero; the
+    first `n_isolated` coordinates stay directions of their own.
     """
-    covariance = moments.covariance
-    rtol = _noise(len(covariance)) if rtol is None else rtol
-    require(0 <= rtol < 1, "rtol", "a share from 0 to below 1", rtol)
-    variance, directions = _sorted_eigh(covariance[n_isolated:, n_isolated:])
-    alone = covariance.diagonal()[:n_isolated]
-    whole = torch.block_diag(torch.eye(n_isolated).to(covariance), directions)
-    variance = torch.cat([alone, variance])
-    kept = variance > rtol * variance.max()
+    variance, vectors, n_left = _directions(moments.covariance, n_isolated, rtol)
     require(
-        bool(kept.any()),
+        len(variance) > 0,
         f"node layer {name!r}",
         "activations that vary",
-        f"the same {len(covariance)} values at every data point",
+        f"the same {len(moments.mean)} values at every data point",
         "A layer that does not depend on the data has no directions: leave it out of the chain.",
     )
-    vectors = whole[:, kept]
-    n_left = int(kept[:n_isolated].sum())
-    return LayerBasis(name, "pca", moments.mean, vectors, vectors.mT, variance[kept], n_left)
+    return LayerBasis(name, "pca", moments.mean, vectors, vectors.mT, variance, n_left)
 
 
 def lib_basis(
@@ -116,53 +124,38 @@ def lib_basis(
     """Turn principal directions into those of the Local Interaction Basis.
 
     Whitened by R = U D^(-1/2), rotated by the eigenvectors V of M = R^-1 M' R^-T, scaled by L, the roots of
-    its eigenvalues: C = R V L, with left inverse L^-1 V^T R^-1.
-
-    Args:
-        pca: of the node layer, with its variances.
-        jacobian_gram: M', the mean over data points of J J^T in the coordinates of the node layer.
-        rtol: share of the largest importance below which a direction is dropped; by default what
-            rounding makes of zero.
-
-    Returns:
-        The basis; its importances are the eigenvalues.
+    its eigenvalues, which are the importances: C = R V L, with left inverse L^-1 V^T R^-1. `jacobian_gram` is
+    M', the mean over data points of J J^T in the coordinates of the node layer.
     """
-    rtol = _noise(pca.rank) if rtol is None else rtol
-    require(0 <= rtol < 1, "rtol", "a share from 0 to below 1", rtol)
     deviation = pca.importance.sqrt()
     whiten = pca.into / deviation
     unwhiten = deviation[:, None] * pca.back
     m = unwhiten @ jacobian_gram.double() @ unwhiten.mT
-    n = pca.n_isolated
-    importance, rotation = _sorted_eigh(m[n:, n:])
-    importance = torch.cat([m.diagonal()[:n].clamp_min(0), importance])
-    rotation = torch.block_diag(torch.eye(n).to(rotation), rotation)
-    kept = importance > rtol * importance.max()
+    importance, rotation, n_left = _directions(m, pca.n_isolated, rtol)
     require(
-        bool(kept.any()),
+        len(importance) > 0,
         f"node layer {pca.name!r}",
         "an effect on the target",
         "a Jacobian of zero at every data point",
         "The sections after it ignore it, or all its units are saturated: leave the layer out.",
     )
-    scale = importance[kept].sqrt()
-    rotation = rotation[:, kept]
-    return LayerBasis(
-        pca.name,
-        "lib",
-        pca.mean,
-        (whiten @ rotation) * scale,
-        (rotation.mT @ unwhiten) / scale[:, None],
-        importance[kept],
-        int(kept[:n].sum()),
-    )
+    scale = importance.sqrt()
+    into, back = (whiten @ rotation) * scale, (rotation.mT @ unwhiten) / scale[:, None]
+    return LayerBasis(pca.name, "lib", pca.mean, into, back, importance, n_left)
 
 
-def _noise(width: int) -> float:
-    return NOISE * width * torch.finfo(torch.float64).eps
+def _directions(
+    matrix: Float[Tensor, "node node"], n_isolated: int, rtol: float | None
+) -> tuple[Float[Tensor, " direction"], Float[Tensor, "node direction"], int]:
+    """Eigenvalues from the largest on, and eigenvectors, but for those of the isolated coordinates in front.
 
-
-def _sorted_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues from the largest on, those that rounding made negative as 0, and eigenvectors."""
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    return values.flip(0).clamp_min(0), vectors.flip(1)
+    Those below the tolerance are dropped; the number says how many of the isolated ones are left.
+    """
+    rtol = NOISE * len(matrix) * torch.finfo(torch.float64).eps if rtol is None else rtol
+    require(0 <= rtol < 1, "rtol", "a share from 0 to below 1", rtol)
+    rest = matrix[n_isolated:, n_isolated:]
+    values, vectors = torch.linalg.eigh((rest + rest.mT) / 2)
+    values = torch.cat([matrix.diagonal()[:n_isolated], values.flip(0)]).clamp_min(0)
+    vectors = torch.block_diag(torch.eye(n_isolated).to(vectors), vectors.flip(1))
+    kept = values > rtol * values.max()
+    return values[kept], vectors[:, kept], int(kept[:n_isolated].sum())

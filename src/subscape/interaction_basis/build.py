@@ -6,26 +6,35 @@ folder makes it resumable: layers that are there already are read instead of mad
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from subscape._checks import problem, require
-from subscape._io import read_json, write_json
-from subscape.interaction_basis.basis import LayerBasis, lib_basis, pca_basis, raw_basis
+from subscape._checks import require
+from subscape._hash import sha256_of
+from subscape._io import read_json, read_metadata, read_tensors, write_json, write_tensors
+from subscape._progress import bar
+from subscape.interaction_basis.basis import (
+    LayerBasis,
+    from_tensors,
+    lib_basis,
+    pca_basis,
+    raw_basis,
+    to_tensors,
+)
 from subscape.interaction_basis.chain import Chain, batches, check_chain, require_finite
 from subscape.interaction_basis.jacobian import jacobian_gram
 from subscape.interaction_basis.moments import Moments, node_moments
 from subscape.interaction_basis.probes import Signs
 from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature, gauss_legendre
-from subscape.interaction_basis.saving import read_layer, write_layer
 
+Target = Literal["next", "final"]
+Last = Literal["pca", "raw"]
 SAME = 1e-3
 """Relative difference of a model's outputs up to which it counts as the one a folder was begun with."""
 N_OUTPUTS = 16
@@ -36,9 +45,9 @@ N_OUTPUTS = 16
 class BasisConfig:
     """Settings of the bases; the defaults are the published method."""
 
-    target: Literal["next", "final"] = "next"
+    target: Target = "next"
     """Jacobians to the next node layer, or to the last one (the non-local Interaction Basis)."""
-    last: Literal["pca", "raw"] = "pca"
+    last: Last = "pca"
     """Basis of the last node layer: principal directions, or its own coordinates (logits)."""
     rtol: float | None = None
     """Share of the largest variance below which a direction is dropped; None is rounding noise."""
@@ -60,20 +69,15 @@ class BasisConfig:
     """Whether to go on with fewer data points than a node layer is wide."""
 
     def __post_init__(self) -> None:
-        require(
-            self.path_points >= 0, "path_points", "a whole number of at least 0", self.path_points
-        )
+        for name, least in (("path_points", 0), ("batch_size", 1)):
+            n = getattr(self, name)
+            require(n >= least, name, f"a whole number of at least {least}", n)
         for name in ("sign_positions", "sign_directions"):
-            draws = getattr(self, name)
-            require(
-                draws is None or draws >= 1, name, "a whole number of at least 1, or None", draws
-            )
-        require(self.batch_size >= 1, "batch_size", "a whole number of at least 1", self.batch_size)
-        require(self.target in ("next", "final"), "target", "'next' or 'final'", repr(self.target))
-        require(self.last in ("pca", "raw"), "last", "'pca' or 'raw'", repr(self.last))
-        require(
-            self.baseline in ("mean", "zero"), "baseline", "'mean' or 'zero'", repr(self.baseline)
-        )
+            n = getattr(self, name)
+            require(n is None or n >= 1, name, "a whole number of at least 1, or None", n)
+        for name, known in (("target", Target), ("last", Last), ("baseline", Baseline)):
+            value, expected = getattr(self, name), " or ".join(map(repr, get_args(known)))
+            require(value in get_args(known), name, expected, repr(value))
 
     @property
     def quadrature(self) -> Quadrature:
@@ -81,10 +85,8 @@ class BasisConfig:
         return gauss_legendre(self.path_points) if self.path_points else GRADIENT
 
     @property
-    def signs(self) -> Signs | None:
+    def signs(self) -> Signs:
         """Random signs, if any."""
-        if self.sign_positions is None and self.sign_directions is None:
-            return None
         return Signs(self.sign_positions, self.sign_directions, self.seed)
 
 
@@ -120,9 +122,6 @@ def build_bases(
         gram_inputs: data for means and covariances, best far more of it; by default `inputs`.
         folder: where to save every layer as soon as it is made, and to go on from.
         progress: whether to show progress bars.
-
-    Returns:
-        The Local Interaction Basis and the PCA baseline.
     """
     config = config or BasisConfig()
     check_chain(chain, inputs)
@@ -130,23 +129,29 @@ def build_bases(
     where = None if folder is None else Path(folder)
     if where is not None:
         _claim(where, _identity(chain, inputs, gram_inputs, config))
+    done: dict[int, dict[str, LayerBasis]] = {}
+    moments = None
     n = len(chain)
-    done = _read(where, n, chain.embed(inputs[:1]).device)
-    missing = [layer for layer in reversed(range(n + 1)) if layer not in done]
-    if missing:
-        moments = node_moments(
-            chain,
-            gram_inputs,
-            batch_size=config.batch_size,
-            allow_low_rank=config.allow_low_rank,
-            progress=progress,
-        )
-        for layer in tqdm(missing, desc="bases", unit="layer", disable=not progress):
-            done[layer] = _layer(chain, inputs, config, moments, layer, done)
-            if where is not None:
-                write_layer(where / "layers" / f"{layer:03}.safetensors", *done[layer])
-    ordered = [done[layer] for layer in range(n + 1)]
-    return Bases(tuple(lib for lib, _ in ordered), tuple(pca for _, pca in ordered), config)
+    for layer in bar("bases", range(n, -1, -1), progress=progress, unit="layer"):
+        path = where and where / "layers" / f"{layer:03}.safetensors"
+        # A layer depends on those after it, so the first that is not there ends those made before.
+        if path and path.exists() and moments is None:
+            done[layer] = read_layer(path, chain.embed(inputs[:1]).device)
+            continue
+        if moments is None:
+            moments = node_moments(
+                chain,
+                gram_inputs,
+                batch_size=config.batch_size,
+                allow_low_rank=config.allow_low_rank,
+                progress=progress,
+            )
+        done[layer] = _layer(chain, inputs, config, moments, layer, done)
+        if path:
+            tensors, rest = to_tensors(done[layer])
+            write_tensors(path, tensors, {"bases": json.dumps(rest)})
+    lib, pca = (tuple(done[layer][method] for layer in range(n + 1)) for method in ("lib", "pca"))
+    return Bases(lib, pca, config)
 
 
 def activations(chain: Chain, layer: int, inputs: Tensor, batch_size: int) -> Generator[Tensor]:
@@ -164,41 +169,36 @@ def _layer(
     config: BasisConfig,
     moments: tuple[Moments, ...],
     layer: int,
-    done: dict[int, tuple[LayerBasis, LayerBasis]],
-) -> tuple[LayerBasis, LayerBasis]:
+    done: Mapping[int, Mapping[str, LayerBasis]],
+) -> dict[str, LayerBasis]:
+    """Both bases of a node layer, given those of the ones after it."""
     name, n = chain.names[layer], len(chain)
     if layer == n and config.last == "raw":
         mean = moments[n].mean
         raw = raw_basis(name, len(mean), mean.device)
-        return raw, raw
+        return {"lib": raw, "pca": raw}
     pca = pca_basis(name, moments[layer], rtol=config.rtol, n_isolated=chain.n_isolated(layer))
     if layer == n:
-        return pca, pca
+        return {"lib": pca, "pca": pca}
     target = layer + 1 if config.target == "next" else n
     gram = jacobian_gram(
         chain.part(layer, target),
-        done[target][0].into,
+        done[target]["lib"].into,
         activations(chain, layer, inputs, config.batch_size),
         pca.mean,
         signs=config.signs,
         quadrature=config.quadrature,
         baseline=config.baseline,
     )
-    return lib_basis(pca, gram, rtol=config.importance_rtol), pca
+    return {"lib": lib_basis(pca, gram, rtol=config.importance_rtol), "pca": pca}
 
 
-def _read(
-    folder: Path | None, n: int, device: torch.device
-) -> dict[int, tuple[LayerBasis, LayerBasis]]:
-    """Layers made before; each depends on those after it, so a gap ends them."""
-    done: dict[int, tuple[LayerBasis, LayerBasis]] = {}
-    for layer in reversed(range(n + 1)):
-        path = None if folder is None else folder / "layers" / f"{layer:03}.safetensors"
-        if path is None or not path.exists():
-            break
-        lib, pca = read_layer(path)
-        done[layer] = lib.to(device), pca.to(device)
-    return done
+def read_layer(path: Path, device: torch.device) -> dict[str, LayerBasis]:
+    """The bases of one node layer, `lib` and `pca`, from their file."""
+    header = read_metadata(path)
+    require("bases" in header, str(path), "a file of bases", "another safetensors file")
+    bases = from_tensors(read_tensors(path), json.loads(header["bases"]))
+    return {method: basis.to(device) for method, basis in bases.items()}
 
 
 def _identity(
@@ -218,11 +218,7 @@ def _identity(
 
 def digest(*tensors: Tensor) -> str:
     """A short name for the values of tensors, to know them again."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        # As bytes, since numpy does not have every type of torch.
-        found.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+    return sha256_of({str(place): tensor for place, tensor in enumerate(tensors)})
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -233,21 +229,15 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         return
     there = read_json(path)
     other = [k for k in identity if k != "outputs" and there.get(k) != identity[k]]
-    if not _close(there.get("outputs"), identity["outputs"]):
+    before, now = (
+        torch.tensor(of.get("outputs", []), dtype=torch.float64) for of in (there, identity)
+    )
+    if before.shape != now.shape or (before - now).norm() > SAME * now.norm():
         other.append("model")
-    if other:
-        raise ValueError(
-            problem(
-                "folder",
-                "a folder begun with the same model, data and settings",
-                f"{folder}, which differs in {', '.join(other)}",
-                "Choose another folder, or delete this one.",
-            )
-        )
-
-
-def _close(one: Any, other: list[float]) -> bool:
-    if not isinstance(one, list) or len(one) != len(other):
-        return False
-    a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, other))
-    return float((a - b).norm()) <= SAME * float(b.norm())
+    require(
+        not other,
+        "folder",
+        "a folder begun with the same model, data and settings",
+        f"{folder}, which differs in {', '.join(other)}",
+        "Choose another folder, or delete this one.",
+    )

@@ -9,7 +9,7 @@ computed from the chain (bases, edges, ablations) is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -75,15 +75,7 @@ class Chain:
         return self.isolated[layer] if self.isolated else 0
 
     def nodes(self, inputs: Tensor, last: int | None = None) -> list[Tensor]:
-        """Activations of the node layers.
-
-        Args:
-            inputs: as the data has them.
-            last: the last node layer wanted; by default the last there is.
-
-        Returns:
-            One tensor per node layer, from the first on.
-        """
+        """Activations of every node layer up to number `last`, by default of all."""
         values = [self.embed(inputs)]
         for number, section in enumerate(self.sections[:last]):
             values.append(self._run(number, section, values[-1]))
@@ -135,16 +127,12 @@ def batches(inputs: Tensor, batch_size: int) -> Generator[Tensor]:
 
 
 @torch.no_grad()
-def check_chain(chain: Chain, inputs: Tensor, widths: Sequence[int] | None = None) -> list[int]:
-    """Run a few samples and see that the chain is what the method needs.
+def check_chain(chain: Chain, inputs: Tensor) -> list[int]:
+    """Run a few samples and see that the chain is what the method needs; the width of every node layer.
 
     Args:
         chain: the sections.
         inputs: some inputs; the first sample and the next one that differs from it are used.
-        widths: the widths that the node layers ought to have, if they are known.
-
-    Returns:
-        The width of every node layer.
 
     Raises:
         ValueError: if a section does not fit the next one, mixes samples, changes their number, or gives
@@ -154,34 +142,15 @@ def check_chain(chain: Chain, inputs: Tensor, widths: Sequence[int] | None = Non
     pair = _pair(inputs)
     nodes = chain.nodes(pair)
     for name, values in zip(chain.names, nodes, strict=True):
-        if values.dim() not in (2, 3) or len(values) != len(pair) or not values.is_floating_point():
-            raise ValueError(
-                problem(
-                    f"node layer {name!r}",
-                    f"floating-point values [{len(pair)} samples, width] or [sample, position, width]",
-                    f"{values.dtype} of shape {list(values.shape)}",
-                )
-            )
-        require_finite(name, values)
-    found = [values.shape[-1] for values in nodes]
-    widths = found if widths is None else widths
-    require(
-        len(widths) == len(chain.names),
-        "widths",
-        f"one for each of the {len(chain.names)} node layers",
-        f"{len(widths)}",
-    )
-    for number, (name, width) in enumerate(zip(chain.names, widths, strict=True)):
-        before = f"sections[{number - 1}]" if number else "embed"
         require(
-            found[number] == width,
-            before,
-            f"an output of width {width}, as the node layer {name!r} has",
-            found[number],
-            "Check the size of the weights of the section.",
+            values.dim() in (2, 3) and len(values) == len(pair) and values.is_floating_point(),
+            f"node layer {name!r}",
+            f"floating-point values [{len(pair)} samples, width] or [sample, position, width]",
+            f"{values.dtype} of shape {list(values.shape)}",
         )
+        require_finite(name, values)
     _check_alone(chain, nodes)
-    return found
+    return [values.shape[-1] for values in nodes]
 
 
 def require_finite(name: str, values: Tensor) -> None:

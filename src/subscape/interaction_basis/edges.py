@@ -18,10 +18,9 @@ from torch import Tensor
 from subscape._shapes import Float
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.chain import Section
-from subscape.interaction_basis.forward_mode import Push, pushforward
-from subscape.interaction_basis.jacobian import path
+from subscape.interaction_basis.forward_mode import pushforward
 from subscape.interaction_basis.probes import SPREAD
-from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature
+from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature, path
 from subscape.interaction_basis.sections import Affine, Mlp
 
 
@@ -49,9 +48,14 @@ def interactions(
             power = coordinates.double().square().flatten(0, -2).sum(0)
             total += (weight.square() * power[:, None]).mT
         elif isinstance(section, Mlp):
-            total += _mlp(section, basis, next_basis, coordinates, points, quadrature)
+            slope = quadrature.mean(map(section.slope, points))
+            total += _mlp(section, basis, next_basis, coordinates, slope)
         else:
-            total += _forward(push, basis, next_basis, coordinates, points, quadrature)
+
+            def along(tangents: Tensor, points: list[Tensor] = points) -> Tensor:
+                return quadrature.mean(push(point, tangents) for point in points)
+
+            total += _forward(along, basis, next_basis, coordinates)
     return total / count
 
 
@@ -74,13 +78,13 @@ def interactions_by_vjp(
         shape = next_basis.encode(section(points[0])).shape
         for position in range(shape[1]) if len(shape) == 3 else [slice(None)]:
             for direction in range(next_basis.rank):
-                attribution = torch.zeros((), dtype=values.dtype)
-                for w, point in zip(quadrature.weights, points, strict=True):
+                gradients = []
+                for point in points:
                     step = torch.zeros_like(coordinates, requires_grad=True)
                     out = next_basis.encode(section(point + step @ basis.back.to(values)))
                     one = out[:, position, direction] if len(shape) == 3 else out[:, direction]
-                    (gradient,) = torch.autograd.grad(one.sum(), step)
-                    attribution = attribution + w * gradient * coordinates
+                    gradients += torch.autograd.grad(one.sum(), step)
+                attribution = quadrature.mean(gradients) * coordinates
                 if len(shape) == 3:
                     attribution = attribution.sum(1)
                 total[direction] += attribution.double().square().sum(0)
@@ -88,38 +92,23 @@ def interactions_by_vjp(
 
 
 def _forward(
-    push: Push,
-    basis: LayerBasis,
-    next_basis: LayerBasis,
-    coordinates: Tensor,
-    points: list[Tensor],
-    quadrature: Quadrature,
+    push: Section, basis: LayerBasis, next_basis: LayerBasis, coordinates: Tensor
 ) -> Tensor:
+    """From the map of tangents [tangent, ...node] to derivatives [tangent, ...next_node]."""
     back, into_next = basis.back.to(coordinates), next_basis.into.to(coordinates)
     columns = []
-    per_chunk = max(1, SPREAD // max(points[0].numel(), 1))
+    per_chunk = max(1, SPREAD // max(coordinates[..., 0].numel() * basis.width, 1))
     for some in torch.arange(basis.rank, device=coordinates.device).split(per_chunk):
         # Tangents f_hat_sj e_j, written in the coordinates of the node layer.
         tangents = torch.einsum("...j,jd->j...d", coordinates[..., some], back[some])
-        attribution = sum(
-            w * push(point, tangents) for w, point in zip(quadrature.weights, points, strict=True)
-        )
-        assert isinstance(attribution, Tensor)
-        columns.append((attribution @ into_next).square().flatten(1, -2).double().sum(1))
+        columns.append((push(tangents) @ into_next).square().flatten(1, -2).double().sum(1))
     return torch.cat(columns).mT
 
 
 def _mlp(
-    section: Mlp,
-    basis: LayerBasis,
-    next_basis: LayerBasis,
-    coordinates: Tensor,
-    points: list[Tensor],
-    quadrature: Quadrature,
+    section: Mlp, basis: LayerBasis, next_basis: LayerBasis, coordinates: Tensor, slope: Tensor
 ) -> Tensor:
     """J_ji = (back P C')_ji + sum over units k of (back W_in)_jk slope_k (W_out C')_ki, one j at a time."""
-    slope = sum(w * section.slope(p) for w, p in zip(quadrature.weights, points, strict=True))
-    assert isinstance(slope, Tensor)
     back, into_next = basis.back.to(slope), next_basis.into.to(slope)
     read = back @ section.read
     write = into_next if section.write is None else section.write @ into_next

@@ -7,7 +7,7 @@ from typing import Any
 
 from subscape._io import read_json, write_text
 from subscape.interaction_basis.graph import InteractionGraph
-from subscape.interaction_basis.modules import Module, Modules
+from subscape.interaction_basis.modules import Modules
 from subscape.interaction_basis.page import graph_page
 from subscape.interaction_basis.pictures import (
     draw_curves,
@@ -19,8 +19,8 @@ from subscape.interaction_basis.stages import (
     METHODS,
     load_graphs,
     load_labels,
+    load_modules,
     made_by,
-    parse_nodes,
     thresholds,
 )
 
@@ -32,32 +32,23 @@ WIDEST = 40.0
 
 def report_stage(folder: Path, *, title: str | None = None) -> list[Path]:
     """Draw everything that a run has, all other stages done; the files written."""
-    graphs = load_graphs(folder)
+    graphs, modules = load_graphs(folder), load_modules(folder)
     ablation = read_json(made_by("ablate", folder / "ablation.json"))
-    found = read_json(made_by("modules", folder / "modules.json"))
+    last_layer = read_json(folder / "modules.json")["last_layer"]
     written = [_required(folder, ablation)]
     for kind, what in (("edge_curves", "edges"), ("node_curves", "directions")):
         if ablation["lib"][kind]:
             written.append(_curves(folder, ablation, kind, what))
     for method in METHODS:
-        drawn = len(graphs[method].edges) - (0 if found["last_layer"] else 1)
+        graph, found, labels = graphs[method], modules[method], load_labels(folder, method)
+        drawn = len(graph.edges) - (0 if last_layer else 1)
         limits = thresholds(ablation, method)[: max(1, drawn)]
-        modules = _modules(found, method)
-        labels = load_labels(folder, method)
-        written.append(_graph(folder, method, graphs[method], modules, limits, labels))
+        written.append(_graph(folder, method, graph, found, limits, labels))
         name = f"{title or folder.resolve().name}, {method.upper()}"
         page = folder / f"graph-{method}.html"
-        write_text(page, graph_page(graphs[method], modules, limits, title=name, labels=labels))
+        write_text(page, graph_page(graph, found, limits, title=name, labels=labels))
         written.append(page)
     return written
-
-
-def _modules(found: dict[str, Any], method: str) -> Modules:
-    modules = tuple(
-        Module(parse_nodes(m["members"]), m["weight"]) for m in found[method]["modules"]
-    )
-    of = found[method]
-    return Modules(modules, of["modularity"], found["resolution"], of["cross_weight"])
 
 
 def _required(folder: Path, ablation: dict[str, Any]) -> Path:
@@ -65,9 +56,7 @@ def _required(folder: Path, ablation: dict[str, Any]) -> Path:
     figure, (axes,) = panels(1, width=max(5.0, 0.6 * len(names)))
     counts = {m: [s["n_edges"] for s in ablation[m]["sections"]] for m in METHODS}
     draw_edges_required(counts, names, axes=axes)
-    axes.set_title(
-        f"{ablation['score']} within {ablation['tolerance']:g} of {ablation['base']:.5g}"
-    )
+    axes.set_title("{score} within {tolerance:g} of {base:.5g}".format_map(ablation))
     return _saved(figure, folder / "edges-required.png")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -26,31 +27,27 @@ def pushforward(section: Section) -> Push:
 
     def push(point: Float[Tensor, "..."], tangents: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         nonlocal written_out
-        if written_out:
-            return _push_written_out(section, point, tangents)
         try:
-            return _push(section, point, tangents)
+            with sdpa_kernel(SDPBackend.MATH) if written_out else nullcontext():
+                return _push(section, point, tangents)
         except (RuntimeError, NotImplementedError) as error:
-            if "attention" not in str(error):
+            if written_out or "attention" not in str(error):
                 raise
-            try:
-                derivatives = _push_written_out(section, point, tangents)
-            except (RuntimeError, NotImplementedError) as again:
-                raise ValueError(
-                    problem(
-                        "sections",
-                        "a section with forward-mode derivatives",
-                        f"{type(error).__name__}: {error}",
-                        "Load the model with attn_implementation='eager'.",
-                    )
-                ) from again
-            warnings.warn(
-                "A section uses fused attention, which has no forward-mode derivative; "
-                "its attention is written out (the math kernel) for the edges.",
-                stacklevel=2,
-            )
-            written_out = True
-            return derivatives
+            reason = f"{type(error).__name__}: {error}"
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                derivatives = _push(section, point, tangents)
+        except (RuntimeError, NotImplementedError) as error:
+            expected = "a section with forward-mode derivatives"
+            repair = "Load the model with attn_implementation='eager'."
+            raise ValueError(problem("sections", expected, reason, repair)) from error
+        warnings.warn(
+            "A section uses fused attention, which has no forward-mode derivative; "
+            "its attention is written out (the math kernel) for the edges.",
+            stacklevel=2,
+        )
+        written_out = True
+        return derivatives
 
     return push
 
@@ -62,8 +59,3 @@ def _push(section: Section, point: Tensor, tangents: Tensor) -> Tensor:
         return torch.vmap(lambda tangent: torch.func.jvp(section, (point,), (tangent,))[1])(
             tangents
         )
-
-
-def _push_written_out(section: Section, point: Tensor, tangents: Tensor) -> Tensor:
-    with sdpa_kernel(SDPBackend.MATH):
-        return _push(section, point, tangents)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from subscape._checks import optional, problem, require
+from subscape._checks import optional, require
 from subscape._io import (
     holds_just,
     new_folder,
@@ -25,11 +24,11 @@ from subscape._io import (
     write_json,
     write_tensors,
 )
-from subscape.interaction_basis.basis import LayerBasis
+from subscape._progress import bar
+from subscape.interaction_basis.basis import LayerBasis, from_tensors, to_tensors
 from subscape.interaction_basis.build import Bases, activations, digest
 from subscape.interaction_basis.chain import Chain
 from subscape.interaction_basis.edges import interactions
-from subscape.interaction_basis.saving import basis_from_tensors, basis_to_tensors
 
 if TYPE_CHECKING:
     import networkx
@@ -79,49 +78,38 @@ class InteractionGraph:
             folder: a folder that is new or empty.
             overwrite: whether to replace a graph that is there.
         """
-        tensors: dict[str, Tensor] = {}
-        described = []
-        for number, basis in enumerate(self.bases):
-            some, description = basis_to_tensors(basis, f"{number:03}")
-            tensors |= some
-            described.append(description)
+        tensors, described = to_tensors({f"{n:03}": basis for n, basis in enumerate(self.bases)})
         with new_folder(folder, overwrite=overwrite, owned=_is_graph) as path:
-            write_json(path / "graph.json", {"version": VERSION, "layers": described})
+            layers = list(described.values())
+            write_json(path / "graph.json", {"version": VERSION, "layers": layers})
             write_tensors(path / "bases.safetensors", tensors)
             edges = {f"{number:03}": e for number, e in enumerate(self.edges)}
             write_tensors(path / "edges.safetensors", edges)
 
     @classmethod
     def load(cls, folder: str | Path) -> InteractionGraph:
-        """Read a folder that `save` wrote.
+        """Read a folder that `save` wrote, onto the CPU.
 
         Args:
             folder: the folder.
-
-        Returns:
-            The graph, on the CPU.
 
         Raises:
             ValueError: if the folder is of another version.
         """
         folder = Path(folder)
         described: dict[str, Any] = read_json(folder / "graph.json")
-        if described.get("version") != VERSION:
-            raise ValueError(
-                problem(
-                    str(folder),
-                    f"an interaction graph of version {VERSION}",
-                    f"version {described.get('version')}",
-                    "Build it again with this version of subscape.",
-                )
-            )
+        require(
+            described.get("version") == VERSION,
+            str(folder),
+            f"an interaction graph of version {VERSION}",
+            f"version {described.get('version')}",
+            "Build it again with this version of subscape.",
+        )
         tensors = read_tensors(folder / "bases.safetensors")
         edges = read_tensors(folder / "edges.safetensors")
-        bases = [
-            basis_from_tensors(layer, tensors, f"{number:03}")
-            for number, layer in enumerate(described["layers"])
-        ]
-        return cls(tuple(bases), tuple(edges[f"{n:03}"] for n in range(len(bases) - 1)))
+        layers = {f"{n:03}": layer for n, layer in enumerate(described["layers"])}
+        bases = tuple(from_tensors(tensors, layers).values())
+        return cls(bases, tuple(edges[f"{n:03}"] for n in range(len(bases) - 1)))
 
     def to_networkx(self, smallest: float | Sequence[float] = 0.0) -> networkx.DiGraph:
         """Export as a directed graph with nodes (layer, direction).
@@ -145,9 +133,9 @@ class InteractionGraph:
             for direction, importance in enumerate(basis.importance.tolist()):
                 graph.add_node((layer, direction), layer_name=basis.name, importance=importance)
         for layer, (edges, limit) in enumerate(zip(self.edges, limits, strict=True)):
-            for to, come_from in (edges > limit).nonzero().tolist():
-                weight = float(edges[to, come_from])
-                graph.add_edge((layer, come_from), (layer + 1, to), weight=weight)
+            to, come_from = (edges > limit).nonzero(as_tuple=True)
+            kept = zip(to.tolist(), come_from.tolist(), edges[to, come_from].tolist(), strict=True)
+            graph.add_weighted_edges_from(((layer, j), (layer + 1, i), w) for i, j, w in kept)
         return graph
 
 
@@ -173,44 +161,35 @@ def build_graph(
         method: `lib` or `pca`.
         folder: where to save every layer's edges as soon as they are made, and to go on from.
         progress: whether to show a progress bar.
-
-    Returns:
-        The graph.
     """
     layers, config = bases.of(method), bases.config
+    where = None if folder is None else Path(folder)
     edges = []
-    for layer in tqdm(range(len(chain)), desc=f"edges {method}", disable=not progress):
-        path = (
-            None if folder is None else Path(folder) / "edges" / f"{method}-{layer:03}.safetensors"
-        )
-        made_of = digest(inputs, layers[layer].into, layers[layer + 1].into)
+    for layer in bar(f"edges {method}", range(len(chain)), progress=progress):
+        basis, next_basis = layers[layer : layer + 2]
+        made_of = digest(inputs, basis.into, next_basis.into)
         if config.path_points:
             made_of += f", {config.path_points} points from {config.baseline}"
-        if path is not None and path.exists():
-            edges.append(_read_edges(path, made_of).to(layers[layer].into))
-            continue
-        found = interactions(
-            chain.sections[layer],
-            layers[layer],
-            layers[layer + 1],
-            activations(chain, layer, inputs, config.batch_size),
-            quadrature=config.quadrature,
-            baseline=config.baseline,
-        )
-        if path is not None:
-            write_tensors(path, {"edges": found}, {"made_of": made_of})
-        edges.append(found)
-    return InteractionGraph(layers, tuple(edges))
-
-
-def _read_edges(path: Path, made_of: str) -> Tensor:
-    if read_metadata(path).get("made_of") != made_of:
-        raise ValueError(
-            problem(
+        path = where and where / "edges" / f"{method}-{layer:03}.safetensors"
+        if path and path.exists():
+            require(
+                read_metadata(path).get("made_of") == made_of,
                 "folder",
                 "a folder begun with the same bases and data",
                 f"{path}, which was made of others",
                 "Choose another folder, or delete this one.",
             )
+            edges.append(read_tensors(path)["edges"].to(basis.into))
+            continue
+        found = interactions(
+            chain.sections[layer],
+            basis,
+            next_basis,
+            activations(chain, layer, inputs, config.batch_size),
+            quadrature=config.quadrature,
+            baseline=config.baseline,
         )
-    return read_tensors(path)["edges"]
+        if path:
+            write_tensors(path, {"edges": found}, {"made_of": made_of})
+        edges.append(found)
+    return InteractionGraph(layers, tuple(edges))

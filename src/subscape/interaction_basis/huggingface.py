@@ -13,8 +13,9 @@ and MLP neurons stay inside a section. The model's own modules are called and ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -57,14 +58,8 @@ class Norm:
         return residual - residual.mean(-1, keepdim=True) if self.centred else residual
 
 
-@dataclass(frozen=True)
-class Block:
-    """The parts of one decoder block: norms, and branches from the normalised stream."""
-
-    norm1: Norm
-    attention: Section
-    norm2: Norm
-    mlp: Section
+Branch = tuple[Norm, Section]
+"""A norm and what reads the normalised stream; its output is added to the residual."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,8 @@ class Decoder:
     """The parts of a decoder."""
 
     embed: Callable[[Tensor], Tensor]
-    blocks: tuple[Block, ...]
+    blocks: tuple[tuple[Branch, Branch], ...]
+    """Attention and MLP of every block."""
     norm: Norm
     unembed: Section
 
@@ -80,16 +76,13 @@ class Decoder:
 def decoder_chain(
     model: nn.Module, *, first_block: int = 0, last_block: int | None = None
 ) -> Chain:
-    """Cut a decoder into sections.
+    """Cut a decoder into sections: the chain from token ids to logits.
 
     Args:
         model: a `LlamaForCausalLM`, `GPT2LMHeadModel` or one built like these, in eval mode.
         first_block: the first block that is cut; those before it belong to the embedding.
         last_block: one past the last block that is cut; those after it belong to the read-out. By default
             all are cut, and the final norm too.
-
-    Returns:
-        The chain from token ids to logits.
 
     Raises:
         ValueError: if the model is of neither style, is in training mode, or the chain does not give
@@ -120,31 +113,23 @@ def decoder_chain(
             values = parts.norm.normalise(parts.norm.variance(values))
         return parts.unembed(values)
 
-    chain = Chain(
-        tuple(names),
-        tuple(sections),
-        embed=lambda tokens: _run(parts.blocks[:first_block], parts.embed(tokens)),
-        readout=readout,
-        isolated=tuple(isolated),
-    )
-    _check_logits(model, chain)
-    return chain
+    def embed(tokens: Tensor) -> Tensor:
+        return _run(parts.blocks[:first_block], parts.embed(tokens))
+
+    whole = Chain(tuple(names), tuple(sections), embed, readout, tuple(isolated))
+    _check_logits(model, whole)
+    return whole
 
 
 def _cut(parts: Decoder, first: int, stop: int) -> tuple[list[str], list[Section], list[int]]:
     names: list[str] = []
     sections: list[Section] = []
-    isolated: list[int] = []
+    kinds = ("ln1", "ln1_out", "attn_in"), ("ln2", "ln2_out", "mlp_in")
     for number in range(first, stop):
-        block = parts.blocks[number]
-        for kind, norm, branch in (
-            (("ln1", "ln1_out", "attn_in"), block.norm1, block.attention),
-            (("ln2", "ln2_out", "mlp_in"), block.norm2, block.mlp),
-        ):
+        for kind, (norm, branch) in zip(kinds, parts.blocks[number], strict=True):
             names += [f"{name}.{number}" for name in kind]
             sections += [norm.variance, norm.with_residual, _added(branch)]
-            isolated += [0, 1, 0]
-    return names, sections, isolated
+    return names, sections, [0, 1, 0] * (len(sections) // 3)
 
 
 def _added(branch: Section) -> Section:
@@ -157,10 +142,9 @@ def _added(branch: Section) -> Section:
     return section
 
 
-def _run(blocks: tuple[Block, ...], values: Tensor) -> Tensor:
-    for block in blocks:
-        for norm, branch in ((block.norm1, block.attention), (block.norm2, block.mlp)):
-            values = values + branch(norm.normalise(norm.variance(values)))
+def _run(blocks: Iterable[Iterable[Branch]], values: Tensor) -> Tensor:
+    for norm, branch in chain.from_iterable(blocks):
+        values = values + branch(norm.normalise(norm.variance(values)))
     return values
 
 
@@ -198,16 +182,14 @@ def _llama(model: Any) -> Decoder:
     def norm(module: Any) -> Norm:
         return Norm(module.weight.detach(), None, module.variance_epsilon, centred=False)
 
-    blocks = [
-        Block(
-            norm(layer.input_layernorm),
-            attention(layer.self_attn, _window(model.config, number)),
-            norm(layer.post_attention_layernorm),
-            layer.mlp,
+    blocks = tuple(
+        (
+            (norm(layer.input_layernorm), attention(layer.self_attn, _window(model.config, n))),
+            (norm(layer.post_attention_layernorm), layer.mlp),
         )
-        for number, layer in enumerate(inner.layers)
-    ]
-    return Decoder(inner.embed_tokens, tuple(blocks), norm(inner.norm), model.lm_head)
+        for n, layer in enumerate(inner.layers)
+    )
+    return Decoder(inner.embed_tokens, blocks, norm(inner.norm), model.lm_head)
 
 
 def _gpt2(model: Any) -> Decoder:
@@ -223,11 +205,11 @@ def _gpt2(model: Any) -> Decoder:
         places = torch.arange(tokens.shape[-1], device=tokens.device)
         return inner.wte(tokens) + inner.wpe(places)
 
-    blocks = [
-        Block(norm(layer.ln_1), attention(layer.attn), norm(layer.ln_2), layer.mlp)
+    blocks = tuple(
+        ((norm(layer.ln_1), attention(layer.attn)), (norm(layer.ln_2), layer.mlp))
         for layer in inner.h
-    ]
-    return Decoder(embed, tuple(blocks), norm(inner.ln_f), model.lm_head)
+    )
+    return Decoder(embed, blocks, norm(inner.ln_f), model.lm_head)
 
 
 def _window(config: Any, layer: int) -> int | None:
@@ -246,13 +228,13 @@ def _causal(values: Tensor, window: int | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def _check_logits(model: Any, chain: Chain) -> None:
+def _check_logits(model: Any, whole: Chain) -> None:
     vocabulary = model.lm_head.weight.shape[0]
     device = model.lm_head.weight.device
     tokens: Int[Tensor, "sample token"] = (
         torch.arange(14, device=device).reshape(2, 7) * 31
     ) % vocabulary
-    wanted, found = model(tokens).logits, chain.outputs(tokens)
+    wanted, found = model(tokens).logits, whole.outputs(tokens)
     off = float((wanted - found).abs().max() / wanted.abs().max())
     require(
         off <= AGREE,

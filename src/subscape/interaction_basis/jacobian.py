@@ -18,9 +18,8 @@ from torch import Tensor
 from subscape._checks import require
 from subscape._shapes import Float
 from subscape.interaction_basis.chain import Section
-from subscape.interaction_basis.closed_form import ClosedForm
-from subscape.interaction_basis.probes import Signs, cotangents
-from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature
+from subscape.interaction_basis.probes import EXACT, Signs, cotangents
+from subscape.interaction_basis.quadrature import GRADIENT, Baseline, Quadrature, path
 from subscape.interaction_basis.sections import Affine, Mlp
 
 
@@ -31,29 +30,25 @@ def jacobian_gram(
     activations: Iterable[Float[Tensor, "..."]],
     mean: Float[Tensor, " node"],
     *,
-    signs: Signs | None = None,
+    signs: Signs = EXACT,
     quadrature: Quadrature = GRADIENT,
     baseline: Baseline = "mean",
 ) -> Float[Tensor, "node node"]:
     """M' in float64, from `activations` in batches; `signs` only for sections without a closed form."""
     total = mean.new_zeros(len(mean), len(mean), dtype=torch.float64)
     count = 0
-    closed = ClosedForm(section, into_next) if isinstance(section, Affine | Mlp) else None
-    generator = torch.Generator().manual_seed(0 if signs is None else signs.seed)
+    closed = _ClosedForm(section, into_next) if isinstance(section, Affine | Mlp) else None
+    generator = torch.Generator().manual_seed(signs.seed)
     for values in activations:
         points = path(values, mean, quadrature, baseline)
         count += values.numel() // values.shape[-1]
         if closed is not None:
-            closed.add(points, quadrature.weights)
+            closed.add(points, quadrature)
             continue
         back = [_pullback(section, p) for p in points]
-        n_drawn = 1 if signs is None else (signs.positions or 1) * (signs.directions or 1)
+        n_drawn = (signs.positions or 1) * (signs.directions or 1)
         for probes in cotangents(back[0][0], into_next, signs, generator):
-            g = sum(
-                w * _pull_all(pull, probes)
-                for w, (_, pull) in zip(quadrature.weights, back, strict=True)
-            )
-            assert isinstance(g, Tensor)
+            g = quadrature.mean(_pull_all(pull, probes) for _, pull in back)
             rows = g.flatten(0, -2).double()
             total += rows.mT @ rows / n_drawn
     require(count > 0, "activations", "at least one batch", "none")
@@ -74,28 +69,12 @@ def jacobian_gram_by_loop(
     count = 0
     for values in activations:
         for sample in values.split(1):
-            g = mean.new_zeros(())
-            for w, point in zip(
-                quadrature.weights, path(sample, mean, quadrature, baseline), strict=True
-            ):
-                jacobian = torch.func.jacrev(lambda f: section(f) @ into_next.to(f))(point)
-                g = g + w * jacobian
+            jacobian = torch.func.jacrev(lambda f: section(f) @ into_next.to(f))
+            g = quadrature.mean(map(jacobian, path(sample, mean, quadrature, baseline)))
             rows = g.reshape(-1, values.shape[-1]).double()
             total += rows.mT @ rows
             count += sample.numel() // sample.shape[-1]
     return total / count
-
-
-def path(
-    values: Float[Tensor, "..."],
-    mean: Float[Tensor, " node"],
-    quadrature: Quadrature,
-    baseline: Baseline,
-) -> list[Float[Tensor, "..."]]:
-    """Points between the baseline and the activations."""
-    start = mean.to(values) if baseline == "mean" else torch.zeros_like(mean).to(values)
-    # start + 1 (values - start) would round the activations themselves.
-    return [values if a == 1 else start + a * (values - start) for a in quadrature.points]
 
 
 def _pull_all(pull: Section, cotangents: Tensor) -> Tensor:
@@ -109,3 +88,39 @@ def _pullback(section: Section, point: Tensor) -> tuple[Tensor, Section]:
     found: tuple[Any, ...] = torch.func.vjp(section, point)
     out, pull = found[:2]
     return out, lambda cotangent: pull(cotangent)[0]
+
+
+class _ClosedForm:
+    """J C = A + W_in diag(slope) B with A = P C, B = W_out C; only mean slopes and products are summed."""
+
+    def __init__(self, section: Affine | Mlp, into_next: Tensor) -> None:
+        self.section = section
+        c = into_next.double()
+        if isinstance(section, Affine):
+            self.a, self.b = section.weight.double() @ c, None
+        else:
+            self.a = None if section.skip is None else section.skip.double() @ c
+            self.b = c if section.write is None else section.write.double() @ c
+            hidden = section.read.shape[1]
+            self.slope = c.new_zeros(hidden)
+            self.slopes = c.new_zeros(hidden, hidden)
+
+    def add(self, points: list[Tensor], quadrature: Quadrature) -> None:
+        """Take in a batch: its points along the path."""
+        if isinstance(self.section, Mlp):
+            rows = quadrature.mean(map(self.section.slope, points)).flatten(0, -2).double()
+            self.slope += rows.sum(0)
+            self.slopes += rows.mT @ rows
+
+    def result(self, count: int) -> Tensor:
+        """The sum of J C C^T J^T over `count` data points."""
+        if not isinstance(self.section, Mlp):
+            assert self.a is not None
+            return count * (self.a @ self.a.mT)
+        assert self.b is not None
+        read = self.section.read.double()
+        total = read @ ((self.b @ self.b.mT) * self.slopes) @ read.mT
+        if self.a is not None:
+            crossed = self.a @ (self.b.mT * self.slope) @ read.mT
+            total = total + count * (self.a @ self.a.mT) + crossed + crossed.mT
+        return total

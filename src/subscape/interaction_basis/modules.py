@@ -10,6 +10,7 @@ by networkx's Louvain method, or by networkit's or scikit-network's if they are 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -91,16 +92,9 @@ def log_weights(
 def weighted_graph(
     graph: InteractionGraph, thresholds: Sequence[float], last_layer: bool = False
 ) -> networkx.Graph:
-    """The undirected graph whose communities are sought.
+    """The undirected graph whose communities are sought: nodes (layer, direction), edges of positive `weight`.
 
-    Args:
-        graph: the interaction graph.
-        thresholds: one per section.
-        last_layer: whether the last node layer takes part; logits do not, as published, and there the
-            last section needs no threshold.
-
-    Returns:
-        Nodes (layer, direction), and edges of positive `weight` only.
+    Without the last layer the last section needs no threshold.
     """
     networkx = _library("networkx")
     n = len(graph.edges) if last_layer else len(graph.edges) - 1
@@ -117,9 +111,9 @@ def weighted_graph(
         result.add_nodes_from((layer, direction) for direction in range(basis.rank))
     for layer in range(n):
         weights = log_weights(graph.edges[layer], thresholds[layer])
-        for to, come_from in weights.nonzero().tolist():
-            weight = float(weights[to, come_from])
-            result.add_edge((layer, come_from), (layer + 1, to), weight=weight)
+        to, come_from = weights.nonzero(as_tuple=True)
+        edges = zip(to.tolist(), come_from.tolist(), weights[to, come_from].tolist(), strict=True)
+        result.add_weighted_edges_from(((layer, j), (layer + 1, i), w) for i, j, w in edges)
     return result
 
 
@@ -142,9 +136,6 @@ def find_modules(
         last_layer: whether the last node layer takes part; logits do not, as published.
         library: which one finds the communities.
 
-    Returns:
-        The modules.
-
     Raises:
         ValueError: if the library is none of these.
     """
@@ -157,7 +148,7 @@ def find_modules(
         return Modules((), 0.0, resolution, 0.0)
     find = {"networkx": _networkx, "networkit": _networkit, "scikit-network": _scikit_network}
     parts = [set(part) for part in find[library](weighted, resolution, seed)]
-    modularity = networkx.community.modularity(weighted, parts, weight="weight", resolution=1)
+    modularity = networkx.community.modularity(weighted, parts)
     modules = [_module(weighted, part) for part in parts if len(part) > 1]
     modules.sort(key=lambda module: (-len(module.members), module.members))
     whole = weighted.size(weight="weight")
@@ -173,17 +164,12 @@ def _module(weighted: networkx.Graph, part: Iterable[Node]) -> Module:
 def _networkx(weighted: networkx.Graph, resolution: float, seed: int) -> list[set[Node]]:
     community = _library("networkx").community
     # A single start often ends in a partition that is not the best.
-    found = [
-        community.louvain_communities(
-            weighted, weight="weight", resolution=resolution, seed=N_STARTS * seed + start
-        )
+    starts = [
+        community.louvain_communities(weighted, resolution=resolution, seed=N_STARTS * seed + start)
         for start in range(N_STARTS)
     ]
     return max(
-        found,
-        key=lambda parts: community.modularity(
-            weighted, parts, weight="weight", resolution=resolution
-        ),
+        starts, key=lambda parts: community.modularity(weighted, parts, resolution=resolution)
     )
 
 
@@ -192,10 +178,10 @@ def _networkit(weighted: networkx.Graph, resolution: float, seed: int) -> list[s
     networkit.engineering.setSeed(seed, True)
     nodes = list(weighted.nodes)
     number = {node: n for n, node in enumerate(nodes)}
-    made = networkit.graph.Graph(len(nodes), weighted=True)
+    graph = networkit.graph.Graph(len(nodes), weighted=True)
     for one, other, weight in weighted.edges(data="weight"):
-        made.addEdge(number[one], number[other], weight)
-    leiden = networkit.community.ParallelLeiden(made, gamma=resolution, iterations=10)
+        graph.addEdge(number[one], number[other], weight)
+    leiden = networkit.community.ParallelLeiden(graph, gamma=resolution, iterations=10)
     return _grouped(nodes, leiden.run().getPartition().getVector())
 
 
@@ -207,9 +193,9 @@ def _scikit_network(weighted: networkx.Graph, resolution: float, seed: int) -> l
 
 
 def _grouped(nodes: list[Node], labels: Iterable[int]) -> list[set[Node]]:
-    parts: dict[int, set[Node]] = {}
+    parts: dict[int, set[Node]] = defaultdict(set)
     for node, label in zip(nodes, labels, strict=True):
-        parts.setdefault(int(label), set()).add(node)
+        parts[int(label)].add(node)
     return list(parts.values())
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from subscape._checks import require
+from subscape._progress import bar
 from subscape._shapes import Float
 from subscape.interaction_basis.chain import Chain, batches, require_finite
 
@@ -40,24 +40,14 @@ def node_moments(
 ) -> tuple[Moments, ...]:
     """Run the chain and gather the moments of all its node layers.
 
-    Args:
-        chain: the sections.
-        inputs: as the data has them.
-        batch_size: samples that run together.
-        allow_low_rank: whether fewer data points than a layer is wide are taken as they are; the bases
-            then only hold the directions that the data spans.
-        progress: whether to show a progress bar.
-
-    Returns:
-        One set of moments per node layer.
+    With `allow_low_rank` fewer data points than a layer is wide are taken as they are; the bases then only hold
+    the directions that the data spans.
     """
     sums = [_Running() for _ in chain.names]
-    with tqdm(total=len(inputs), desc="moments", disable=not progress) as bar:
-        for batch in batches(inputs, batch_size):
-            for name, running, values in zip(chain.names, sums, chain.nodes(batch), strict=True):
-                require_finite(name, values)
-                running.add(values)
-            bar.update(len(batch))
+    for batch in bar("moments", list(batches(inputs, batch_size)), progress=progress):
+        for name, running, values in zip(chain.names, sums, chain.nodes(batch), strict=True):
+            require_finite(name, values)
+            running.add(values)
     found = tuple(running.result() for running in sums)
     for name, moments in zip(chain.names, found, strict=True):
         width = len(moments.mean)
@@ -83,23 +73,19 @@ class _Running:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: Tensor | None = None
-        self.products: Tensor | None = None
+        self.mean = self.products = torch.zeros(())
 
     def add(self, values: Tensor) -> None:
         rows = values.double().flatten(0, -2)
         mean = rows.mean(0)
         centred = rows - mean
         products = centred.mT @ centred
-        if self.mean is None or self.products is None:
-            self.count, self.mean, self.products = len(rows), mean, products
-            return
         total = self.count + len(rows)
         shift = mean - self.mean
-        self.products += products + shift[:, None] * shift * (self.count * len(rows) / total)
+        between = shift[:, None] * shift * (self.count * len(rows) / total)
+        self.products = self.products + (products + between)
         self.mean = self.mean + shift * (len(rows) / total)
         self.count = total
 
     def result(self) -> Moments:
-        assert self.mean is not None and self.products is not None
         return Moments(self.count, self.mean, self.products / self.count)

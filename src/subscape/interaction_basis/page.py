@@ -11,9 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
 
-from subscape._checks import require
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.modules import Modules, log_weights
 from subscape.interaction_basis.pictures import colour_of, shown_directions
@@ -29,27 +27,10 @@ def graph_page(
     most: int = 60,
 ) -> str:
     """The HTML; title and labels are escaped, other arguments are those of `pictures.draw_graph`."""
-    data = _data(graph, modules, thresholds, labels or {}, most)
-    template = resources.files("subscape.interaction_basis").joinpath("page.html")
-    text = template.read_text(encoding="utf-8")
-    filled = {"{{title}}": html.escape(title), "{{data}}": _script_json(data)}
-    # In one go, as a title may hold the name of a gap.
-    return re.sub("|".join(filled), lambda gap: filled[gap[0]], text)
-
-
-def _data(
-    graph: InteractionGraph,
-    modules: Modules,
-    thresholds: Sequence[float],
-    labels: Mapping[tuple[int, int], str],
-    most: int,
-) -> dict[str, Any]:
-    n_sections = min(len(thresholds), len(graph.edges))
-    require(n_sections >= 1, "thresholds", "at least one", "none")
-    member = modules.of()
-    shown = shown_directions(graph, thresholds[:n_sections], most)
+    labels, member = labels or {}, modules.of()
+    shown = shown_directions(graph, thresholds, most)
     layers = []
-    for layer, basis in enumerate(graph.bases[: n_sections + 1]):
+    for layer, (basis, n) in enumerate(zip(graph.bases, shown, strict=False)):
         directions = [
             {
                 "importance": importance,
@@ -57,17 +38,21 @@ def _data(
                 "module": member.get((layer, number)),
                 "colour": colour_of(member.get((layer, number))),
             }
-            for number, importance in enumerate(basis.importance[: shown[layer]].tolist())
+            for number, importance in enumerate(basis.importance[:n].tolist())
         ]
         layers.append({"name": basis.name, "rank": basis.rank, "directions": directions})
-    edges = []
-    for layer in range(n_sections):
-        weights = log_weights(graph.edges[layer], thresholds[layer])[:most, :most]
+    links = []
+    for layer, (edges, threshold) in enumerate(zip(graph.edges, thresholds, strict=False)):
+        weights = log_weights(edges, threshold)[:most, :most]
         for to, come_from in weights.nonzero().tolist():
-            strength = float(graph.edges[layer][to, come_from])
             weight = round(float(weights[to, come_from]), 4)
-            edges.append([layer, come_from, to, weight, strength])
-    return {"layers": layers, "edges": edges, "modules": modules.described}
+            links.append([layer, come_from, to, weight, float(edges[to, come_from])])
+    data = {"layers": layers, "edges": links, "modules": modules.described}
+    template = resources.files("subscape.interaction_basis").joinpath("page.html")
+    text = template.read_text(encoding="utf-8")
+    filled = {"{{title}}": html.escape(title), "{{data}}": _script_json(data)}
+    # In one go, as a title may hold the name of a gap.
+    return re.sub("|".join(filled), lambda gap: filled[gap[0]], text)
 
 
 def _script_json(data: object) -> str:

@@ -45,24 +45,14 @@ def draw_graph(
 ) -> Axes:
     """Node layers from left to right, directions from top to bottom, edges on a logarithmic scale.
 
-    Args:
-        graph: the interaction graph.
-        modules: they give the colours.
-        thresholds: edges below are left out; one per section that is drawn.
-        labels: text beside a direction (layer, direction), up to its first " + ".
-        most: directions shown of each layer, the most important first.
-        axes: to draw into.
-
-    Returns:
-        The axes.
+    Edges below the `thresholds`, one per section that is drawn, are left out, and so are directions of a layer
+    beyond the `most` important ones. Labels, by (layer, direction), are shown up to their first " + ".
     """
     axes = _axes(axes)
     member = modules.of()
-    n_sections = min(len(thresholds), len(graph.edges))
-    require(n_sections >= 1, "thresholds", "at least one", "none")
-    shown = shown_directions(graph, thresholds[:n_sections], most)
-    for layer in range(n_sections):
-        weights = log_weights(graph.edges[layer], thresholds[layer])
+    shown = shown_directions(graph, thresholds, most)
+    for layer, (edges, threshold) in enumerate(zip(graph.edges, thresholds, strict=False)):
+        weights = log_weights(edges, threshold)
         weights = weights[: shown[layer + 1], : shown[layer]]
         largest = float(weights.max()) if weights.numel() else 0.0
         for to, come_from in weights.nonzero().tolist():
@@ -103,10 +93,11 @@ def draw_graph(
 
 
 def shown_directions(graph: InteractionGraph, thresholds: Sequence[float], most: int) -> list[int]:
-    """Directions per layer, 1 to `most`, up to the last one that has an edge above the threshold."""
-    shown = [1] * (len(thresholds) + 1)
-    for layer, threshold in enumerate(thresholds):
-        linked = graph.edges[layer][:most, :most] > threshold
+    """Directions per layer drawn, 1 to `most`, up to the last one that has an edge above the threshold."""
+    require(len(thresholds) >= 1, "thresholds", "at least one", "none")
+    shown = [1] * (min(len(thresholds), len(graph.edges)) + 1)
+    for layer, (edges, threshold) in enumerate(zip(graph.edges, thresholds, strict=False)):
+        linked = edges[:most, :most] > threshold
         for at, axis in ((layer, 0), (layer + 1, 1)):
             present = linked.any(axis).nonzero()
             if len(present):

@@ -32,8 +32,11 @@ class Signs:
             )
 
 
+EXACT = Signs(None, None)
+
+
 def cotangents(
-    out: Tensor, into_next: Tensor, signs: Signs | None, generator: torch.Generator
+    out: Tensor, into_next: Tensor, signs: Signs, generator: torch.Generator
 ) -> Generator[Tensor]:
     """Chunks [probe, *output]; what they pull back adds up, squared, to the exact sum over outputs."""
     probes = list(_probes(out, into_next, signs, generator))
@@ -43,13 +46,12 @@ def cotangents(
 
 
 def _probes(
-    out: Tensor, into_next: Tensor, signs: Signs | None, generator: torch.Generator
+    out: Tensor, into_next: Tensor, signs: Signs, generator: torch.Generator
 ) -> Generator[Callable[[], Tensor]]:
     """One function per probe, so that only those of a chunk are ever held."""
     directions = into_next.mT.to(out)  # [next_direction, next_node]
     n_positions = out.shape[1] if out.dim() == 3 else 1
-    n_draws = None if signs is None else signs.positions
-    places = range(n_positions) if n_draws is None else [None] * n_draws
+    places = range(n_positions) if signs.positions is None else [None] * signs.positions
 
     def drawn(shape: tuple[int, ...]) -> Tensor:
         return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(out)
@@ -62,10 +64,10 @@ def _probes(
         one[:, position] = full[:, position]
         return one
 
-    if signs is not None and signs.directions is not None:
-        n, mixed = signs.directions, (*out.shape[:-1], len(directions))
+    if signs.directions is not None:
+        mixed = (*out.shape[:-1], len(directions))
         for position in places:
-            for _ in range(n):
+            for _ in range(signs.directions):
                 yield lambda position=position: at(position, drawn(mixed) @ directions)
         return
     for position in places:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from subscape._checks import require
+from subscape._shapes import Float
 
 Baseline = Literal["mean", "zero"]
 """Start of the path: the mean activations, or zero (as published; biases inside a section stay)."""
@@ -18,6 +22,12 @@ class Quadrature(NamedTuple):
     points: tuple[float, ...]
     weights: tuple[float, ...]
 
+    def mean(self, values: Iterable[Tensor]) -> Tensor:
+        """The mean over the path of what has these values at its points."""
+        total = sum(w * v for w, v in zip(self.weights, values, strict=True))
+        assert isinstance(total, Tensor)
+        return total
+
 
 GRADIENT = Quadrature((1.0,), (1.0,))
 """The Jacobian at the activations themselves: the published choice for all results."""
@@ -27,6 +37,16 @@ def gauss_legendre(n_points: int) -> Quadrature:
     """Points from 0 to 1 and their weights, exact for polynomials up to degree 2 n - 1."""
     require(n_points >= 1, "n_points", "a whole number of at least 1", n_points)
     points, weights = np.polynomial.legendre.leggauss(n_points)
-    return Quadrature(
-        tuple(float(p) for p in (points + 1) / 2), tuple(float(w) for w in weights / 2)
-    )
+    return Quadrature(tuple(((points + 1) / 2).tolist()), tuple((weights / 2).tolist()))
+
+
+def path(
+    values: Float[Tensor, "..."],
+    mean: Float[Tensor, " node"],
+    quadrature: Quadrature,
+    baseline: Baseline,
+) -> list[Float[Tensor, "..."]]:
+    """Points between the baseline and the activations."""
+    start = mean.to(values) if baseline == "mean" else torch.zeros_like(mean).to(values)
+    # start + 1 (values - start) would round the activations themselves.
+    return [values if a == 1 else start + a * (values - start) for a in quadrature.points]

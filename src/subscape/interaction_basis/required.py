@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tqdm import tqdm
-
-from subscape._checks import problem, require
-from subscape.interaction_basis.ablation import Scored, largest_edges, score_with_edges
+from subscape._checks import require
+from subscape._progress import bar
+from subscape.interaction_basis.ablation import largest_edges, score_with_edges
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.chain import Chain
 from subscape.interaction_basis.graph import InteractionGraph
+from subscape.interaction_basis.score import Scored
 
 Midpoint = Literal["linear", "log"]
 
@@ -40,15 +40,9 @@ class EdgesRequired:
 
 
 def bisect(good: Callable[[int], bool], total: int, midpoint: Midpoint = "linear") -> int:
-    """Smallest number that is good, if all larger ones are.
+    """Smallest number that is good, if all larger ones are; `total` is taken to be, and 0 is never tried.
 
-    Args:
-        good: whether that many edges are enough; `total` of them are taken to be.
-        total: the most there are.
-        midpoint: `linear` halves the interval as published, `log` the ratio, with fewer large numbers.
-
-    Returns:
-        The number; 0 is never tried.
+    `linear` halves the interval as published, `log` the ratio, with fewer large numbers.
     """
     low, high = 0, total
     while high - low > 1:
@@ -74,7 +68,7 @@ def edges_required(
     base: float | None = None,
     midpoint: Midpoint = "linear",
 ) -> EdgesRequired:
-    """Find the number of edges of one section that the network needs.
+    """Find the number of edges of one section that the network needs, with the scores on the way.
 
     Args:
         chain: the network.
@@ -84,9 +78,6 @@ def edges_required(
         tolerance: how much worse the score may get.
         base: score of the network as it is, if it is known.
         midpoint: how the bisection halves.
-
-    Returns:
-        The number, and the scores on the way.
 
     Raises:
         ValueError: if all edges together are not enough.
@@ -104,25 +95,21 @@ def edges_required(
             tried[k] = score_with_edges(chain, layer, basis, next_basis, mask, on)
         return tried[k]
 
-    total = count_edges(basis, next_basis)
-    if not on.score.within(score(edges.numel()), base, tolerance):
-        raise ValueError(
-            problem(
-                "tolerance",
-                f"one that all edges of {basis.name!r} together satisfy",
-                f"{tolerance}, while {on.score.name} is {base:.6g} and with all edges "
-                f"{tried[edges.numel()]:.6g}",
-                "The directions that were dropped matter: lower rtol, or raise the tolerance.",
-            )
-        )
+    total, every = count_edges(basis, next_basis), score(edges.numel())
+    require(
+        on.score.within(every, base, tolerance),
+        "tolerance",
+        f"one that all edges of {basis.name!r} together satisfy",
+        f"{tolerance}, while {on.score.name} is {base:.6g} and with all edges {every:.6g}",
+        "The directions that were dropped matter: lower rtol, or raise the tolerance.",
+    )
     n_edges = bisect(lambda k: on.score.within(score(k), base, tolerance), total, midpoint)
     n_edges = min(n_edges, edges.numel())
     # An edge of 0 may be needed only for ties; it is no threshold for the others.
     needed = edges.flatten().topk(n_edges).values
     smallest = float(needed[needed > 0].amin()) if bool((needed > 0).any()) else 0.0
-    return EdgesRequired(
-        n_edges, smallest, score(n_edges), base, total, tuple(sorted(tried.items()))
-    )
+    score_then = score(n_edges)
+    return EdgesRequired(n_edges, smallest, score_then, base, total, tuple(sorted(tried.items())))
 
 
 def all_edges_required(
@@ -135,11 +122,9 @@ def all_edges_required(
     progress: bool = False,
 ) -> list[EdgesRequired]:
     """Find the number for every section; the arguments are those of `edges_required`."""
-    base = on.base(chain)
-    layers = tqdm(range(len(chain)), desc="edges required", disable=not progress)
-    return [
-        edges_required(chain, graph, n, on, tolerance, base=base, midpoint=midpoint) for n in layers
-    ]
+    same = {"base": on.base(chain), "midpoint": midpoint}
+    layers = bar("edges required", range(len(chain)), progress=progress)
+    return [edges_required(chain, graph, n, on, tolerance, **same) for n in layers]
 
 
 def count_edges(basis: LayerBasis, next_basis: LayerBasis) -> int:

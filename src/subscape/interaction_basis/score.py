@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from subscape._checks import require
-from subscape.interaction_basis.chain import batches
+from subscape.interaction_basis.chain import Chain, batches
 
 
 class Score(NamedTuple):
@@ -64,3 +66,29 @@ def evaluate(
         total += float(values.sum())
         count += values.numel()
     return total / count
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Where scores are measured."""
+
+    inputs: Tensor
+    labels: Tensor
+    score: Score
+    batch_size: int = 1024
+
+    def of(self, run: Callable[[Tensor], Tensor]) -> float:
+        """Score of a function from inputs to outputs."""
+        return evaluate(run, self.inputs, self.labels, self.score, batch_size=self.batch_size)
+
+    def base(self, chain: Chain) -> float:
+        """Score of the network as it is; an error if it is not finite."""
+        score = self.of(chain.outputs)
+        require(
+            math.isfinite(score),
+            "inputs",
+            f"a finite {self.score.name} of the whole network",
+            f"{score}",
+            "Check the inputs and labels that are scored.",
+        )
+        return score

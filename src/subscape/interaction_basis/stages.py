@@ -12,37 +12,32 @@ Every stage reads what the one before it wrote.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+import msgspec
 
-from subscape._checks import problem
+from subscape._checks import require
 from subscape._io import read_json, write_json
 from subscape._lock import locked
+from subscape._progress import bar
 from subscape.interaction_basis.ablation import edge_curve, node_curve
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, digest
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
-from subscape.interaction_basis.modules import Library, find_modules
+from subscape.interaction_basis.modules import Library, Modules, Node, find_modules
 from subscape.interaction_basis.required import Midpoint, edges_required
 from subscape.interaction_basis.task import Task
 
 METHODS = ("lib", "pca")
-Node = tuple[int, int]
+SECTION = ("n_edges", "threshold", "score", "n_total")
+"""What ablation.json keeps of the edges that a section requires."""
 
 
 def build_stage(task: Task, config: BasisConfig, folder: Path, *, progress: bool = False) -> Bases:
     """Compute the bases, or read those that are there."""
+    kept = {"folder": folder / "build", "progress": progress}
     with locked(folder):
-        return build_bases(
-            task.chain,
-            task.inputs,
-            config,
-            gram_inputs=task.gram_inputs,
-            folder=folder / "build",
-            progress=progress,
-        )
+        return build_bases(task.chain, task.inputs, config, gram_inputs=task.gram_inputs, **kept)
 
 
 def edges_stage(
@@ -51,17 +46,10 @@ def edges_stage(
     """Compute the edges of both methods and write the graphs, and the labels if the task has some."""
     with locked(folder):
         bases = build_stage(task, config, folder, progress=progress)
-        graphs = {}
-        for method in METHODS:
-            graphs[method] = build_graph(
-                task.chain,
-                bases,
-                task.inputs,
-                method=method,
-                folder=folder / "build",
-                progress=progress,
-            )
-            graphs[method].save(folder / method, overwrite=True)
+        kept = {"folder": folder / "build", "progress": progress}
+        graphs = {m: build_graph(task.chain, bases, task.inputs, method=m, **kept) for m in METHODS}
+        for method, graph in graphs.items():
+            graph.save(folder / method, overwrite=True)
         if task.label is not None:
             labels = {
                 method: {f"{layer}.{d}": text for (layer, d), text in task.label(graph).items()}
@@ -88,25 +76,35 @@ def ablate_stage(
     """Count the edges that every section needs and draw up the curves: what is in ablation.json."""
     graphs, chain, on = load_graphs(folder), task.scoring, task.scored
     base, device = on.base(chain), chain.embed(on.inputs[:1]).device
-    settings = {"score": on.score.name, "base": base, "tolerance": tolerance}
-    result: dict[str, Any] = {**settings, "names": list(chain.names)}
-    settings |= {"midpoint": midpoint, "curves": curves, "data": digest(on.inputs, on.labels)}
-    with tqdm(total=len(chain) * len(METHODS), desc="ablate", disable=not progress) as bar:
+    result: dict[str, Any] = {"score": on.score.name, "base": base, "tolerance": tolerance}
+    made_of = {**result, "midpoint": midpoint, "curves": curves}
+    made_of["data"] = digest(on.inputs, on.labels)
+    result["names"] = list(chain.names)
+
+    def row(method: str, layer: int) -> dict[str, Any]:
+        """What is known of one section, kept as soon as it is there."""
+        path = folder / "build" / "ablation" / f"{method}-{layer:03}.json"
+        graph = graphs[method]
+        basis, next_basis = graph.bases[layer : layer + 2]
+        of = digest(graph.edges[layer], basis.into, basis.back, next_basis.into)
+        if path.exists() and read_json(path)["made_of"] == {**made_of, "graph": of}:
+            return read_json(path)
+        found = edges_required(chain, graph, layer, on, tolerance, base=base, midpoint=midpoint)
+        content: dict[str, Any] = {"made_of": {**made_of, "graph": of}}
+        content["section"] = {name: getattr(found, name) for name in SECTION}
+        if curves:
+            content["edge_curve"] = edge_curve(chain, layer, graph.bases, graph.edges[layer], on)
+            content["node_curve"] = node_curve(chain, layer, basis, on)
+        write_json(path, content)
+        return read_json(path)
+
+    with bar("ablate", total=len(chain) * len(METHODS), progress=progress) as done:
         for method in METHODS:
-            graph = graphs[method].to(device)
+            graphs[method] = graphs[method].to(device)
             rows = []
             for layer in range(len(chain)):
-                basis, next_basis = graph.bases[layer : layer + 2]
-                of = digest(graph.edges[layer], basis.into, basis.back, next_basis.into)
-                row = _made_before(
-                    folder / "build" / "ablation" / f"{method}-{layer:03}.json",
-                    {**settings, "graph": of},
-                    lambda graph=graph, layer=layer: _ablate_layer(
-                        task, graph, layer, tolerance, base=base, midpoint=midpoint, curves=curves
-                    ),
-                )
-                rows.append(row)
-                bar.update()
+                rows.append(row(method, layer))
+                done.update()
             result[method] = {
                 "sections": [row["section"] for row in rows],
                 "edge_curves": [row["edge_curve"] for row in rows if curves],
@@ -123,41 +121,6 @@ def ablate_stage(
         (folder / "modules.json").unlink(missing_ok=True)
     write_json(path, result)
     return result
-
-
-def _ablate_layer(
-    task: Task,
-    graph: InteractionGraph,
-    layer: int,
-    tolerance: float,
-    *,
-    base: float,
-    midpoint: Midpoint,
-    curves: bool,
-) -> dict[str, Any]:
-    chain, on = task.scoring, task.scored
-    found = edges_required(chain, graph, layer, on, tolerance, base=base, midpoint=midpoint)
-    row: dict[str, Any] = {
-        "section": {
-            "n_edges": found.n_edges,
-            "threshold": found.threshold,
-            "score": found.score,
-            "n_total": found.n_total,
-        }
-    }
-    if curves:
-        row["edge_curve"] = edge_curve(chain, layer, graph.bases, graph.edges[layer], on)
-        row["node_curve"] = node_curve(chain, layer, graph.bases[layer], on)
-    return row
-
-
-def _made_before(
-    path: Path, made_of: dict[str, Any], make: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    """What the file holds if it was made of the same, otherwise what is made now."""
-    if not path.exists() or read_json(path)["made_of"] != made_of:
-        write_json(path, {"made_of": made_of, **make()})
-    return read_json(path)
 
 
 def modules_stage(
@@ -180,17 +143,16 @@ def modules_stage(
             last_layer=last_layer,
             library=library,
         )
-        result[method] = {
-            "sizes": found.sizes,
-            "modularity": found.modularity,
-            "cross_weight": found.cross_weight,
-            "modules": [
-                {"weight": module.weight, "members": [list(node) for node in module.members]}
-                for module in found.modules
-            ],
-        }
+        result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
     write_json(folder / "modules.json", result)
     return result
+
+
+def load_modules(folder: Path) -> dict[str, Modules]:
+    """Read the modules that `modules_stage` wrote."""
+    kept = read_json(made_by("modules", folder / "modules.json"))
+    one = {"resolution": kept["resolution"]}
+    return {method: msgspec.convert(one | kept[method], Modules) for method in METHODS}
 
 
 def thresholds(ablation: dict[str, Any], method: str) -> list[float]:
@@ -203,27 +165,17 @@ def load_labels(folder: Path, method: str) -> dict[Node, str]:
     path = folder / "labels.json"
     if not path.exists():
         return {}
-    labels: dict[Node, str] = {}
-    for key, text in read_json(path)[method].items():
-        layer, direction = key.split(".")
-        labels[int(layer), int(direction)] = text
-    return labels
-
-
-def parse_nodes(nodes: Sequence[Sequence[int]]) -> tuple[Node, ...]:
-    """(layer, direction) pairs out of JSON."""
-    return tuple((layer, direction) for layer, direction in nodes)
+    labels = read_json(path)[method].items()
+    return {(int(layer), int(d)): text for key, text in labels for layer, d in [key.split(".")]}
 
 
 def made_by(stage: str, path: Path) -> Path:
     """The path, which the stage of that name makes in a run folder; refused if it has not been there."""
-    if not path.exists():
-        raise ValueError(
-            problem(
-                "run",
-                f"a run with {path.name}",
-                f"{path.parent}, which has none",
-                f"Run `subscape basis {stage}` first.",
-            )
-        )
+    require(
+        path.exists(),
+        "run",
+        f"a run with {path.name}",
+        f"{path.parent}, which has none",
+        f"Run `subscape basis {stage}` first.",
+    )
     return path

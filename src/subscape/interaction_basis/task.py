@@ -14,11 +14,10 @@ from torch import Tensor
 
 from subscape._checks import optional, require
 from subscape.data import text_windows
-from subscape.interaction_basis.ablation import Scored
 from subscape.interaction_basis.chain import Chain
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.huggingface import decoder_chain
-from subscape.interaction_basis.score import NEXT_TOKEN
+from subscape.interaction_basis.score import NEXT_TOKEN, Scored
 
 Labels = Mapping[tuple[int, int], str]
 
@@ -53,35 +52,28 @@ def decoder_task(
     n_scored: int = 32,
     seed: int = 0,
 ) -> Task:
-    """A language model and text for it.
+    """A language model and a text file of stories separated by <|endoftext|>, scored by the next token.
 
     Args:
         folder: a Hugging Face folder with its tokenizer, of the Llama or GPT-2 style.
-        text: a text file, stories separated by <|endoftext|>.
+        text: the file.
         scored_text: another one to score on; by default the last windows of `text`, left out above.
         length: tokens in a window.
         n_sequences: windows for Jacobians and edges, at most; means and covariances take all.
         n_scored: windows to score.
         seed: of the choice of windows.
-
-    Returns:
-        The task, scored by the cross-entropy of the next token.
     """
     transformers = optional("transformers", "for a language model", "'subscape[lm]'")
-    for name, number, least in (
-        ("length", length, 2),
-        ("n_sequences", n_sequences, 1),
-        ("n_scored", n_scored, 1),
-    ):
+    sizes = {"length": (length, 2), "n_sequences": (n_sequences, 1), "n_scored": (n_scored, 1)}
+    for name, (number, least) in sizes.items():
         require(number >= least, name, f"a whole number of at least {least}", number)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", trust_remote_code=False
     )
     positions = getattr(model.config, "max_position_embeddings", length)
-    require(
-        length <= positions, "length", f"at most the {positions} positions of the model", length
-    )
+    fits = f"at most the {positions} positions of the model"
+    require(length <= positions, "length", fits, length)
     windows = text_windows(text, tokenizer, length=length)["input_ids"]
     if scored_text is None:
         require(len(windows) > n_scored, "text", f"over {n_scored} windows", len(windows))

@@ -116,12 +116,6 @@ def card(
 def _top_samples(top: TopRows, outputs: tuple[TopOutputs, ...] = ()) -> tuple[TopSample, ...]:
     n = len(top.rows)
     positions = [None] * n if top.rows.position is None else top.rows.position.tolist()
-    values = zip(
-        top.rows.samples.tolist(),
-        positions,
-        map(rounded, top.impact.tolist()),
-        map(rounded, top.signed.tolist()),
-        outputs or [None] * n,
-        strict=True,
-    )
-    return tuple(TopSample(*row) for row in values)
+    impact, signed = (map(rounded, values.tolist()) for values in (top.impact, top.signed))
+    samples = top.rows.samples.tolist()
+    return tuple(map(TopSample, samples, positions, impact, signed, outputs or [None] * n))

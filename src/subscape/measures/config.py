@@ -35,15 +35,8 @@ class MeasureConfig:
     """Draws rows, references and random directions."""
 
     def __post_init__(self) -> None:
-        for name in [
-            "n_rows",
-            "n_references",
-            "n_top",
-            "n_others",
-            "n_outputs",
-            "n_deltas",
-            "batch_size",
-        ]:
+        counts = ("n_rows", "n_references", "n_top", "n_others", "n_outputs", "n_deltas")
+        for name in (*counts, "batch_size"):
             value = getattr(self, name)
             right = isinstance(value, int) and value >= 1
             require(right, name, "a whole number of at least 1", value)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from subscape._checks import problem, require
+from subscape._checks import require
 from subscape._hash import sha256_of
 from subscape._io import read_metadata, read_tensors, write_tensors
+from subscape._progress import bar
 from subscape._shapes import Bool, Float, Int
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
@@ -162,11 +162,11 @@ def impact(
     n_samples = len(source)
     if n_rows is not None:
         n_samples = min(n_samples, -(-n_rows // per_sample))
-    if n_samples * per_sample < 2:
-        raise ValueError(problem("data", "at least 2 rows", f"{n_samples * per_sample}"))
+    n = n_samples * per_sample
+    require(n >= 2, "data", "at least 2 rows", f"{n}")
     order = permutation(len(source), source.seed, 0)[:n_samples]
     batches = draws_of(source, order, n_references, batch_size, first=0)
-    sums = _nothing(decomposition, n_top)
+    sums = _nothing(len(decomposition), n_top)
     identity = {
         "decomposition": sha256_of({
             "encoder": decomposition.encoder.weights,
@@ -181,45 +181,34 @@ def impact(
     }
     if state is not None:
         sums = _resumed(Path(state), sums, identity)
-    done = int(sums.n_batches)
-    bar = tqdm(total=len(batches), initial=done, desc="impact", disable=not progress)
-    saved = done
+    done = saved = int(sums.n_batches)
+    rest = bar("impact", batches[done:], progress=progress, total=len(batches), initial=done)
     try:
-        for number in range(done, len(batches)):
-            draws = batches[number]
+        for number, draws in enumerate(rest, start=done + 1):
             found, norms = coefficients_over_references(source, draws, decomposition.encoder)
             active = decomposition.dictionary.selection.alone(found.flatten(0, 1))
             sums = _added(sums, found, active, norms, draws[0], repeat_samples)
-            bar.update()
-            if state is not None and (number + 1) % SAVE_EVERY == 0:
+            if state is not None and number % SAVE_EVERY == 0:
                 write_tensors(state, vars(sums), identity)
-                saved = number + 1
+                saved = number
     finally:
-        bar.close()
         # Also when interrupted: what was measured is kept.
         if state is not None and int(sums.n_batches) > saved:
             write_tensors(state, vars(sums), identity)
     return _finished(sums, n_references, source.kind != "sample")
 
 
-def _nothing(decomposition: Decomposition, n_top: int) -> Sums:
-    n = len(decomposition)
-    zeros = torch.zeros(n, dtype=torch.float64)
-    none, first = torch.zeros((), dtype=torch.long), torch.zeros(n, n_top, dtype=torch.long)
-    value = torch.zeros(n, n_top, dtype=torch.float64)
-    return Sums(
-        n_batches=none,
-        n_rows=none,
-        size=zeros,
-        signed=zeros,
-        active=zeros,
-        together=torch.zeros(n, n, dtype=torch.float64),
-        norm=zeros.new_zeros(()),
-        top_value=value,
-        top_signed=torch.zeros_like(value),
-        top_sample=first,
-        top_position=first,
-    )
+def _nothing(n: int, n_top: int) -> Sums:
+    each, top = torch.zeros(n, dtype=torch.float64), torch.zeros(n, n_top, dtype=torch.float64)
+    none, count = each.new_zeros(()), torch.zeros((), dtype=torch.long)
+    sums = {"size": each, "signed": each, "active": each, "norm": none}
+    tops = {
+        "top_value": top,
+        "top_signed": top,
+        "top_sample": top.long(),
+        "top_position": top.long(),
+    }
+    return Sums(n_batches=count, n_rows=count, together=each.new_zeros(n, n), **sums, **tops)
 
 
 def _added(
@@ -301,14 +290,12 @@ def _resumed(path: Path, fresh: Sums, identity: Mapping[str, str]) -> Sums:
         return fresh
     found = read_metadata(path)
     for key, value in identity.items():
-        if found.get(key) != value:
-            raise ValueError(
-                problem(
-                    "state",
-                    f"a file of the same measurement: {key} {value:.80}",
-                    f"{path} with {key} {found.get(key, 'unknown'):.80}",
-                    "Give the same settings, model and data as before, choose another folder, or measure "
-                    "anew: overwrite=True (--overwrite).",
-                )
-            )
+        require(
+            found.get(key) == value,
+            "state",
+            f"a file of the same measurement: {key} {value:.80}",
+            f"{path} with {key} {found.get(key, 'unknown'):.80}",
+            "Give the same settings, model and data as before, choose another folder, or measure anew: "
+            "overwrite=True (--overwrite).",
+        )
     return Sums(**read_tensors(path))

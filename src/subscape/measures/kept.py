@@ -35,10 +35,8 @@ def names_of(
 
 def _named(numbers: set[int], namer: Namer | None) -> dict[int, str]:
     # A lone surrogate is no text that a file can hold.
-    text = (
-        {i: namer(i).encode("utf-8", "replace").decode() for i in sorted(numbers)} if namer else {}
-    )
-    return text
+    names = {i: namer(i) for i in sorted(numbers)} if namer else {}
+    return {i: name.encode("utf-8", "replace").decode() for i, name in names.items()}
 
 
 def token_ids(data: Samples) -> Tensor | None:

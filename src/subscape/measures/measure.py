@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 import subscape._version as version
-from subscape._checks import problem, require, with_settings
+from subscape._checks import require, with_settings
 from subscape._io import append_jsonl, write_text
 from subscape._lock import locked
+from subscape._progress import bar
 from subscape._shapes import Bool
 from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
@@ -44,7 +44,7 @@ from subscape.measures.record import (
     number,
     rounded,
 )
-from subscape.measures.rows import RowSet, outputs_at
+from subscape.measures.rows import Direction, RowSet, moved_by, outputs_at
 from subscape.measures.selectivity import interaction, spread
 from subscape.references import Reference, name_of
 from subscape.rows import RowKind, generator_of
@@ -78,7 +78,7 @@ def measure(
     progress: bool = True,
     **settings: Any,
 ) -> Measures:
-    """Measure what every subnetwork is for and what pushing it does.
+    """Measure what every subnetwork is for and what pushing it does; also saved in the folder.
 
     Args:
         decomposition: the subnetworks.
@@ -97,9 +97,6 @@ def measure(
         overwrite: measure anew where something else was measured.
         progress: show progress bars.
         **settings: single settings, on top of `config`: see `MeasureConfig`.
-
-    Returns:
-        The measures, also saved in the folder.
 
     Raises:
         ValueError: if model or data do not go with the decomposition, or the folder is of another
@@ -183,8 +180,8 @@ def _pushed(
     }
     path = None if where is None else where / CARDS
     cards = [] if path is None else _resumed(path, header, len(decomposition))
-    numbers = range(len(cards), len(decomposition))
-    for k in tqdm(numbers, "sweeps", len(decomposition), initial=len(cards), disable=not progress):
+    n, done = len(decomposition), len(cards)
+    for k in bar("sweeps", range(done, n), progress=progress, total=n, initial=done):
         direction, beside = decomposition.directions.select(k), control.select(k)
         cards.append(card(scene, k, direction, beside, found, idle[:, k]))
         if path is not None:
@@ -204,22 +201,18 @@ def _scene(
         coefficients_over_references(source, draws, decomposition.encoder)[0].abs().mean(0).cpu()
         for draws in draws_of(source, samples, n_draws, config.batch_size, first=-n_draws)
     ]).unflatten(0, (len(samples), per_sample))
-    position = None
-    place = torch.zeros(len(samples), dtype=torch.long)
-    if source.kind != "sample":
-        position = place = torch.randint(0, per_sample, (len(samples),), generator=generator)
-    others = RowSet(samples, position)
+    # One position of every sample: the first and only one where a sample is a row.
+    place = torch.randint(0, per_sample, (len(samples),), generator=generator)
+    others = RowSet(samples, None if source.kind == "sample" else place)
     idle = size[torch.arange(len(samples)), place] < decomposition.threshold.cpu()
     divergence = source.divergence.of_changes
-    size_of_change = config.change * spread(
-        outputs_at(source.target, source.data, others), divergence
-    )
+    outputs = outputs_at(source.target, source.data, others)
     scene = Scene(
         target=source.target,
         data=source.data,
         divergence=divergence,
         others=others,
-        size=size_of_change,
+        size=config.change * spread(outputs, divergence),
         n_deltas=config.n_deltas,
         n_outputs=config.n_outputs,
         centred=source.divergence.logits,
@@ -239,10 +232,9 @@ def _with_partners(
     together = torch.nan_to_num(found.coactivation(), nan=-1.0).fill_diagonal_(-1.0)
     n = min(n_partners, len(cards) - 1)
 
-    def pushed(k: int, delta: float) -> tuple[RowSet, dict[str, Tensor]]:
+    def pushed(k: int, delta: float) -> tuple[RowSet, Direction]:
         direction = decomposition.directions.select(k).dense()
-        rows = found.top[k].rows.select(slice(0, N_PUSHED))
-        return rows, {name: delta * v for name, v in direction.items()}
+        return found.top[k].rows.select(slice(0, N_PUSHED)), moved_by(direction, delta)
 
     def partners(k: int) -> tuple[Partner, ...]:
         pairs = []
@@ -256,8 +248,8 @@ def _with_partners(
                 pairs.append(Partner(other, rounded(index)))
         return tuple(pairs)
 
-    bar = tqdm(cards, desc="interactions", disable=not progress or n == 0)
-    return [replace(made, partners=partners(made.index)) for made in bar]
+    shown = bar("interactions", cards, progress=progress and n > 0)
+    return [replace(entry, partners=partners(entry.index)) for entry in shown]
 
 
 def _resumed(path: Path, header: Mapping[str, Any], n: int) -> list[SubnetworkMeasures]:
@@ -265,15 +257,13 @@ def _resumed(path: Path, header: Mapping[str, Any], n: int) -> list[SubnetworkMe
     header = json.loads(json.dumps(header))
     there = path.read_bytes() if path.exists() else b""
     first, *lines = map(_unsealed, there.split(b"\n"))
-    if first != header and "config" in first:
-        raise ValueError(
-            problem(
-                "out",
-                "a new folder, or one of the same measurement to go on with",
-                f"{path} of another measurement",
-                "Choose another folder, or measure anew: overwrite=True (--overwrite).",
-            )
-        )
+    require(
+        first == header or "config" not in first,
+        "out",
+        "a new folder, or one of the same measurement to go on with",
+        f"{path} of another measurement",
+        "Choose another folder, or measure anew: overwrite=True (--overwrite).",
+    )
     kept = []
     for k, record in enumerate(lines[:n] if first == header else ()):
         if record.get("index") != k:

@@ -196,12 +196,8 @@ def pca_fvu_of_grams(
 ) -> float:
     """`pca_fvu` from inner products alone, whatever the number of parameters.
 
-    Args:
-        gram: ⟨g_i, g_j⟩ of the rows.
-        n_components: number of directions.
-        l0: as for `pca_fvu`.
-        fit: ⟨h_i, h_j⟩ of the rows to take the directions from, Σ_j u_j h_j / √λ; by default the same ones.
-        cross: ⟨g_i, h_j⟩, to go with `fit`.
+    `gram` are ⟨g_i, g_j⟩ of the rows, `fit` ⟨h_i, h_j⟩ of those to take the directions Σ_j u_j h_j / √λ from, by
+    default the same ones, and `cross` ⟨g_i, h_j⟩, to go with `fit`.
     """
     fit, cross = (gram if other is None else other for other in (fit, cross))
     inner = cross.double() @ _principal_weights(fit.double(), n_components, fit.dtype)

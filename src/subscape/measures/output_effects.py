@@ -7,7 +7,7 @@ no forward rule; then the explicit softmax kernel is taken, and at last two reve
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -18,12 +18,9 @@ from subscape._checks import problem, require
 from subscape._shapes import Bool, Float
 from subscape.data import Samples
 from subscape.measures.record import OutputEffect, TopOutputs, rounded
-from subscape.measures.rows import RowSet, outputs_at
+from subscape.measures.rows import Direction, RowSet, moved_by, outputs_at
 from subscape.rows import generator_of
 from subscape.targets import Target
-
-Direction = Mapping[str, Float[Tensor, "..."]]
-"""A direction in parameter space by parameter name."""
 
 
 def output_effects(
@@ -42,26 +39,22 @@ def output_effects(
     names = list(direction)
     values = tuple(target.parameters[name].detach() for name in names)
     tangents = tuple(direction[name].to(target.parameters[name].dtype) for name in names)
-    parts = []
-    for start in range(0, len(rows), micro_batch_size):
-        part = rows.select(slice(start, start + micro_batch_size))
 
-        def outputs(*moved: Tensor, part: RowSet = part) -> Tensor:
-            inputs = part.inputs(data, target)
-            return part.pick(target.outputs(inputs, dict(zip(names, moved, strict=True))))
+    def outputs_of(part: RowSet) -> Callable[..., Tensor]:
+        inputs = part.inputs(data, target)
+        return lambda *moved: part.pick(
+            target.outputs(inputs, dict(zip(names, moved, strict=True)))
+        )
 
-        parts.append(derivative(outputs, values, tangents))
-    return torch.cat(parts)
+    parts = rows.split(micro_batch_size)
+    return torch.cat([derivative(outputs_of(part), values, tangents) for part in parts])
 
 
 def output_effects_by_difference(
     target: Target, data: Samples, rows: RowSet, direction: Direction, step: float = 1e-5
 ) -> Float[Tensor, "row *output"]:
     """Central finite differences of the outputs: the oracle of `output_effects`, for float64."""
-    ahead, behind = (
-        outputs_at(target, data, rows, {name: sign * step * v for name, v in direction.items()})
-        for sign in (1, -1)
-    )
+    ahead, behind = (outputs_at(target, data, rows, moved_by(direction, d)) for d in (step, -step))
     return (ahead - behind) / (2 * step)
 
 
@@ -145,11 +138,8 @@ def top_outputs(
 
     Args:
         effects: from `output_effects`.
-        n: how many of each.
+        n: how many of each; only those that have the sign, so there may be fewer.
         centred: subtract the mean over outputs first: of logits only differences matter.
-
-    Returns:
-        Only those that have the sign, so there may be fewer.
 
     Raises:
         ValueError: if an output of a row is not a vector.

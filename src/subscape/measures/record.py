@@ -314,9 +314,6 @@ class Measures(Record):
         Args:
             folder: the folder.
 
-        Returns:
-            The measures.
-
         Raises:
             FileNotFoundError: if nothing was measured there.
             ValueError: if a file is of another kind or damaged; says which field.

@@ -74,9 +74,6 @@ def recovery(
         truth: true directions in the same layout; any length but zero.
         alive: subnetworks that are used; a dead one is neither matched nor counted against.
         represented: truths that the target computes; the others are left out.
-
-    Returns:
-        The comparison.
     """
     require(
         subnetworks.shape[1] == truth.shape[1],
@@ -85,8 +82,7 @@ def recovery(
         truth.shape[1],
         "Use the same parameter patterns for both.",
     )
-    alive_at = _indices(alive, len(subnetworks), subnetworks)
-    truth_at = _indices(represented, len(truth), truth)
+    alive_at, truth_at = _indices(alive, subnetworks), _indices(represented, truth)
     require(len(truth_at) > 0, "represented", "at least one true entry", "none")
     cosines = absolute_cosines(truth[truth_at], subnetworks[alive_at])
 
@@ -123,26 +119,13 @@ def absolute_cosines(
 
 
 def match(score: Float[Tensor, "left right"]) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
-    """Match left with right one to one so that the scores sum to the most.
-
-    Args:
-        score: of every pair.
-
-    Returns:
-        Left and right indices of the pairs, as many as the shorter side is long.
-
-    Raises:
-        ImportError: without scipy.
-    """
-    scipy = optional("scipy.optimize", "for the one-to-one match", "'subscape[toys]'")
-    left, right = scipy.linear_sum_assignment(score.cpu().numpy(), maximize=True)
-    return (
-        torch.as_tensor(left, dtype=torch.long, device=score.device),
-        torch.as_tensor(right, dtype=torch.long, device=score.device),
-    )
+    """Match left with right one to one so that the scores sum to the most; the indices of the pairs."""
+    optimize = optional("scipy.optimize", "for the one-to-one match", "'subscape[toys]'")
+    left, right = optimize.linear_sum_assignment(score.cpu().numpy(), maximize=True)
+    return torch.as_tensor(left).to(score.device), torch.as_tensor(right).to(score.device)
 
 
-def _indices(mask: Tensor | None, n: int, like: Tensor) -> Tensor:
-    if mask is None:
-        return torch.arange(n, device=like.device)
-    return mask.to(like.device).nonzero()[:, 0]
+def _indices(mask: Tensor | None, rows: Tensor) -> Tensor:
+    """Where the mask is true; all rows without one."""
+    every = torch.arange(len(rows), device=rows.device)
+    return every if mask is None else every[mask.to(rows.device)]

@@ -30,6 +30,10 @@ class RowSet:
         position = None if self.position is None else self.position[index]
         return RowSet(self.samples[index], position)
 
+    def split(self, size: int) -> list[RowSet]:
+        """The rows in parts of at most `size`."""
+        return [self.select(slice(start, start + size)) for start in range(0, len(self), size)]
+
     def holds(self, other: RowSet) -> Bool[Tensor, " other"]:
         """Which of the other rows are among these."""
         same = other.samples[:, None] == self.samples
@@ -56,11 +60,20 @@ class RowSet:
         return outputs[rows, self.position.to(outputs.device)]
 
 
+Direction = Mapping[str, Float[Tensor, "..."]]
+"""A direction in parameter space by parameter name."""
+
+
+def moved_by(direction: Direction, delta: float) -> Direction:
+    """The move of δ along a direction."""
+    return {name: delta * v for name, v in direction.items()}
+
+
 def outputs_at(
     target: Target,
     data: Samples,
     rows: RowSet,
-    change: Mapping[str, Float[Tensor, "..."]] | None = None,
+    change: Direction | None = None,
     *,
     micro_batch_size: int = 256,
 ) -> Float[Tensor, "row *output"]:
@@ -71,9 +84,8 @@ def outputs_at(
         )
         for name, add in (change or {}).items()
     }
-    parts = []
     with torch.no_grad():
-        for start in range(0, len(rows), micro_batch_size):
-            part = rows.select(slice(start, start + micro_batch_size))
-            parts.append(part.pick(target.outputs(part.inputs(data, target), moved)))
-    return torch.cat(parts)
+        return torch.cat([
+            part.pick(target.outputs(part.inputs(data, target), moved))
+            for part in rows.split(micro_batch_size)
+        ])

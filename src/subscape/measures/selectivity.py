@@ -8,7 +8,7 @@ norm and rank in every tensor (`control`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +18,9 @@ from subscape._checks import require
 from subscape._shapes import Bool, Float
 from subscape.data import Samples
 from subscape.divergences import Divergence, output_gradient
-from subscape.measures.output_effects import Direction, output_effects
+from subscape.measures.output_effects import output_effects
 from subscape.measures.record import Selectivity, SweepMeans, number, rounded
-from subscape.measures.rows import RowSet, outputs_at
+from subscape.measures.rows import Direction, RowSet, moved_by, outputs_at
 from subscape.targets import Target
 
 N_DOUBLINGS = 40
@@ -64,7 +64,7 @@ def sweep(
     own, before = divergence(base, base), divergence(base, reference)
     change, drift = [], []
     for delta in deltas:
-        moved = outputs_at(target, data, rows, {name: delta * v for name, v in direction.items()})
+        moved = outputs_at(target, data, rows, moved_by(direction, delta))
         finite = torch.isfinite(moved.flatten(1)).all(1)
         # The row's own output in place of one that is not finite: no warning, no NaN on the way.
         safe = torch.where(finite.view(-1, *[1] * (moved.dim() - 1)), moved, base)
@@ -108,10 +108,8 @@ def delta_of_change(
 ) -> float:
     """The δ at which the mean change of rows, over both signs of δ, reaches `size`.
 
-    Returns:
-        δ > 0, within 10 % of the change aimed at where the change is continuous there; NaN if it would
-        have to be longer than the parameters themselves, the outputs stop being finite before, or the
-        change aimed at is none.
+    δ > 0, within 10 % of the change aimed at where the change is continuous there; NaN if it would have to be
+    longer than the parameters themselves, the outputs stop being finite before, or the change aimed at is none.
     """
     if not size > 0:
         return math.nan
@@ -120,10 +118,8 @@ def delta_of_change(
     base = outputs_at(target, data, rows)
 
     def change(delta: float) -> float:
-        both = [delta, -delta]
-        return (
-            sweep(target, data, rows, direction, both, divergence, base=base).change.mean().item()
-        )
+        both = sweep(target, data, rows, direction, [delta, -delta], divergence, base=base)
+        return both.change.mean().item()
 
     low, high = 0.0, math.nan
     delta = min(1.0, limit)
@@ -156,16 +152,7 @@ def selectivity(
     *,
     random: Float[Tensor, "delta row"] | None = None,
 ) -> Selectivity:
-    """Ratio and AUROC from the changes at +δ and −δ.
-
-    Args:
-        change: Δ_i at both signs, from `sweep`.
-        relevant: which rows the subnetwork is for.
-        delta: the δ.
-        random: the same as `change` along a random direction.
-
-    Returns:
-        The figures; None where a change is not finite.
+    """Ratio and AUROC from the changes at +δ and −δ, `random` along a random direction; None if not finite.
 
     Raises:
         ValueError: if no row is relevant, or all are.
@@ -249,16 +236,14 @@ def interaction(
     that include their δ; NaN if nothing moves or an output is not finite.
     """
     own = outputs_at(target, data, rows) if base is None else base
-    a, b, both = (
-        outputs_at(target, data, rows, move) - own for move in (first, second, _sum(first, second))
-    )
+    moves = first, second, _sum(first, second)
+    a, b, both = (outputs_at(target, data, rows, move) - own for move in moves)
     scale, rest = (a.norm() + b.norm()).item(), (both - a - b).norm().item()
     return rest / scale if scale > 0 and math.isfinite(rest) else math.nan
 
 
-def _sum(first: Direction, second: Direction) -> Mapping[str, Tensor]:
-    names = [*first, *(name for name in second if name not in first)]
-    return {n: sum(d[n] for d in (first, second) if n in d) for n in names}  # pyright: ignore[reportReturnType]
+def _sum(first: Direction, second: Direction) -> Direction:
+    return {**first, **second, **{n: first[n] + second[n] for n in first if n in second}}
 
 
 def grid(
@@ -270,15 +255,8 @@ def grid(
     deltas: Sequence[float],
 ) -> Float[Tensor, "first second row *output"]:
     """f(x, W0 + δ₁ v₁ + δ₂ v₂) over all pairs of δ, not checked for being finite."""
-    return torch.stack([
-        torch.stack([
-            outputs_at(
-                target,
-                data,
-                rows,
-                _sum({n: d1 * v for n, v in first.items()}, {n: d2 * v for n, v in second.items()}),
-            )
-            for d2 in deltas
-        ])
-        for d1 in deltas
-    ])
+
+    def outputs(one: float, other: float) -> Tensor:
+        return outputs_at(target, data, rows, _sum(moved_by(first, one), moved_by(second, other)))
+
+    return torch.stack([torch.stack([outputs(d1, d2) for d2 in deltas]) for d1 in deltas])

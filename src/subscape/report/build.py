@@ -53,9 +53,6 @@ def write_report(
         figures: title, caption and PNG file of pictures to show beside the overview.
         overwrite: replace a report that is there; anything else is never replaced.
 
-    Returns:
-        The file.
-
     Raises:
         ValueError: if the measures are of another decomposition.
         FileExistsError: if something else is there.

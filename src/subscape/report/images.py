@@ -26,15 +26,6 @@ def data_uri(image: Tensor) -> str:
     """One image [height, width] or [channel, height, width] as a PNG or JPEG data URI.
 
     Numbers that are not bytes are stretched from the image's own smallest to its largest value.
-
-    Args:
-        image: the image.
-
-    Returns:
-        The URI.
-
-    Raises:
-        ImportError: without Pillow.
     """
     pillow = optional("PIL.Image", "for thumbnails", "'subscape[plot]'")
     values = image.detach().cpu()

@@ -24,14 +24,8 @@ from subscape._io import check_free, write_text
 logger = logging.getLogger(__name__)
 
 SCRIPTS = (
-    "words.js",
-    "parts.js",
-    "charts.js",
-    "maps.js",
-    "overview.js",
-    "list.js",
-    "card.js",
-    "main.js",
+    *("words.js", "parts.js", "charts.js", "maps.js"),
+    *("overview.js", "list.js", "card.js", "main.js"),
 )
 """The script of the page, in the order in which its parts need one another."""
 

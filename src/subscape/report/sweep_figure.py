@@ -17,12 +17,7 @@ CURVES = {
 
 
 def draw_sweep(path: str | Path, found: Mapping[str, Any]) -> None:
-    """Draw mean changes of outputs over δ.
-
-    Args:
-        path: where to; the ending says the kind of file.
-        found: `delta`, the curves by name (null where not finite) and `unit`.
-    """
+    """Draw mean changes of outputs over δ: `delta`, the curves by name (null where not finite) and `unit`."""
     figure = new_figure((5.2, 3.4))
     axes = figure.add_subplot()
     for key, (label, colour, style) in CURVES.items():
@@ -37,24 +32,14 @@ def draw_sweep(path: str | Path, found: Mapping[str, Any]) -> None:
 
 
 def draw_grid(path: str | Path, found: Mapping[str, Any]) -> None:
-    """Draw mean changes of outputs over two δ.
-
-    Args:
-        path: where to.
-        found: `delta`, `change` (null where not finite), `subnetwork`, `beside` and `unit`.
-    """
+    """Draw mean changes of outputs over two δ, `change` (null where not finite) over `delta` and `delta`."""
     figure = new_figure((4.8, 3.8))
     axes = figure.add_subplot()
     values = [[math.nan if v is None else v for v in line] for line in found["change"]]
     # Automatic, as square cells leave no room for the label of the axis.
     image = axes.imshow(values, cmap="viridis", origin="lower", aspect="auto")
-    ticks = range(len(found["delta"]))
-    labels = [f"{d:g}" for d in found["delta"]]
-    axes.set_xticks(ticks, labels)
-    axes.set_yticks(ticks, labels)
-    axes.set(
-        xlabel=f"δ along subnetwork {found['beside']}",
-        ylabel=f"δ along subnetwork {found['subnetwork']}",
-    )
+    for axis, subnetwork in ((axes.xaxis, found["beside"]), (axes.yaxis, found["subnetwork"])):
+        axis.set_ticks(range(len(found["delta"])), [f"{d:g}" for d in found["delta"]])
+        axis.set_label_text(f"δ along subnetwork {subnetwork}")
     figure.colorbar(image, label=f"mean change of outputs ({found['unit']})")
     save_figure(figure, path)

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from subscape._io import read_json
+import torch
+
 from subscape.interaction_basis import BasisConfig, Task
 from subscape.interaction_basis.figures import report_stage
 from subscape.interaction_basis.pictures import draw_edges_required, panels
@@ -18,8 +19,8 @@ from subscape.interaction_basis.stages import (
     build_stage,
     edges_stage,
     load_graphs,
+    load_modules,
     modules_stage,
-    parse_nodes,
 )
 from subscape.reproduce.fourier import frequency_shares
 from subscape.reproduce.modular_addition import pair_tables
@@ -42,16 +43,9 @@ TOLERANCES = {"modular-addition": 0.001, "digits-mlp": 0.01}
 def reproduce_basis(
     name: str, tasks: Iterable[tuple[int, Task]], folder: Path, *, progress: bool = False
 ) -> dict[str, Any]:
-    """Run all stages on the task of every seed.
+    """Run all stages on the task of every seed, each in a run folder of its own, with a picture beside them.
 
-    Args:
-        name: a key of `TOLERANCES`.
-        tasks: seeds and tasks.
-        folder: where the figure and a run folder per seed go.
-        progress: whether to show progress bars.
-
-    Returns:
-        `{"name", "summary", "runs": [one per seed]}`, ready for JSON.
+    Gives `{"name", "summary", "runs": [one per seed]}`, ready for JSON; `name` is a key of `TOLERANCES`.
     """
     runs = []
     for seed, task in tasks:
@@ -99,29 +93,25 @@ def _frequencies(task: Task, folder: Path) -> list[dict[str, float]]:
     """For every LIB module the four leading frequencies, by their share averaged over its directions."""
     tables = pair_tables(task.chain, load_graphs(folder)["lib"])
     frequencies = []
-    for module in read_json(folder / "modules.json")["lib"]["modules"]:
+    for module in load_modules(folder)["lib"].modules:
         total: Counter[int] = Counter()
-        for node in parse_nodes(module["members"]):
+        for node in module.members:
             if node in tables:
                 total.update(frequency_shares(tables[node]))
-        n = len(module["members"])
+        n = len(module.members)
         frequencies.append({str(k): round(share / n, 3) for k, share in total.most_common(4)})
     return frequencies
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    n = len(runs)
     totals = {m: sum(r["total"][m] for r in runs) for m in METHODS}
     return {
         "seeds": [r["seed"] for r in runs],
         "mean_edges_required": {
-            m: [
-                sum(section) / n
-                for section in zip(*(r["edges_required"][m] for r in runs), strict=True)
-            ]
+            m: torch.tensor([r["edges_required"][m] for r in runs]).double().mean(0).tolist()
             for m in METHODS
         },
         "total": totals,
         "ratio": totals["lib"] / totals["pca"],
-        "score": sum(r["base"] for r in runs) / n,
+        "score": sum(r["base"] for r in runs) / len(runs),
     }

@@ -27,11 +27,7 @@ def load_digits() -> tuple[Float[torch.Tensor, "image pixel"], Int[torch.Tensor,
 def digits_task(seed: int = 0) -> Task:
     """An MLP 64-32-32-10 with ReLU: bases and edges on the digits it is trained on, accuracy on the others.
 
-    Args:
-        seed: of the weights and the split (four fifths to train on).
-
-    Returns:
-        The task.
+    The seed draws the weights and the split (four fifths to train on).
     """
     images, labels = load_digits()
     generator = torch.Generator().manual_seed(seed)
@@ -46,9 +42,8 @@ def digits_task(seed: int = 0) -> Task:
         loss.backward()
         optimiser.step()
     chain = replace(sequential_chain(model.double().eval()), names=NAMES)
-    return Task(
-        chain, images[train].double(), Scored(images[test].double(), labels[test], ACCURACY)
-    )
+    images = images.double()
+    return Task(chain, images[train], Scored(images[test], labels[test], ACCURACY))
 
 
 def _mlp(widths: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:

@@ -18,15 +18,7 @@ from torch.nn.functional import linear
 from subscape._checks import require
 from subscape._io import read_tensors
 from subscape._shapes import Float, Int
-from subscape.interaction_basis import (
-    ACCURACY,
-    Affine,
-    Chain,
-    InteractionGraph,
-    Mlp,
-    Scored,
-    Task,
-)
+from subscape.interaction_basis import ACCURACY, Affine, Chain, InteractionGraph, Mlp, Scored, Task
 from subscape.reproduce.fourier import fourier_terms
 
 NAMES = ("ln1.0", "ln2.0", "unembed", "output")
@@ -79,43 +71,27 @@ class ModularAddition(NamedTuple):
 def modular_addition_chain(
     weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float64
 ) -> Chain:
-    """The chain of a transformer of one block, no normalisation, learned positions.
+    """The chain, computed in `dtype`, from weights by TransformerLens name.
 
-    Args:
-        weights: by TransformerLens name.
-        dtype: to compute in.
-
-    Returns:
-        Node layers ln1.0 (three positions), ln2.0, unembed, output.
+    Node layers ln1.0 (three positions), ln2.0, unembed, output.
     """
     w = {name: tensor.detach().to(dtype) for name, tensor in weights.items()}
     needed = ["embed.W_E", "pos_embed.W_pos", "unembed.W_U", "blocks.0.attn.W_Q"]
     missing = [name for name in needed if name not in w]
-    require(
-        not missing, "weights", "a one-layer transformer by TransformerLens names", f"no {missing}"
-    )
-    attention = "blocks.0.attn."
-    pieces = [w[f"{attention}{kind}_{letter}"] for letter in "QKVO" for kind in "Wb"]
+    expected = "a one-layer transformer by TransformerLens names"
+    require(not missing, "weights", expected, f"no {missing}")
+    pieces = [w[f"blocks.0.attn.{kind}_{letter}"] for letter in "QKVO" for kind in "Wb"]
 
     def embed(tokens: Tensor) -> Tensor:
         return w["embed.W_E"][tokens] + w["pos_embed.W_pos"][: tokens.shape[-1]]
 
-    width = w["embed.W_E"].shape[1]
-    mlp = Mlp(
-        read=w["blocks.0.mlp.W_in"],
-        read_bias=w["blocks.0.mlp.b_in"],
-        activation=torch.relu,
-        write=w["blocks.0.mlp.W_out"],
-        write_bias=w["blocks.0.mlp.b_out"],
-        skip=torch.eye(width, dtype=dtype, device=w["embed.W_E"].device),
+    w_in, b_in, w_out, b_out = (
+        w[f"blocks.0.mlp.{name}"] for name in ("W_in", "b_in", "W_out", "b_out")
     )
+    mlp = Mlp(w_in, b_in, torch.relu, w_out, b_out, skip=torch.eye(len(w_in)).to(w_in))
     unembed = Affine(w["unembed.W_U"], w["unembed.b_U"])
-    return Chain(
-        NAMES,
-        (LastPositionAttention(*pieces), mlp, unembed),
-        embed=embed,
-        readout=lambda outputs: outputs[..., -1, :],
-    )
+    sections = (LastPositionAttention(*pieces), mlp, unembed)
+    return Chain(NAMES, sections, embed=embed, readout=lambda outputs: outputs[..., -1, :])
 
 
 def load_modular_addition(path: str | Path, dtype: torch.dtype = torch.float64) -> Chain:
@@ -144,19 +120,14 @@ def modular_addition_data(
 def modular_addition_task(weights: str | Path, seed: int = 0) -> Task:
     """The transformer for (a + b) mod 113: bases and edges on the training pairs, scores on the others.
 
-    Args:
-        weights: a safetensors file.
-        seed: of the split into training and test pairs; the published models share 0.
-
-    Returns:
-        The task, scored in float32 as published.
+    Scored in float32 as published; `seed` is of the split, the published models share 0.
     """
-    chain = load_modular_addition(weights)
-    data = modular_addition_data(seed=seed)
+    chain, data = load_modular_addition(weights), modular_addition_data(seed=seed)
+    scored = Scored(data.test_inputs, data.test_labels, ACCURACY, batch_size=512)
     return Task(
         chain,
         data.train_inputs,
-        Scored(data.test_inputs, data.test_labels, ACCURACY, batch_size=512),
+        scored,
         scored_chain=load_modular_addition(weights, torch.float32),
         label=lambda graph: fourier_labels(chain, graph),
     )
@@ -165,18 +136,16 @@ def modular_addition_task(weights: str | Path, seed: int = 0) -> Task:
 def pair_tables(
     chain: Chain, graph: InteractionGraph, *, modulus: int = 113, most: int = 30
 ) -> dict[tuple[int, int], Float[Tensor, "first second"]]:
-    """What the `most` important directions of every layer but the logits are at every pair of numbers.
+    """Activations of the `most` important directions, (layer, direction), at every pair; positions added up.
 
-    Returns:
-        Activations by (layer, direction), positions added up.
+    Of every layer but the logits.
     """
     nodes = chain.nodes(modular_addition_pairs(modulus), len(chain) - 1)
-    tables = {}
-    for layer, values in enumerate(nodes):
-        coordinates = graph.bases[layer].encode(values).sum(1)[:, :most]
-        for direction, column in enumerate(coordinates.mT):
-            tables[layer, direction] = column.reshape(modulus, modulus)
-    return tables
+    return {
+        (layer, direction): column.reshape(modulus, modulus)
+        for layer, values in enumerate(nodes)
+        for direction, column in enumerate(graph.bases[layer].encode(values).sum(1).mT[:most])
+    }
 
 
 def fourier_labels(

@@ -66,22 +66,9 @@ REPRODUCTIONS = {
 
 
 def reproduction(name: str, recipe: Recipe = "default") -> Reproduction:
-    """The settings of a named reproduction.
-
-    Args:
-        name: a key of `REPRODUCTIONS`.
-        recipe: `default`, ours, or `published`: the paper's samples, batch, steps and schedule.
-
-    Returns:
-        The settings.
-    """
-    require(
-        name in REPRODUCTIONS,
-        "name",
-        f"one of {list(REPRODUCTIONS)}",
-        repr(name),
-        nearest(name, REPRODUCTIONS),
-    )
+    """The settings of a named reproduction: ours, or with the paper's samples, batch, steps and schedule."""
+    known = list(REPRODUCTIONS)
+    require(name in known, "name", f"one of {known}", repr(name), nearest(name, known))
     ours = REPRODUCTIONS[name]
     if recipe == "default":
         return ours

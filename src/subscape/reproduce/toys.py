@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from subscape._progress import bar
 from subscape._shapes import Bool
 from subscape.gradients import GradientSource
 from subscape.measures.oracle import oracle
@@ -32,25 +32,20 @@ from subscape.toys import TOYS, Toy, Truth, true_subnetworks
 from subscape.training import train_side_by_side
 
 N_HELDOUT = 2_000
+METRICS = ("fvu", "fvu_of_batches", "fvu_of_restarts", "l0", "dead", "active_rate")
+VERDICTS = ("mmcs", "min_cosine", "second_cosine", "precision", "all_matched", "success")
 
 
 def reproduce(
     what: Reproduction, seeds: Sequence[int], *, side_by_side: int = 20, progress: bool = True
 ) -> dict[str, Any]:
-    """Run a reproduction over seeds.
+    """Run a reproduction over seeds, `side_by_side` of them in a vectorised run.
 
-    Args:
-        what: the settings.
-        seeds: one target and one decomposition each.
-        side_by_side: how many seeds share a vectorised run.
-        progress: show progress bars.
-
-    Returns:
-        `{"name", "settings", "runs": [one per seed], "summary"}`, ready for JSON.
+    Gives `{"name", "settings", "runs": [one per seed], "summary"}`, ready for JSON.
     """
     runs: list[dict[str, Any]] = []
     groups = [list(seeds[i : i + side_by_side]) for i in range(0, len(seeds), side_by_side)]
-    for group in tqdm(groups, disable=not progress or len(groups) == 1, desc=what.name):
+    for group in bar(what.name, groups, progress=progress and len(groups) > 1):
         runs += _run_group(what, group, progress and len(groups) == 1)
     return {"name": what.name, "settings": asdict(what), "runs": runs, "summary": summarise(runs)}
 
@@ -95,25 +90,16 @@ def compared_with_truth(toy: Toy, decomposition: Decomposition, divergence: str)
     alive = torch.tensor(decomposition.metrics["active_rate"]) > DEAD_RATE
     represented = toy.represented.repeat(len(truth.directions) // toy.n_groups)
     directions = decomposition.decoder.flat()
-    return Comparison(
-        truth,
-        alive,
-        recovery(directions, truth.directions, alive=alive, represented=represented),
-    )
+    found = recovery(directions, truth.directions, alive=alive, represented=represented)
+    return Comparison(truth, alive, found)
 
 
 def true_directions(toy: Toy, divergence: str) -> Truth:
     """The toy's true subnetworks; inputs of two signs have a circuit for each.
 
     A network that squares passes positive and negative inputs through different units: their gradients
-    are nearly orthogonal (|cos| about 0.2), so one direction cannot stand for both.
-
-    Args:
-        toy: the toy.
-        divergence: name of the divergence.
-
-    Returns:
-        One direction per group; for inputs of two signs the positive ones' first, then the others'.
+    are nearly orthogonal (|cos| about 0.2), so one direction cannot stand for both. The positive inputs' come
+    first, then the others'.
     """
     if toy.inputs.low >= 0:
         return true_subnetworks(toy, divergence)
@@ -121,9 +107,7 @@ def true_directions(toy: Toy, divergence: str) -> Truth:
         true_subnetworks(replace(toy, inputs=replace(toy.inputs, low=low, high=high)), divergence)
         for low, high in ((0.0, toy.inputs.high), (toy.inputs.low, 0.0))
     ]
-    return Truth(
-        torch.cat([half.directions for half in halves]), torch.cat([half.energy for half in halves])
-    )
+    return Truth(*(torch.cat(both) for both in zip(*map(astuple, halves), strict=True)))
 
 
 def _figures(
@@ -136,25 +120,15 @@ def _figures(
     figures = {
         "divergence": what.divergence,
         "n_restarts": training.n_restarts,
-        "fvu": metrics["fvu"],
-        "fvu_of_batches": metrics["fvu_of_batches"],
+        "steps": training.steps,
+        **{name: metrics[name] for name in METRICS},
         "fvu_oracle": oracle(gradients.flat, truth.directions, metrics["l0"]).fvu,
-        "l0": metrics["l0"],
-        "mmcs": compared.mmcs,
-        "min_cosine": compared.min_cosine,
-        "second_cosine": compared.second_cosine,
-        "precision": compared.precision,
+        **{name: getattr(compared, name) for name in VERDICTS},
         "matched": compared.n_matched,
         "truths": compared.n_truths,
-        "all_matched": compared.all_matched,
-        "success": compared.success,
-        "dead": metrics["dead"],
-        "active_rate": metrics["active_rate"],
         "energy": truth.energy.mean().item(),
         "target_loss": toy.final_loss,
         "target_complete": toy.all_represented,
-        "steps": training.steps,
-        "fvu_of_restarts": metrics["fvu_of_restarts"],
     }
     if what.toy == "tmcs":
         figures |= _mixing_figures(toy, decomposition, alive)

@@ -2,26 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
-from subscape.toys._high_rank import high_rank
+from subscape.toys._mixing import high_rank, tmcs
 from subscape.toys._squared import squared
-from subscape.toys._tmcs import tmcs
-from subscape.toys._tms import LARGE_TRAINING, tms
-from subscape.toys._tms_identity import tms_identity
-from subscape.toys._tms_parallel import tms_parallel
+from subscape.toys._tms import LARGE_TRAINING, tms, tms_identity, tms_parallel
 from subscape.toys.inputs import SparseInputs
 from subscape.toys.toy import Toy
 from subscape.toys.training import ToyTraining
 from subscape.toys.truth import Truth, row_gradients, true_subnetworks
 
+_LARGE: dict[str, Any] = {"n_features": 40, "n_hidden": 10, "training": LARGE_TRAINING}
+
 TOYS: dict[str, Callable[[Sequence[int]], list[Toy]]] = {
     "tms": tms.many,
     "tms-parallel": tms_parallel.many,
-    "tms-40-10": partial(tms.many, n_features=40, n_hidden=10, training=LARGE_TRAINING),
+    "tms-40-10": partial(tms.many, **_LARGE),
     "tms-identity": tms_identity.many,
-    "tms-identity-40-10": partial(
-        tms_identity.many, n_features=40, n_hidden=10, training=LARGE_TRAINING
-    ),
+    "tms-identity-40-10": partial(tms_identity.many, **_LARGE),
     "tmcs": tmcs.many,
     "high-rank": high_rank.many,
     "squared": squared.many,

@@ -7,10 +7,10 @@ width 5 with GELU and linear outputs, `code` has width 10 and ELU after every la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 from torch.nn import functional
 
 from subscape._checks import nearest, require
@@ -44,28 +44,17 @@ def squared(
         probability: probability that an input is active.
         training: how to train; None takes `PAPER_TRAINING` (width 5 often loses a feature, so it needs
             more candidates) or `CODE_TRAINING`.
-
-    Returns:
-        The toys.
     """
     inputs = SparseInputs(n_features, probability=probability, low=-1.0, high=1.0)
-    require(
-        variant in ("paper", "code"),
-        "variant",
-        "'paper' or 'code'",
-        variant,
-        nearest(variant, ["paper", "code"]),
-    )
+    known = get_args(Variant)
+    repair = nearest(variant, known)
+    require(variant in known, "variant", "'paper' or 'code'", variant, repair)
     if variant == "paper":
-        model = Perceptron(
-            n_features, n_features, N_HIDDEN_LAYERS, functional.gelu, activate_last=False
-        )
-        training = training or PAPER_TRAINING
+        width, activation, default = n_features, functional.gelu, PAPER_TRAINING
     else:
-        model = Perceptron(
-            n_features, 2 * n_features, N_HIDDEN_LAYERS, functional.elu, activate_last=True
-        )
-        training = training or CODE_TRAINING
+        width, activation, default = 2 * n_features, functional.elu, CODE_TRAINING
+    last = variant == "code"
+    model = Perceptron(n_features, width, N_HIDDEN_LAYERS, activation, activate_last=last)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
 
     def initial(generator: Generator) -> Parameters:
@@ -74,9 +63,5 @@ def squared(
             for name, shape in shapes.items()
         }
 
-    recipe = Recipe(f"squared-{variant}", model, inputs, initial, _square)
-    return train_many(recipe, seeds, training)
-
-
-def _square(x: Tensor, _mixing: Tensor | None) -> Tensor:
-    return x.square()
+    recipe = Recipe(f"squared-{variant}", model, inputs, initial, lambda x, _: x.square())
+    return train_many(recipe, seeds, training or default)

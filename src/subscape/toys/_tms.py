@@ -1,20 +1,25 @@
 """The toy model of superposition: x -> ReLU(W_out W_in x + b) reconstructs sparse features.
 
 Trained with W_out = W_inᵀ, decomposed untied (arXiv 2504.00194, sec. 4.1.1). One circuit per feature.
+
+`tms_identity`: with a W_hidden in the bottleneck that stays at the identity in training and is decomposed with
+the rest, as in APD and SPD. It serves every feature alike, so features share it. `tms_parallel`: copies of one
+trained model as the blocks of one dense network, as in the authors' code; all entries are decomposed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Bottleneck, xavier_normal
 from subscape.toys.recipe import Parameters, Recipe
 from subscape.toys.toy import Toy
-from subscape.toys.training import Maker, ToyTraining, train_many
+from subscape.toys.training import Maker, ToyTraining, best_of, train_many
 
 DEFAULT_TRAINING = ToyTraining()
 LARGE_TRAINING = ToyTraining(n_steps=2500, learning_rate=0.03, n_candidates=2)
@@ -38,17 +43,70 @@ def tms(
         n_hidden: width of the bottleneck.
         probability: probability that a feature is active.
         training: how to train; the best of its candidates is kept per seed.
-
-    Returns:
-        The toys.
     """
-    return train_many(tms_recipe(n_features, n_hidden, probability), seeds, training)
+    return train_many(_recipe(n_features, n_hidden, probability), seeds, training)
 
 
-def tms_recipe(
+@Maker
+def tms_identity(
+    seeds: Sequence[int],
+    n_features: int = 5,
+    n_hidden: int = 2,
+    *,
+    probability: float = 0.05,
+    training: ToyTraining = DEFAULT_TRAINING,
+) -> list[Toy]:
+    """Train one TMS with a hidden identity layer per seed, side by side.
+
+    Args:
+        seeds: one per toy.
+        n_features: number of features.
+        n_hidden: width of the bottleneck and of W_hidden.
+        probability: probability that a feature is active.
+        training: how to train; the best of its candidates is kept per seed.
+    """
+    recipe = _recipe(n_features, n_hidden, probability, hidden_layer=True)
+    return train_many(recipe, seeds, training)
+
+
+@Maker
+def tms_parallel(
+    seeds: Sequence[int],
+    n_features: int = 5,
+    n_hidden: int = 2,
+    n_copies: int = 3,
+    *,
+    probability: float = 0.05,
+    training: ToyTraining = DEFAULT_TRAINING,
+) -> list[Toy]:
+    """Train one toy model of superposition per seed and set copies of it side by side.
+
+    Args:
+        seeds: one per toy.
+        n_features: features of one copy.
+        n_hidden: width of the bottleneck of one copy.
+        n_copies: number of copies.
+        probability: probability that a feature is active.
+        training: how to train; the best of its candidates is kept per seed.
+    """
+    name = f"tms-parallel-{n_copies}x{n_features}-{n_hidden}"
+    whole = _recipe(n_features * n_copies, n_hidden * n_copies, probability)
+    toys = []
+    for block in tms.many(seeds, n_features, n_hidden, probability=probability, training=training):
+        copies = {k: [p.detach()] * n_copies for k, p in block.model.named_parameters()}
+        parameters = {
+            k: torch.cat(v) if v[0].dim() == 1 else torch.block_diag(*v) for k, v in copies.items()
+        }
+        one = {k: values[None] for k, values in parameters.items()}
+        generator = torch.Generator().manual_seed(block.seed)
+        toys.append(best_of(replace(whole, name=name), block.seed, one, None, generator))
+    return toys
+
+
+def _recipe(
     n_features: int, n_hidden: int, probability: float, *, hidden_layer: bool = False
 ) -> Recipe:
-    """The recipe; with a hidden layer, W_hidden, fixed at the identity, stands in the bottleneck."""
+    """The recipe; W_hidden is not trained, so it stays at the identity."""
 
     def initial(generator: Generator) -> Parameters:
         return {
@@ -56,20 +114,11 @@ def tms_recipe(
             "bias": torch.zeros(n_features),
         }
 
-    name = f"tms-{n_features}-{n_hidden}" + ("-identity" if hidden_layer else "")
     return Recipe(
-        name,
+        f"tms-{n_features}-{n_hidden}" + ("-identity" if hidden_layer else ""),
         Bottleneck(n_features, n_hidden, hidden_layer=hidden_layer),
         SparseInputs(n_features, probability=probability),
         initial,
-        _same,
-        _untie,
+        label=lambda x, _: x,
+        complete=lambda free: free | {"W_out": free["W_in"].mT},
     )
-
-
-def _untie(free: Parameters) -> Parameters:
-    return free | {"W_out": free["W_in"].mT}
-
-
-def _same(x: Tensor, _mixing: Tensor | None) -> Tensor:
-    return x

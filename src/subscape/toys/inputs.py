@@ -46,15 +46,7 @@ class SparseInputs:
         return self.n_features // self.group_size
 
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "row feature"]:
-        """Draw inputs with at least one active group.
-
-        Args:
-            n: number of inputs.
-            generator: source of chance.
-
-        Returns:
-            The inputs.
-        """
+        """Draw inputs with at least one active group."""
         kept, n_kept = [], 0
         share = 1 - (1 - self.probability) ** self.n_groups
         while n_kept < n:
@@ -67,16 +59,7 @@ class SparseInputs:
         return torch.cat(kept)[:n]
 
     def single(self, group: int, n: int, generator: Generator) -> Float[Tensor, "row feature"]:
-        """Draw inputs in which one group alone is active.
-
-        Args:
-            group: its index.
-            n: number of inputs.
-            generator: source of chance.
-
-        Returns:
-            The inputs.
-        """
+        """Draw inputs in which one group alone is active."""
         require(0 <= group < self.n_groups, "group", f"one of 0..{self.n_groups - 1}", group)
         first = group * self.group_size
         inputs = torch.zeros(n, self.n_features)

@@ -11,13 +11,7 @@ from subscape._shapes import Float
 
 
 class Bottleneck(nn.Module):
-    """x -> ReLU(W_out W_in x + bias), without a non-linearity at the bottleneck.
-
-    Args:
-        n_inputs: length of an input and of an output.
-        n_hidden: width of the bottleneck.
-        hidden_layer: whether a square W_hidden stands between W_in and W_out.
-    """
+    """x -> ReLU(W_out W_in x + bias), or W_out W_hidden W_in x: no non-linearity at the bottleneck."""
 
     def __init__(self, n_inputs: int, n_hidden: int, *, hidden_layer: bool = False) -> None:
         super().__init__()
@@ -35,15 +29,7 @@ class Bottleneck(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Linear layers with an activation between them, and behind the last where asked.
-
-    Args:
-        n_inputs: length of an input and of an output.
-        width: width of every hidden layer.
-        n_hidden_layers: number of hidden layers.
-        activation: the non-linearity.
-        activate_last: whether the outputs pass through it too.
-    """
+    """Linear layers with an activation between them, and behind the last where asked."""
 
     def __init__(
         self,

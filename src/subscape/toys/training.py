@@ -16,13 +16,19 @@ from typing import Concatenate, Generic, ParamSpec
 
 import torch
 from torch import Generator, Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from subscape._checks import require
 from subscape._shapes import Float
-from subscape.toys.recipe import Parameters, Recipe, measure, outputs
+from subscape.toys.recipe import Parameters, Recipe, outputs
 from subscape.toys.toy import Toy
 
 Settings = ParamSpec("Settings")
+REPRESENTED_SHARE = 0.25
+"""A group is represented if its single-group loss is at most this share of that of predicting zero:
+an output of half the right size has exactly a quarter."""
+N_EVALUATION = 4096
+N_SINGLE = 256
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,7 @@ class ToyTraining:
 
 
 class Maker(Generic[Settings]):
-    """A function from seeds to toys: called with one seed it makes one toy, `many` makes one per seed.
-
-    Args:
-        many: from seeds and settings to toys, trained side by side.
-    """
+    """A function from seeds to toys: called with one seed it makes one toy, `many` makes one per seed."""
 
     def __init__(self, many: Callable[Concatenate[Sequence[int], Settings], list[Toy]]) -> None:
         self.many = many
@@ -68,27 +70,17 @@ class Maker(Generic[Settings]):
 
 
 def train_many(recipe: Recipe, seeds: Sequence[int], training: ToyTraining) -> list[Toy]:
-    """Train one toy per seed, all of them in one vectorised run.
-
-    Of every seed's candidates the one is kept that represents all groups, or most of them, and has
-    the lowest loss on fresh inputs among those.
-    """
+    """Train one toy per seed, all of them in one vectorised run; the best of every seed's candidates."""
     require(len(seeds) > 0, "seeds", "at least one", list(seeds))
     drawn = [_draw(recipe, seed, training) for seed in seeds]
     free = {name: torch.cat([d.free[name] for d in drawn]) for name in drawn[0].free}
-    free = _fit(
-        recipe,
-        free,
-        torch.stack([d.x for d in drawn]),
-        torch.stack([d.y for d in drawn]),
-        training,
-    )
-    with torch.no_grad():
-        trained = {k: v.unflatten(0, (len(seeds), -1)) for k, v in recipe.complete(free).items()}
-        return [
-            _best(recipe, seed, d, {k: v[i] for k, v in trained.items()})
-            for i, (seed, d) in enumerate(zip(seeds, drawn, strict=True))
-        ]
+    x, y = torch.stack([d.x for d in drawn]), torch.stack([d.y for d in drawn])
+    free = _fit(recipe, free, x, y, training)
+    trained = {k: v.unflatten(0, (len(seeds), -1)) for k, v in recipe.complete(free).items()}
+    return [
+        best_of(recipe, seed, {k: v[i] for k, v in trained.items()}, d.mixing, d.evaluation)
+        for i, (seed, d) in enumerate(zip(seeds, drawn, strict=True))
+    ]
 
 
 @dataclass(frozen=True)
@@ -124,11 +116,9 @@ def _fit(
 ) -> Parameters:
     free = {name: value.clone().requires_grad_(True) for name, value in free.items()}
     optimiser = torch.optim.Adam(list(free.values()), lr=training.learning_rate)
+    cosine = LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / training.n_steps)) / 2)
     size, n_batches = training.batch_size, training.n_samples // training.batch_size
     for step in range(training.n_steps):
-        for group in optimiser.param_groups:
-            share = (1 + math.cos(math.pi * step / training.n_steps)) / 2
-            group["lr"] = training.learning_rate * share
         # The sample is in random order, so its slices are as good as random batches.
         first = step % n_batches * size
         batch = slice(first, first + size)
@@ -138,25 +128,41 @@ def _fit(
         for value, gradient in zip(free.values(), gradients, strict=True):
             value.grad = gradient
         optimiser.step()
+        cosine.step()
     return {name: value.detach() for name, value in free.items()}
 
 
-def _best(recipe: Recipe, seed: int, drawn: _Drawn, candidates: Parameters) -> Toy:
-    measured = measure(recipe, candidates, drawn.mixing, drawn.evaluation)
-    n_represented = measured.represented.sum(1)
+@torch.no_grad()
+def best_of(
+    recipe: Recipe, seed: int, candidates: Parameters, mixing: Tensor | None, generator: Generator
+) -> Toy:
+    """The toy of the candidate that represents most groups and has the lowest loss among those.
+
+    Candidates are the leading axis of the parameters; all are measured on the same fresh inputs.
+    """
+
+    def errors(x: Tensor) -> tuple[Float[Tensor, " candidate"], Tensor]:
+        y = recipe.label(x, mixing)
+        own = (outputs(recipe, candidates, x) - y).square().mean((1, 2))
+        return own, own / y.square().mean()
+
+    loss, _ = errors(recipe.inputs.sample(N_EVALUATION, generator))
+    groups = range(recipe.inputs.n_groups)
+    shares = [errors(recipe.inputs.single(group, N_SINGLE, generator))[1] for group in groups]
+    single_loss = torch.stack(shares, dim=1)
+    represented = single_loss <= REPRESENTED_SHARE
+    n_represented = represented.sum(1)
     others = n_represented < n_represented.max()
-    best = int(measured.loss.masked_fill(others, torch.inf).argmin())
+    best = int(loss.masked_fill(others, torch.inf).argmin())
     model = copy.deepcopy(recipe.model)
-    for name, parameter in model.named_parameters():
-        if name in candidates:
-            parameter.copy_(candidates[name][best])
+    model.load_state_dict({k: v[best] for k, v in candidates.items()}, strict=False)
     return Toy(
         recipe.name,
         seed,
         model.eval(),
         recipe.inputs,
-        float(measured.loss[best]),
-        measured.single_loss[best],
-        measured.represented[best],
-        drawn.mixing,
+        float(loss[best]),
+        single_loss[best],
+        represented[best],
+        mixing,
     )

@@ -53,9 +53,6 @@ def true_subnetworks(
         seed: seed of the inputs and references.
         direction: from one group's gradients [row, parameter] to its direction; the top right singular
             vector if None.
-
-    Returns:
-        The directions and how much of the gradients each of them holds.
     """
     generator = torch.Generator().manual_seed(seed)
     directions, energies = [], []
@@ -94,10 +91,7 @@ def row_gradients(
         inputs: one per row.
         reference_inputs: one per row; their outputs are the references.
         divergence: as for `subscape.decompose`.
-        parameters: which parameters, as for `subscape.Target`.
-
-    Returns:
-        Gradients, flattened and concatenated in model order.
+        parameters: which parameters, as for `subscape.Target`; flattened and concatenated in model order.
     """
     target = Target(copy.deepcopy(toy.model).double(), parameters)
     inputs, reference_inputs = inputs.double(), reference_inputs.double()
