@@ -11,19 +11,23 @@ directions with the same norm and rank in every tensor, and for positions dealt 
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from subscape import Decomposition
 from subscape.cli.loading import load_data, load_model, load_tokenizer
-from subscape.gradients import GradientSource, generator_of
-from subscape.measures import random_like
-from subscape.measures.impact import impact
-from subscape.subnetworks.decomposition import Decomposition
-from subscape.targets import Target
+from subscape.measures import Impact, impact, random_like
+from subscape.rows import generator_of
+from subscape.subnetworks.dictionary import Dictionary
 
 N_TOP, ENOUGH = 10, 8
+KINDS = ("current token", "next token", "word class")
+Place = tuple[int, int]
+"""A sample and a position in it."""
 CLOSED = {
     "determiner": "a an the this that these those every each some any no another all both",
     "pronoun": "i you he she it we they me him her us them his its my your our their mine yours hers "
@@ -83,6 +87,46 @@ def largest(kinds: list) -> int:
     return Counter(kinds).most_common(1)[0][1]
 
 
+def texts_of(tokenizer: Any) -> list[str]:
+    """Every token as it stands in a text."""
+    tokens = [tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))]
+    return [" " + t[1:] if t.startswith("▁") else {"<0x0A>": "\n"}.get(t, t) for t in tokens]
+
+
+def places_of(result: Impact) -> list[list[Place]]:
+    """Sample and position of the top rows of every subnetwork."""
+    return [
+        list(zip(t.rows.samples.tolist(), t.rows.position.tolist(), strict=True))
+        for t in result.top
+    ]
+
+
+def agreement(
+    groups: Sequence[Sequence[Place]], ids: torch.Tensor, texts: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """What the places of every group have in common, by kind."""
+    sizes = torch.tensor([
+        [largest([_kind(k, ids, texts, *place) for place in g]) if g else 0 for k in KINDS]
+        for g in groups
+    ])
+    sizes = torch.cat([sizes, sizes.amax(1, keepdim=True)], dim=1).double()
+    return {
+        kind: {
+            "mean_largest_group": float(of_kind.mean()),
+            "share_of_subnetworks": float((of_kind >= ENOUGH).double().mean()),
+        }
+        for kind, of_kind in zip([*KINDS, "any of the three"], sizes.T, strict=True)
+    }
+
+
+def chance_of(found: Decomposition) -> Decomposition:
+    """Random directions to push, of the same norms and ranks, that rows are read by as well."""
+    control, metric = random_like(found.directions), found.geometry.metric
+    inside = control if metric is None else metric.to_gradients(control)
+    dictionary = Dictionary(inside, inside, found.dictionary.selection)
+    return replace(found, dictionary=dictionary.requires_grad_(False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -92,50 +136,33 @@ def main() -> None:
     parser.add_argument("--n-rows", type=int, default=20_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    tokenizer = load_tokenizer(arguments.model)
+    texts = texts_of(load_tokenizer(arguments.model))
     ids = load_data(arguments.data, arguments.model, arguments.window)["input_ids"]
     found = Decomposition.from_pretrained(arguments.run / "final")
-    target = Target(load_model(arguments.model).model, list(found.layout.names))
-    source = GradientSource(target, {"input_ids": ids}, divergence="kl", rows="every-token", seed=0)
-    tokens = [tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))]
-    texts = [" " + t[1:] if t.startswith("▁") else {"<0x0A>": "\n"}.get(t, t) for t in tokens]
-    # A random direction both reads and is read: its encoder is itself.
-    control = random_like(found.decoder)
-    chance = replace(found, encoder=control, decoder=control)
+    source = found.source(load_model(arguments.model).model, {"input_ids": ids})
     tops = {}
-    for name, decomposition in (("subnetworks", found), ("random directions", chance)):
+    for name, decomposition in (("subnetworks", found), ("random directions", chance_of(found))):
+        # Under one reference for all rows every draw is the same.
+        n_references = 1 if found.reference is not None else 10
         result = impact(
-            decomposition, source, n_rows=arguments.n_rows, n_references=10, n_top=N_TOP
+            decomposition,
+            source,
+            n_rows=arguments.n_rows,
+            n_references=n_references,
+            n_top=N_TOP,
         )
-        tops[name] = [
-            list(zip(t.rows.samples.tolist(), t.rows.position.tolist(), strict=True))
-            for t in result.top
-        ]
+        tops[name] = places_of(result)
     pool = [place for top in tops["subnetworks"] for place in top]
     order = torch.randperm(len(pool), generator=generator_of(0, 30)).tolist()
     shuffled = [pool[i] for i in order]
     tops["shuffled"] = [shuffled[i : i + N_TOP] for i in range(0, len(shuffled), N_TOP)]
     line = {"n_rows": arguments.n_rows, "subnetworks": len(found)}
-    kinds = ("current token", "next token", "word class")
-    for name, groups in tops.items():
-        sizes = [
-            [largest([_kind(k, ids, texts, *place) for place in g]) for k in kinds] for g in groups
-        ]
-        line[name] = {
-            kind: {
-                "mean_largest_group": sum(s[i] for s in sizes) / len(sizes),
-                "share_of_subnetworks": sum(s[i] >= ENOUGH for s in sizes) / len(sizes),
-            }
-            for i, kind in enumerate(kinds)
-        } | {
-            "any of the three": {
-                "share_of_subnetworks": sum(max(s) >= ENOUGH for s in sizes) / len(sizes)
-            }
-        }
-    print(json.dumps(line, indent=2))
+    print(json.dumps(line | {n: agreement(g, ids, texts) for n, g in tops.items()}, indent=2))
 
 
-def _kind(kind: str, ids: torch.Tensor, texts: list[str], sample: int, position: int) -> str | int:
+def _kind(
+    kind: str, ids: torch.Tensor, texts: Sequence[str], sample: int, position: int
+) -> str | int:
     window = ids[sample].tolist()
     if kind == "current token":
         return window[position]

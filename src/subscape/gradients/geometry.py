@@ -6,7 +6,7 @@ length: that is what is published (`norm`, `euclidean`). Each is a choice; see d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,14 +16,15 @@ from torch import Tensor
 from subscape._checks import require
 from subscape._shapes import Float
 from subscape.gradients.row_gradients import RowGradients
-from subscape.gradients.tensor_gradients import TensorGradient
-from subscape.lowrank.metric import Metric, tensor_metric
+from subscape.lowrank.metric import Metric, TensorMetric, tensor_metric
 
 RowWeight = Literal["norm", "output", "unit"] | float
 """`norm`: as it is; `output`: ∂D/∂f of length 1; `unit`: ‖g‖ of 1; a number p: g/‖g‖^p."""
 FLOOR = 1e-2
 """Lengths below this share of the root mean square are not scaled up any further: rows that equal their
 reference stay small."""
+ROUNDS = 6
+"""Passes over the rows in which the moments of one mode are taken anew."""
 
 
 def check_row_weight(weight: RowWeight) -> None:
@@ -92,27 +93,67 @@ class Geometry:
         return cls(row_weight, metric, *state["typical"].tolist())
 
 
-def kronecker(batches: Iterable[RowGradients], *, power: float, damping: float) -> Metric:
-    """The Kronecker metric of row gradients, in one pass."""
+def kronecker(
+    batches: Callable[[], Iterable[RowGradients]],
+    *,
+    power: float,
+    damping: float,
+    rounds: int = ROUNDS,
+) -> Metric:
+    """The Kronecker metric of row gradients.
+
+    The second moments of a mode as they stand weigh rows by their Euclidean length in the other modes, which
+    depends on how the network is parametrised. So each is taken anew with the others whitened, mode after mode in
+    turn (the flip-flop estimate of a matrix normal distribution), until that no longer matters.
+
+    Args:
+        batches: gives the batches, the same ones at every call.
+        power: p of F^(−p).
+        damping: λ, as a share of the mean eigenvalue.
+        rounds: passes beyond the first.
+
+    Returns:
+        The metric, in which all tensors have the same mean square per row, and all together one.
+    """
+    factors = _mean_moments(batches(), None)
+    turns = {name: own for name, own in factors.items() if len(own) > 1}
+    for number in range(rounds if turns else 0):
+        place = {name: number % len(own) for name, own in turns.items()}
+        others = {
+            name: tensor_metric(own, 0.5, damping).without(place[name])
+            for name, own in turns.items()
+        }
+        for name, moments in _mean_moments(batches(), others).items():
+            turns[name][place[name]] = moments[place[name]]
+    metrics = {name: tensor_metric(own, power, damping) for name, own in factors.items()}
+    squares, n_rows = dict.fromkeys(metrics, 0.0), 0
+    for batch in batches():
+        n_rows += batch.n_rows
+        for name, gradient in batch.factored().tensors.items():
+            metrics[name] = metrics[name].to(gradient.squared_norm())
+            squares[name] += float(gradient.in_metric(metrics[name]).squared_norm().double().sum())
+    return Metric({
+        name: replace(
+            m, scale=(squares[name] / n_rows * len(metrics)) ** -0.5 if squares[name] else 1.0
+        )
+        for name, m in metrics.items()
+    })
+
+
+def _mean_moments(
+    batches: Iterable[RowGradients], metrics: Mapping[str, TensorMetric] | None
+) -> dict[str, list[Tensor]]:
+    """Mean second moments of every mode, of all tensors as they are or of some in a metric."""
     sums: dict[str, list[Tensor]] = {}
-    squares: dict[str, float] = {}
-    first: Mapping[str, TensorGradient] = {}
     n_rows = 0
     for batch in batches:
-        tensors = batch.factored().tensors
-        first = first or tensors
         n_rows += batch.n_rows
-        for name, gradient in tensors.items():
+        for name, gradient in batch.factored().tensors.items():
+            if metrics is not None:
+                if name not in metrics:
+                    continue
+                gradient = gradient.in_metric(metrics[name].to(gradient.squared_norm()))
             moments = [m.double() for m in gradient.moments()]
             before = sums.get(name, [0.0] * len(moments))
             sums[name] = [a + b for a, b in zip(before, moments, strict=True)]
-            squares[name] = squares.get(name, 0.0) + float(gradient.squared_norm().double().sum())
-    metrics = {}
-    for name, moments in sums.items():
-        means = [m / n_rows for m in moments]
-        whitened = tensor_metric(means, squares[name] / n_rows, power, damping)
-        like = first[name].squared_norm()
-        square = first[name].in_metric(whitened.to(like)).squared_norm().mean()
-        scale = float(square * len(sums)) ** -0.5 if square > 0 else 1.0
-        metrics[name] = replace(whitened, scale=scale).to(like)
-    return Metric(metrics)
+    return {name: [m / n_rows for m in moments] for name, moments in sums.items()}

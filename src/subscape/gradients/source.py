@@ -288,8 +288,9 @@ class GradientSource:
         plain = replace(plain, typical_output=_rms(e.flatten(1).square().sum(1)))
         self.geometry = replace(plain, row_weight="output" if row_weight == "output" else "norm")
         if metric == "kronecker":
-            batches = map(self.gradients, self._some_rows())
-            estimated = kronecker(batches, power=power, damping=damping)
+            estimated = kronecker(
+                lambda: map(self.gradients, self._some_rows()), power=power, damping=damping
+            )
             plain = replace(plain, metric=estimated)
             self.geometry = replace(self.geometry, metric=estimated)
         return replace(plain, typical_row=_rms(self.gradients(first).squared_norm()))

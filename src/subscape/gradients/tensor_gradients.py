@@ -298,12 +298,13 @@ class IndexedGradient:
         """See `TensorGradient`."""
         return IndexedGradient(self.index, self.right * factor[:, None, None], self.shape)
 
-    def in_metric(self, metric: TensorMetric) -> IndexedGradient:
-        """See `TensorGradient`; the metric is diagonal along the table."""
+    def in_metric(self, metric: TensorMetric) -> IndexedGradient | OuterGradient:
+        """See `TensorGradient`; outer products where the metric mixes rows of the table."""
         right = metric.on_rest(self.right, self.shape) * metric.scale
-        return IndexedGradient(
-            self.index, right * metric.modes[0][self.index][..., None], self.shape
-        )
+        along = metric.modes[0][self.index]
+        if metric.modes[0].dim() == 2:
+            return OuterGradient(along, right, self.shape)
+        return IndexedGradient(self.index, right * along[..., None], self.shape)
 
     def moments(self) -> list[Float[Tensor, "..."]]:
         """See `TensorGradient`; diagonal along the table."""
@@ -365,9 +366,9 @@ class TiedGradient:
         """See `TensorGradient`."""
         return TiedGradient(self.outer.scaled(factor), self.indexed.scaled(factor))
 
-    def in_metric(self, metric: TensorMetric) -> TiedGradient:
+    def in_metric(self, metric: TensorMetric) -> TensorGradient:
         """See `TensorGradient`."""
-        return TiedGradient(self.outer.in_metric(metric), self.indexed.in_metric(metric))
+        return merged([self.outer.in_metric(metric), self.indexed.in_metric(metric)])
 
     def moments(self) -> list[Float[Tensor, "..."]]:
         """See `TensorGradient`; diagonal along the table, with the cross terms of both shares."""

@@ -40,6 +40,12 @@ class TensorMetric:
         modes, inverse = ([m.to(like) for m in ms] for ms in (self.modes, self.inverse))
         return TensorMetric(tuple(modes), tuple(inverse), self.scale)
 
+    def without(self, mode: int) -> TensorMetric:
+        """The same with nothing done along one mode."""
+        modes = list(self.modes)
+        modes[mode] = modes[mode].new_ones(len(modes[mode]))
+        return TensorMetric(tuple(modes), (), self.scale)
+
     def along(self, mode: int, values: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
         """C_m^(−p) on the last axis."""
         return _times(self.modes[mode], values)
@@ -114,23 +120,18 @@ class Metric:
 
 
 def tensor_metric(
-    moments: Sequence[Float[Tensor, "..."]], mean_square: float, power: float, damping: float
+    moments: Sequence[Float[Tensor, "..."]], power: float, damping: float
 ) -> TensorMetric:
-    """The metric of one tensor from its second moments."""
+    """The metric of one tensor from its second moments, each with a mean eigenvalue of one."""
     modes, inverses = [], []
-    for number, moment in enumerate(moments):
-        normed = moment / (mean_square if number and mean_square > 0 else 1.0)
-        trace = normed.sum() if normed.dim() == 1 else normed.diagonal().sum()
-        floor = damping * trace / len(normed)
-        if normed.dim() == 1:
-            values = (normed + floor).clamp_min(torch.finfo(normed.dtype).tiny)
-            modes.append(values**-power)
-            inverses.append(values**power)
-            continue
-        values, vectors = torch.linalg.eigh(normed)
-        values = (values.clamp_min(0) + floor).clamp_min(torch.finfo(normed.dtype).tiny)
-        modes.append((vectors * values**-power) @ vectors.mT)
-        inverses.append((vectors * values**power) @ vectors.mT)
+    for moment in moments:
+        mean = (moment if moment.dim() == 1 else moment.diagonal()).mean()
+        normed = moment / mean if mean > 0 else moment
+        values, vectors = (normed, None) if moment.dim() == 1 else torch.linalg.eigh(normed)
+        values = (values.clamp_min(0) + damping).clamp_min(torch.finfo(values.dtype).tiny)
+        for powers, sign in ((modes, -1), (inverses, 1)):
+            scaled = values ** (sign * power)
+            powers.append(scaled if vectors is None else (vectors * scaled) @ vectors.mT)
     return TensorMetric(tuple(modes), tuple(inverses), 1.0)
 
 
