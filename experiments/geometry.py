@@ -40,7 +40,8 @@ import subscape
 from subscape import Decomposition, GradientSource, Target
 from subscape._io import read_json, read_tensors, write_json, write_tensors, write_text
 from subscape.divergences import KL
-from subscape.measures import auroc, impact
+from subscape.measures import auroc
+from subscape.measures.impact import impact
 from subscape.measures.recovery import absolute_cosines, match
 from subscape.planted import Mixture, Planted, mixture, plant
 from subscape.subnetworks.editing import edited_copy

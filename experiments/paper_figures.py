@@ -16,7 +16,7 @@ import paper_drawings as draw
 import torch
 
 from subscape._io import write_json
-from subscape.divergences import mse
+from subscape.divergences import MSE
 from subscape.gradients import GradientSource
 from subscape.measures import (
     RowSet,
@@ -175,7 +175,7 @@ def selectivities(d: Decomposed, tensors: list[str]) -> dict:
     found, _ = coefficients_over_references(source, draws, d.found.encoder)
     impact = found.abs().mean(0)
     rows = RowSet(torch.arange(N_ROWS))
-    size = spread(outputs_at(d.target, d.fresh, rows), mse)
+    size = spread(outputs_at(d.target, d.fresh, rows), MSE)
     control = random_like(d.found.decoder)
     entries = []
     for j, k in enumerate(d.compared.index.tolist()):
@@ -189,11 +189,11 @@ def selectivities(d: Decomposed, tensors: list[str]) -> dict:
         v = displacement(d.found.decoder, {k: 1.0}, tensors)
         w = displacement(control, {k: 1.0}, tensors)
         delta = delta_of_change(
-            d.target, d.fresh, rows.select(active.nonzero()[:, 0]), v, mse, size
+            d.target, d.fresh, rows.select(active.nonzero()[:, 0]), v, MSE, size
         )
         entry = {"true": j, "subnetwork": k, "cosine": d.compared.cosine[j].item(), "delta": delta}
         for name, direction in (("auroc", v), ("random", w)):
-            change = sweep(d.target, d.fresh, rows, direction, [delta, -delta], mse).change
+            change = sweep(d.target, d.fresh, rows, direction, [delta, -delta], MSE).change
             mean = change.mean(0)
             entry[name] = {
                 "by_impact": selectivity(change, by_impact, delta).auroc,
@@ -221,7 +221,7 @@ def pair_grid(d: Decomposed, delta: float) -> dict:
     moves = [displacement(d.found.decoder, {k: 1.0}) for k in (first, second)]
     outputs = grid(d.target, d.fresh, rows, *moves, deltas)
     base = outputs_at(d.target, d.fresh, rows)
-    change = [[mse(cell, base).mean().item() for cell in line] for line in outputs]
+    change = [[MSE(cell, base).mean().item() for cell in line] for line in outputs]
     return {"subnetwork": first, "beside": second, "delta": deltas, "change": change, "unit": "mse"}
 
 

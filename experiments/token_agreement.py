@@ -20,7 +20,8 @@ import torch
 
 from subscape import Decomposition
 from subscape.cli.loading import load_data, load_model, load_tokenizer
-from subscape.measures import Impact, impact, random_like
+from subscape.measures import Impact, random_like
+from subscape.measures.impact import impact
 from subscape.rows import generator_of
 from subscape.subnetworks.dictionary import Dictionary
 
