@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from subscape import Decomposition, Target, prepare
+from subscape import Target, prepare
 from subscape._io import read_tensors
 from subscape.divergences import KL
-from subscape.lowrank import initial_stack, make_layout
 from subscape.measures import MeasureConfig, Measures, quality
 from subscape.measures import impact as impact_module
 from subscape.measures import measure as measure_module
@@ -21,8 +19,6 @@ from subscape.measures.measure import measure
 from subscape.measures.oracle import pca_fvu
 from subscape.report.build import page_data
 from subscape.report.page import render_page
-from subscape.subnetworks.dictionary import Dictionary
-from subscape.subnetworks.selection import BatchTopK
 
 CONFIG = MeasureConfig(
     n_rows=100, n_references=2, n_top=4, n_others=36, n_outputs=3, n_deltas=3, batch_size=20
@@ -236,33 +232,14 @@ def test_the_targets_hash_is_made_once(small, tmp_path, monkeypatch):
     assert len(hashed) == 1
 
 
-class Counted(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-        self.forwards = 0
-
-    def forward(self, x):
-        self.forwards += 1
-        return self.layers(x)
-
-
-def test_one_forward_serves_all_references():
+def test_one_forward_serves_all_references(small, monkeypatch):
     """Preparing takes three forwards, and ten references of n batches n, not 10 n."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model, data = Counted(), torch.randn(120, 4)
-        encoder = initial_stack(
-            make_layout(Target(model).shapes, 1), (3,), torch.Generator().manual_seed(0), data
-        )
-    ready = prepare(model, data, engine="rule", n_subnetworks=3)
-    dictionary = Dictionary(encoder, encoder, BatchTopK(1.0, torch.Size([3]), data))
-    found = Decomposition(dictionary, ready.source.target.fingerprint())
-    n_batches = len(
-        impact_module.draws_of(ready.source, torch.arange(len(ready.source)), 1, 24, first=0)
-    )
-    impact_module.impact(found, ready.source, n_references=10, batch_size=24, progress=False)
-    assert n_batches <= model.forwards <= 3 + n_batches
+    made, forwards = make(small, "mlp", n=120), []
+    made.target.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    source = prepare(made.target.model, made.data, engine="rule", n_subnetworks=5).source
+    n_batches = len(impact_module.draws_of(source, torch.arange(len(source)), 1, 24, first=0))
+    impact_module.impact(made.decomposition, source, n_references=10, batch_size=24, progress=False)
+    assert n_batches <= len(forwards) <= 3 + n_batches
 
 
 # Interrupted
