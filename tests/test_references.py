@@ -70,9 +70,6 @@ def test_a_row_sees_its_group_only(rule, kind):
     assert torch.equal(torch.cat([rule(*given) for given in zip(own, parts, strict=True)]), whole)
 
 
-# Names
-
-
 def mine(outputs, rows):
     return outputs
 
