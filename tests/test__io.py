@@ -75,13 +75,9 @@ def test_append_jsonl_adds_one_line_a_record(tmp_path):
         _io.append_jsonl(path, {"step": step, "note": "two\nlines"})
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
-
-
-def test_append_jsonl_refuses_before_it_writes(tmp_path):
-    path = tmp_path / "train.jsonl"
-    with pytest.raises(ValueError):
-        _io.append_jsonl(path, {"loss": math.nan})
-    assert names(tmp_path) == []
+    with pytest.raises(ValueError):  # before it writes
+        _io.append_jsonl(tmp_path / "other.jsonl", {"loss": math.nan})
+    assert names(tmp_path) == ["logs"]
 
 
 # Tensors
@@ -169,71 +165,68 @@ def is_old(folder):
     return _io.holds_just(folder, "old")
 
 
-def test_new_folder_appears_only_at_success(tmp_path):
-    target = tmp_path / "runs" / "tms"
-    with _io.new_folder(target) as folder:
-        _io.write_json(folder / "config.json", {"rank": 1})
-        assert not target.exists()
-    assert names(target.parent) == ["tms"]
-    assert _io.read_json(target / "config.json") == {"rank": 1}
+@pytest.fixture
+def target(tmp_path):
+    """Makes a folder that holds the files named."""
+
+    def make(*files):
+        (tmp_path / "run").mkdir()
+        for name in files:
+            (tmp_path / "run" / name).touch()
+        return tmp_path / "run"
+
+    return make
 
 
-def test_new_folder_fills_an_empty_one(tmp_path):
-    (tmp_path / "run").mkdir()
-    with _io.new_folder(tmp_path / "run") as folder:
-        _io.write_json(folder / "config.json", {})
-    assert names(tmp_path) == ["run"]
-    assert names(tmp_path / "run") == ["config.json"]
+@pytest.mark.parametrize("exists", [False, True])
+def test_new_folder_appears_only_at_success(tmp_path, exists):
+    folder = tmp_path / "runs" / "tms"
+    if exists:  # and is empty
+        folder.mkdir(parents=True)
+    with _io.new_folder(folder) as made:
+        _io.write_json(made / "config.json", {"rank": 1})
+        assert exists or not folder.exists()
+    assert names(folder.parent) == ["tms"]
+    assert names(folder) == ["config.json"]
+    assert _io.read_json(folder / "config.json") == {"rank": 1}
 
 
-def test_new_folder_refuses_one_that_holds_files(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "old").touch()
+@pytest.mark.parametrize(
+    ("files", "overwrite", "said"),
+    [
+        (["old"], False, "overwrite=True"),
+        (["precious"], True, "no earlier result"),
+        (["old", "precious"], True, "no earlier result"),
+    ],
+)
+def test_what_a_folder_holds_is_kept(tmp_path, target, files, overwrite, said):
+    folder = target(*files)
     with (
-        pytest.raises(FileExistsError, match="overwrite=True"),
-        _io.new_folder(target, owned=is_old),
+        pytest.raises(FileExistsError, match=said),
+        _io.new_folder(folder, overwrite=overwrite, owned=is_old),
     ):
         pytest.fail("the body must not run")
-    assert names(target) == ["old"]
+    assert names(folder) == files
     assert names(tmp_path) == ["run"]
 
 
-def test_overwrite_replaces_the_folder(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "old").touch()
-    with _io.new_folder(target, overwrite=True, owned=is_old) as folder:
-        (folder / "new").touch()
-        assert names(target) == ["old"]
-    assert names(target) == ["new"]
+def test_overwrite_replaces_the_folder(tmp_path, target):
+    folder = target("old")
+    with _io.new_folder(folder, overwrite=True, owned=is_old) as made:
+        (made / "new").touch()
+        assert names(folder) == ["old"]
+    assert names(folder) == ["new"]
     assert names(tmp_path) == ["run"]
 
 
-@pytest.mark.parametrize("others", [["precious"], ["old", "precious"]])
-def test_only_what_is_owned_is_overwritten(tmp_path, others):
-    target = tmp_path / "run"
-    target.mkdir()
-    for name in others:
-        (target / name).touch()
+def test_what_is_owned_is_asked_again_at_the_end(target):
+    folder = target("old")
     with (
         pytest.raises(FileExistsError, match="no earlier result"),
-        _io.new_folder(target, overwrite=True, owned=is_old),
+        _io.new_folder(folder, overwrite=True, owned=is_old),
     ):
-        pytest.fail("the body must not run")
-    assert names(target) == others
-
-
-def test_what_is_owned_is_asked_again_at_the_end(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "old").touch()
-    with (
-        pytest.raises(FileExistsError, match="no earlier result"),
-        _io.new_folder(target, overwrite=True, owned=is_old),
-    ):
-        (target / "precious").touch()
-    assert names(target) == ["old", "precious"]
+        (folder / "precious").touch()
+    assert names(folder) == ["old", "precious"]
 
 
 @pytest.mark.parametrize(
@@ -247,16 +240,13 @@ def test_a_json_object_or_nothing(tmp_path, content, table):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_failing_body_leaves_nothing_behind(tmp_path, overwrite, error):
-    target = tmp_path / "run"
-    if overwrite:
-        target.mkdir()
-        (target / "old").touch()
-    with pytest.raises(error), _io.new_folder(target, overwrite, is_old) as folder:
-        (folder / "half").touch()
+def test_a_failing_body_leaves_nothing_behind(tmp_path, target, overwrite, error):
+    folder = target("old") if overwrite else tmp_path / "run"
+    with pytest.raises(error), _io.new_folder(folder, overwrite, is_old) as made:
+        (made / "half").touch()
         raise error
     assert names(tmp_path) == (["run"] if overwrite else [])
-    assert not overwrite or names(target) == ["old"]
+    assert not overwrite or names(folder) == ["old"]
 
 
 def test_a_folder_filled_meanwhile_is_kept(tmp_path):
@@ -268,10 +258,8 @@ def test_a_folder_filled_meanwhile_is_kept(tmp_path):
     assert names(tmp_path) == ["run"]
 
 
-def test_a_failing_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "old").touch()
+def test_a_failing_rename_puts_the_old_folder_back(tmp_path, target, monkeypatch):
+    folder = target("old")
     rename = Path.rename
 
     def failing(self, to):
@@ -283,10 +271,10 @@ def test_a_failing_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", failing)
     with (
         pytest.raises(OSError, match="disk full"),
-        _io.new_folder(target, overwrite=True, owned=is_old) as folder,
+        _io.new_folder(folder, overwrite=True, owned=is_old) as made,
     ):
-        (folder / "new").touch()
-    assert names(target) == ["old"]
+        (made / "new").touch()
+    assert names(folder) == ["old"]
     assert names(tmp_path) == ["run"]
 
 

@@ -36,13 +36,10 @@ def test_kl_by_hand():
     torch.testing.assert_close(KL(outputs, reference), torch.tensor([expected]))
 
 
-def test_kl_does_not_see_a_constant_added_to_logits():
+def test_kl_does_not_see_a_constant_added_to_logits_and_adds_up_over_positions():
     outputs, reference = pair(4, 5)
     torch.testing.assert_close(KL(outputs + 3, reference - 2), KL(outputs, reference))
     torch.testing.assert_close(KL(outputs, outputs), torch.zeros(4).double())
-
-
-def test_kl_adds_up_over_positions():
     outputs, reference = pair(2, 3, 5)
     by_position = torch.stack([KL(outputs[:, t], reference[:, t]) for t in range(3)])
     torch.testing.assert_close(KL(outputs, reference), by_position.sum(0))
@@ -70,6 +67,8 @@ def test_names_and_functions():
     for name, divergence in DIVERGENCES.items():
         assert as_divergence(name) is as_divergence(divergence) is divergence
         assert divergence.name == name
+    assert [d.unit for d in DIVERGENCES.values()] == ["squared output", "squared output", "nats"]
+    assert [d.logits for d in DIVERGENCES.values()] == [False, False, True]
     with pytest.raises(ValueError, match=r"^divergence: .* got 'MSE'. Did you mean 'mse'\?"):
         as_divergence("MSE")
 
@@ -82,11 +81,6 @@ def test_a_function_is_a_divergence_of_unknown_unit():
     assert made.of_changes is made
     named = Divergence("mine", own, "metres")
     assert as_divergence(named) is named
-
-
-def test_units_and_logits():
-    assert [d.unit for d in DIVERGENCES.values()] == ["squared output", "squared output", "nats"]
-    assert [d.logits for d in DIVERGENCES.values()] == [False, False, True]
 
 
 def test_what_is_no_distance_is_not_used_to_tell_how_far_an_output_moved():
@@ -114,25 +108,17 @@ def test_output_gradients_by_hand():
     assert output_gradient(HALF_REFERENCE_MSE, F, R).tolist() == [[1.0, 2.5], [0.0, 1.0]]
 
 
-def test_output_gradient_of_kl_is_the_difference_of_probabilities():
-    outputs, reference = pair(3, 4)
-    expected = outputs.softmax(-1) - reference.softmax(-1)
-    torch.testing.assert_close(output_gradient(KL, outputs, reference), expected)
-
-
-def test_half_reference_mse_is_a_squared_error_to_half_the_reference():
-    outputs, reference = pair(3, 4)
-    torch.testing.assert_close(
-        output_gradient(HALF_REFERENCE_MSE, outputs, reference),
-        output_gradient(MSE, outputs, reference / 2),
-    )
-
-
-def test_output_gradient_works_without_grad_mode_and_leaves_no_graph():
+def test_output_gradients_by_other_means():
     outputs, reference = (x.requires_grad_() for x in pair(3, 4))
     with torch.no_grad():
-        gradient = output_gradient(MSE, outputs, reference)
-    torch.testing.assert_close(gradient, ((outputs - reference) / 2).detach())
-    assert not gradient.requires_grad
+        kl, half, mse = (
+            output_gradient(d, outputs, reference) for d in (KL, HALF_REFERENCE_MSE, MSE)
+        )
+        torch.testing.assert_close(kl, outputs.softmax(-1) - reference.softmax(-1))
+        # A squared error to half the reference.
+        torch.testing.assert_close(half, output_gradient(MSE, outputs, reference / 2))
+        torch.testing.assert_close(mse, (outputs - reference) / 2)
+    # It works without grad mode and leaves no graph.
+    assert not mse.requires_grad
     assert outputs.grad is None
     assert reference.grad is None

@@ -35,27 +35,20 @@ def test_an_interrupted_build_goes_on_where_it_was(example, tmp_path, monkeypatc
 
 def test_a_folder_of_another_run_is_refused(example, tmp_path):
     case = example("tanh")
-    build_bases(case.chain, case.inputs, folder=tmp_path)
-    build_bases(case.chain, case.inputs, folder=tmp_path)
+    # A folder without a layer takes other settings.
+    with pytest.raises(ValueError, match="allow_low_rank"):
+        build_bases(case.chain, case.inputs[:4], folder=tmp_path)
+    for _ in range(2):
+        build_bases(case.chain, case.inputs, folder=tmp_path)
     with pytest.raises(ValueError, match=r"differs in config\.last\."):
         build_bases(case.chain, case.inputs, BasisConfig(last="raw"), folder=tmp_path)
     with pytest.raises(ValueError, match="differs in inputs, gram_inputs"):
         build_bases(case.chain, case.inputs + 1e-12, folder=tmp_path)
-    other = dataclasses.replace(case.chain, readout=lambda values: 2 * values)
-    with pytest.raises(ValueError, match="differs in model"):
-        build_bases(other, case.inputs, folder=tmp_path)
-    # Another model whose outputs are as large.
-    other = dataclasses.replace(case.chain, readout=lambda values: values.flip(-1))
-    with pytest.raises(ValueError, match="differs in model"):
-        build_bases(other, case.inputs, folder=tmp_path)
-
-
-def test_a_folder_without_a_layer_takes_other_settings(example, tmp_path):
-    case = example("tanh")
-    few = case.inputs[:4]
-    with pytest.raises(ValueError, match="allow_low_rank"):
-        build_bases(case.chain, few, folder=tmp_path)
-    build_bases(case.chain, few, BasisConfig(allow_low_rank=True), folder=tmp_path)
+    # The outputs of the second are as large.
+    for readout in (lambda values: 2 * values, lambda values: values.flip(-1)):
+        other = dataclasses.replace(case.chain, readout=readout)
+        with pytest.raises(ValueError, match="differs in model"):
+            build_bases(other, case.inputs, folder=tmp_path)
 
 
 def test_edges_are_saved_by_layer_and_read_again(example, tmp_path, monkeypatch):
@@ -75,14 +68,13 @@ def test_edges_are_saved_by_layer_and_read_again(example, tmp_path, monkeypatch)
 
 def test_edges_along_another_path_are_not_mixed_with_those_saved(example, tmp_path):
     case = example("tanh")
-    for points in (0, 2):
-        bases = build_bases(case.chain, case.inputs, BasisConfig(path_points=points))
-        if points:
-            # Principal directions do not depend on the path, their edges do.
-            with pytest.raises(ValueError, match="the same bases and data"):
-                build_graph(case.chain, bases, case.inputs, method="pca", folder=tmp_path)
-        else:
-            build_graph(case.chain, bases, case.inputs, method="pca", folder=tmp_path)
+    plain, path = (
+        build_bases(case.chain, case.inputs, BasisConfig(path_points=points)) for points in (0, 2)
+    )
+    build_graph(case.chain, plain, case.inputs, method="pca", folder=tmp_path)
+    # Principal directions do not depend on the path, their edges do.
+    with pytest.raises(ValueError, match="the same bases and data"):
+        build_graph(case.chain, path, case.inputs, method="pca", folder=tmp_path)
 
 
 def test_any_type_of_inputs_is_known_again(example):
@@ -98,6 +90,8 @@ def test_more_data_for_the_covariances(example):
     whole = build_bases(case.chain, case.inputs)
     assert torch.equal(bases.pca[1].importance, whole.pca[1].importance)
     assert not torch.equal(bases.lib[1].importance, whole.lib[1].importance)
+    with pytest.raises(ValueError, match="method: expected 'lib' or 'pca'"):
+        bases.of("ica")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -107,10 +101,3 @@ def test_batches_change_nothing(example, batch_size):
     pieces = build_bases(case.chain, case.inputs, BasisConfig(batch_size=batch_size))
     for one, other in zip(whole.lib, pieces.lib, strict=True):
         assert torch.allclose(one.importance, other.importance, rtol=1e-9)
-
-
-def test_unknown_methods_are_refused(example):
-    case = example("linear")
-    bases = build_bases(case.chain, case.inputs)
-    with pytest.raises(ValueError, match="method: expected 'lib' or 'pca'"):
-        bases.of("ica")

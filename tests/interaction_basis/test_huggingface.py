@@ -8,31 +8,23 @@ from subscape.interaction_basis.edges import interactions, interactions_by_vjp
 from subscape.interaction_basis.huggingface import Norm
 
 transformers = pytest.importorskip("transformers")
+SIZES = dict(vocab_size=23, hidden_size=8, intermediate_size=12, num_hidden_layers=2)
 
 
 def tiny(kind, attention="sdpa"):
-    torch.manual_seed(0)
     if kind == "llama":
-        config = transformers.LlamaConfig(
-            vocab_size=23,
-            hidden_size=8,
-            intermediate_size=12,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            attn_implementation=attention,
-        )
-        model = transformers.LlamaForCausalLM(config)
+        heads = dict(num_attention_heads=4, num_key_value_heads=2)
+        config = transformers.LlamaConfig(**SIZES, **heads, attn_implementation=attention)
     else:
-        config = transformers.GPT2Config(
-            vocab_size=23,
-            n_embd=8,
-            n_layer=2,
-            n_head=2,
-            n_positions=16,
-            attn_implementation=attention,
-        )
-        model = transformers.GPT2LMHeadModel(config)
+        sizes = dict(vocab_size=23, n_embd=8, n_layer=2, n_head=2, n_positions=16)
+        config = transformers.GPT2Config(**sizes, attn_implementation=attention)
+    return shaken(config)
+
+
+def shaken(config):
+    """A model whose norms and biases are none of ones and zeros."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn(p.shape))
@@ -98,29 +90,16 @@ def test_a_variance_that_an_ablation_made_negative_counts_as_0():
 @pytest.mark.parametrize("window", [3, 16])
 @pytest.mark.parametrize("kind", ["Mistral", "Qwen2"])
 def test_windows_of_attention_are_kept_beyond_the_tokens_of_the_check(kind, window):
-    torch.manual_seed(0)
-    slides = {"use_sliding_window": True, "max_window_layers": 1} if kind == "Qwen2" else {}
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=23,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=window,
-        **slides,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
+    more = {"use_sliding_window": True, "max_window_layers": 1} if kind == "Qwen2" else {}
+    more |= dict(num_attention_heads=2, num_key_value_heads=2, sliding_window=window)
+    model = shaken(getattr(transformers, f"{kind}Config")(**SIZES, **more))
     with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.3 * torch.randn(p.shape))
         wanted = model(tokens(2, 24)).logits
         assert torch.allclose(decoder_chain(model).outputs(tokens(2, 24)), wanted, atol=1e-6)
 
 
 def test_models_that_are_built_almost_like_llama_are_refused():
-    sizes = {"vocab_size": 23, "hidden_size": 8, "intermediate_size": 12}
-    config = transformers.PhiConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)
+    config = transformers.PhiConfig(**SIZES, num_attention_heads=2)
     with pytest.raises(ValueError, match=r"Llama or GPT-2; got PhiForCausalLM \(.*Write its"):
         decoder_chain(transformers.AutoModelForCausalLM.from_config(config).eval())
 

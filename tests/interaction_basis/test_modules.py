@@ -86,18 +86,26 @@ def block_diagonal_mlp():
     return torch.nn.Sequential(*layers[:-1])
 
 
-def test_a_block_diagonal_mlp_has_two_modules_and_no_edge_between_them():
+def strongest_across(inputs):
+    """The graph, the block of every direction, and the largest edge across as a share of all."""
     chain = sequential_chain(block_diagonal_mlp())
-    generator = torch.Generator().manual_seed(0)
-    one, other = (torch.randn(100, 4, generator=generator).double() for _ in range(2))
-    # Every pair of the two: the blocks are exactly independent over these 10,000 points.
-    inputs = torch.cat([one.repeat_interleave(100, 0), other.repeat(100, 1)], 1)
     bases = build_bases(chain, inputs, BasisConfig(last="raw", batch_size=2500))
     graph = build_graph(chain, bases, inputs)
-    block = [_block_of(basis) for basis in graph.bases]
-    for layer, edges in enumerate(graph.edges):
-        across = block[layer + 1][:, None] != block[layer]
-        assert edges[across].max() <= 1e-12 * edges.max()
+    power = [basis.back.square() for basis in graph.bases]
+    block = [p[:, :4].sum(1) < p[:, 4:].sum(1) for p in power]
+    shares = [
+        edges[block[layer + 1][:, None] != block[layer]].max() / edges.max()
+        for layer, edges in enumerate(graph.edges)
+    ]
+    return graph, block, float(max(shares))
+
+
+def test_a_block_diagonal_mlp_has_two_modules_and_no_edge_between_them():
+    one, other = torch.randn(2, 100, 4).double()
+    # Every pair of the two: the blocks are exactly independent over these 10,000 points.
+    inputs = torch.cat([one.repeat_interleave(100, 0), other.repeat(100, 1)], 1)
+    graph, block, share = strongest_across(inputs)
+    assert share <= 1e-12
     found = find_modules(graph, [1e-4 * float(e.max()) for e in graph.edges], resolution=0.5)
     assert len(found.modules) == 2
     assert found.cross_weight == pytest.approx(0)
@@ -106,16 +114,4 @@ def test_a_block_diagonal_mlp_has_two_modules_and_no_edge_between_them():
 
 
 def test_independent_samples_leave_only_weak_edges_between_the_blocks():
-    chain = sequential_chain(block_diagonal_mlp())
-    inputs = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0)).double()
-    bases = build_bases(chain, inputs, BasisConfig(last="raw", batch_size=2500))
-    graph = build_graph(chain, bases, inputs)
-    block = [_block_of(basis) for basis in graph.bases]
-    for layer, edges in enumerate(graph.edges):
-        across = block[layer + 1][:, None] != block[layer]
-        assert edges[across].max() <= 1e-2 * edges.max()
-
-
-def _block_of(basis):
-    power = basis.back.square()
-    return power[:, :4].sum(1) < power[:, 4:].sum(1)
+    assert strongest_across(torch.randn(10_000, 8).double())[2] <= 1e-2

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from subscape.interaction_basis import Affine, Chain
 from subscape.interaction_basis.moments import moments_in_two_passes, node_moments
 
 
@@ -25,11 +26,6 @@ def test_a_large_mean_does_not_drown_the_covariance(example):
 
 def test_moments_are_float64_even_of_float32_activations(example):
     case = example("linear")
-    case.chain.sections[0].__dict__.update(
-        weight=case.chain.sections[0].weight.float(), bias=case.chain.sections[0].bias.float()
-    )
-    case.chain.sections[1].__dict__.update(
-        weight=case.chain.sections[1].weight.float(), bias=case.chain.sections[1].bias.float()
-    )
-    found = node_moments(case.chain, case.inputs.float())
+    sections = tuple(Affine(s.weight.float(), s.bias.float()) for s in case.chain.sections)
+    found = node_moments(Chain(case.chain.names, sections), case.inputs.float())
     assert all(m.covariance.dtype == torch.float64 for m in found)

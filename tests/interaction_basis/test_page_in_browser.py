@@ -1,6 +1,7 @@
 """The page in a real browser: it draws, answers to mouse and keys, filters, and needs no network."""
 
 import dataclasses
+import json
 import os
 import shutil
 
@@ -45,8 +46,8 @@ def driver(tmp_path_factory):
 def page(driver, tmp_path):
     edges = torch.block_diag(torch.full((2, 2), 100.0), torch.full((2, 2), 50.0)).double()
     edges[0, 3] = 2.0
-    importance = torch.tensor([1.0, 4.0, 4.0, 1.0]).double()
-    last = dataclasses.replace(raw_basis("n2", 4), importance=importance)
+    last = raw_basis("n2", 4)
+    last = dataclasses.replace(last, importance=torch.tensor([1.0, 4.0, 4.0, 1.0]).double())
     bases = (raw_basis(NASTY, 4), raw_basis("n1", 4), last)
     graph = InteractionGraph(bases, (edges, edges))
     modules = find_modules(graph, [1.0, 1.0], last_layer=True)
@@ -58,17 +59,15 @@ def page(driver, tmp_path):
     assert [m for m in driver.get_log("browser") if m["level"] == "SEVERE"] == []
 
 
-def visible(driver):
+def visible(driver, but="none"):
     return driver.execute_script(
-        "return [...document.querySelectorAll('.edge')].filter(e => e.style.display !== 'none').length"
+        "return [...document.querySelectorAll('.edge')].filter(e => e.style.display !== 'none'"
+        f" && !e.classList.contains('{but}')).length"
     )
 
 
 def bright(driver):
-    return driver.execute_script(
-        "return [...document.querySelectorAll('.edge')].filter("
-        "e => e.style.display !== 'none' && !e.classList.contains('dimmed')).length"
-    )
+    return visible(driver, but="dimmed")
 
 
 def test_it_draws_and_is_escaped(page):
@@ -77,9 +76,7 @@ def test_it_draws_and_is_escaped(page):
     assert len(page.find_elements("css selector", ".node")) == 12
     assert page.find_elements("css selector", "img") == []
     assert "2 modules of 6, 6" in page.find_element("id", "counts").text
-
-
-def test_the_most_important_direction_is_the_largest_wherever_it_stands(page):
+    # The most important direction is the largest wherever it stands.
     sizes = [float(c.get_attribute("r")) for c in page.find_elements("css selector", "circle")]
     assert sizes[-4:] == [6, 8, 8, 6]
 
@@ -121,8 +118,6 @@ def test_weak_edges_and_those_between_modules_can_be_left_out(page):
 
 
 def test_it_asks_the_network_for_nothing(page):
-    import json
-
     sent = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     # The browser's own start page makes requests too.
     addresses = [
@@ -135,12 +130,12 @@ def test_it_asks_the_network_for_nothing(page):
     assert all(address.startswith(("file:", "data:")) for address in addresses)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark(page, scheme):
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    ink, paper = page.execute_script(
-        "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
-    )
-    shade = [sum(map(int, c[c.index("(") + 1 : -1].split(",")[:3])) for c in (ink, paper)]
-    assert (shade[0] < shade[1]) == (scheme == "light")
+def test_light_and_dark(page):
+    for scheme in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        colours = page.execute_script(
+            "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
+        )
+        ink, paper = (sum(map(int, c[c.index("(") + 1 : -1].split(",")[:3])) for c in colours)
+        assert (ink < paper) == (scheme == "light")

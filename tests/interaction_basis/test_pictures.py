@@ -47,17 +47,14 @@ def test_the_picture_of_the_graph(graph, modules, tmp_path):
         draw_graph(graph, modules, [])
 
 
-def test_bars_and_curves(graph):
+def test_bars_and_curves(graph, monkeypatch):
     pytest.importorskip("matplotlib")
     axes = draw_edges_required({"lib": [3, 4], "pca": [5, 6]}, graph.names)
     assert [p.get_height() for p in axes.patches] == [3, 4, 5, 6]
-    axes = draw_curves(
-        {"lib": [(0, 0.1), (4, 0.9)], "pca": [(0, 0.1), (4, 0.8)]}, "accuracy", "edges"
-    )
+    curves = {"lib": [(0, 0.1), (4, 0.9)], "pca": [(0, 0.1), (4, 0.8)]}
+    axes = draw_curves(curves, "accuracy", "edges")
     assert [line.get_ydata().tolist() for line in axes.lines] == [[0.1, 0.9], [0.1, 0.8]]
-
-
-def test_pictures_without_matplotlib_name_the_extra(monkeypatch, graph):
+    # Without matplotlib the extra is named.
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"subscape\[plot\]"):
         draw_edges_required({"lib": [1, 2]}, graph.names)
@@ -88,12 +85,16 @@ def test_names_and_labels_are_escaped(modules, graph):
     assert data["layers"][1]["directions"][0]["label"] == NASTY + "\u2028"
 
 
-def test_every_section_has_its_own_threshold(graph, modules):
+def test_every_section_has_its_own_threshold_and_few_directions_may_be_shown(graph, modules):
     edges = page_data(graph_page(graph, modules, [10.0, 60.0]))["edges"]
     # All 8 of the first section, of the second the 4 of strength 100.
     assert [e[0] for e in edges] == [0] * 8 + [1] * 4
     assert edges[0][3] == 1.0
     assert edges[-1][3] == 0.2218
+    # Few directions may be shown.
+    data = page_data(graph_page(graph, modules, [1.0, 1.0], most=2))
+    assert [len(layer["directions"]) for layer in data["layers"]] == [2, 2, 2]
+    assert all(come_from < 2 and to < 2 for _, come_from, to, *_ in data["edges"])
 
 
 def test_many_modules_are_not_all_counted_out():
@@ -102,9 +103,3 @@ def test_many_modules_are_not_all_counted_out():
         "20 modules of 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, …, Q = 0.900"
     )
     assert Modules((), 0.0, 1.0, 0.0).described == "no modules"
-
-
-def test_few_directions_may_be_shown(graph, modules):
-    data = page_data(graph_page(graph, modules, [1.0, 1.0], most=2))
-    assert [len(layer["directions"]) for layer in data["layers"]] == [2, 2, 2]
-    assert all(come_from < 2 and to < 2 for _, come_from, to, *_ in data["edges"])

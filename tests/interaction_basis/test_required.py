@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -41,24 +43,19 @@ def published(good, total):
     low, high = 0, total
     while high - low > 1:
         middle = (low + high) // 2
-        if good(total - middle):
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if good(total - middle) else (low, middle)
     return total - low
 
 
 def test_bisection_takes_the_published_way_where_scores_are_not_monotone():
-    generator = torch.Generator().manual_seed(0)
     for total in (5, 16, 37, 129 * 114):
         for _ in range(20):
-            table = torch.rand(total + 1, generator=generator) < 0.6
-            good = table.tolist().__getitem__
+            good = (torch.rand(total + 1) < 0.6).tolist().__getitem__
             assert bisect(good, total) == published(good, total)
 
 
-def setting(example, name="relu"):
-    case = example(name)
+def setting(example):
+    case = example("relu")
     bases = build_bases(case.chain, case.inputs, BasisConfig(last="raw"))
     graph = build_graph(case.chain, bases, case.inputs)
     labels = case.chain.outputs(case.inputs).argmax(-1)
@@ -79,19 +76,17 @@ def test_the_count_is_a_crossing_of_the_tolerance(example):
         assert found.n_edges == 1 or score(found.n_edges - 1) < 0.95
         assert int((edges >= found.threshold).sum()) == found.n_edges
         assert (found.n_edges, found.score) in found.tried
-    # Widths 6, 5, 4, 3, the constant counted at rotated layers: 7 x 6, 6 x 5, 5 x 3.
-    totals = [f.n_total for f in all_edges_required(chain, graph, on, 0.05)]
-    assert totals == [42, 30, 15]
+        # Widths 6, 5, 4, 3, the constant counted at rotated layers: 7 x 6, 6 x 5, 5 x 3.
+        assert found.n_total == (42, 30, 15)[layer]
 
 
 def test_a_tolerance_that_no_edges_satisfy_is_refused(example):
     chain, graph, on = setting(example)
     # Scores the distance from an output that only the whole network has.
-    exact = chain.outputs(on.inputs)
     far = Score("error", lambda outputs, wanted: (outputs - wanted).square().flatten(), False)
-    some = with_two_directions(graph)
+    exact = Scored(on.inputs, chain.outputs(on.inputs), far)
     with pytest.raises(ValueError, match=r"tolerance: expected one that all edges of .*error is 0"):
-        edges_required(chain, some, 1, Scored(on.inputs, exact, far), 1e-6)
+        edges_required(chain, with_two_directions(graph), 1, exact, 1e-6)
     with pytest.raises(ValueError, match="tolerance: expected a number of at least 0"):
         edges_required(chain, graph, 1, on, -1.0)
 
@@ -118,8 +113,6 @@ def test_the_threshold_is_above_0_where_edges_of_0_are_needed():
 
 
 def with_two_directions(graph):
-    import dataclasses
-
     bases = [
         dataclasses.replace(b, into=b.into[:, :2], back=b.back[:2], importance=b.importance[:2])
         for b in graph.bases[:-1]

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,25 +62,22 @@ def test_bad_ranks_are_refused(rank, match):
 # Pieces
 
 
-def test_tucker_pieces_are_the_core_then_a_factor_per_mode_that_is_cut():
-    (tensor,) = make_layout({"w": (8, 3, 5, 2)}, (2, 3, 1, 2)).tensors
-    # Modes 1 and 3 have full rank: no factor.
-    assert tensor.piece_shapes == [(2, 3, 1, 2), (8, 2), (5, 1)]
-    assert tensor.factored_modes == [0, 2]
-
-
-def test_cp_pieces_are_one_factor_per_mode():
-    (tensor,) = make_layout({"w": (8, 3, 5)}, 4, "cp").tensors
-    assert tensor.piece_shapes == [(8, 4), (3, 4), (5, 4)]
-    assert tensor.factored_modes == [0, 1, 2]
-
-
-def test_vectors_and_scalars_are_whole_in_every_form():
-    for form in ("tucker", "cp"):
-        vector, scalar = make_layout({"b": (5,), "s": ()}, 1, form).tensors
-        assert vector.piece_shapes == [(5,)]
-        assert scalar.piece_shapes == [()]
-        assert scalar.numel == 1
+@pytest.mark.parametrize(
+    ("shape", "rank", "form", "pieces", "modes"),
+    [
+        # The core, then a factor per mode that is cut; modes 1 and 3 have full rank.
+        ((8, 3, 5, 2), (2, 3, 1, 2), "tucker", [(2, 3, 1, 2), (8, 2), (5, 1)], [0, 2]),
+        ((8, 3, 5), 4, "cp", [(8, 4), (3, 4), (5, 4)], [0, 1, 2]),
+        # Vectors and scalars are whole in every form.
+        *(((5,), 1, form, [(5,)], []) for form in ("tucker", "cp")),
+        *(((), 1, form, [()], []) for form in ("tucker", "cp")),
+    ],
+)
+def test_pieces(shape, rank, form, pieces, modes):
+    (tensor,) = make_layout({"w": shape}, rank, form).tensors
+    assert tensor.piece_shapes == pieces
+    assert tensor.factored_modes == modes
+    assert tensor.numel == math.prod(shape)
 
 
 def test_sizes_by_hand():

@@ -6,35 +6,25 @@ from hypothesis import strategies as st
 from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.lowrank import project as module
 from subscape.lowrank.project import LARGE, project
-
-
-def random(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
+from tests.conftest import normal
 
 SHAPES = {"w": (5, 4), "k": (4, 3, 3), "b": (3,)}
 
 
-@pytest.mark.parametrize("form", ["tucker", "cp"])
-def test_directions_of_the_layouts_rank_are_kept(form):
-    shapes = SHAPES if form == "tucker" else {"w": (5, 4), "b": (3,)}
-    layout = make_layout(shapes, 2, form)
-    generator = torch.Generator().manual_seed(0)
-    exact = initial_stack(layout, (6,), generator, torch.zeros(()).double()).flat()
-    torch.testing.assert_close(project(layout, exact).flat(), exact, rtol=1e-10, atol=1e-12)
-
-
-def test_cp_kernels_of_rank_one_are_kept():
-    layout = make_layout({"k": (4, 3, 2)}, 1, "cp")
-    generator = torch.Generator().manual_seed(0)
-    exact = initial_stack(layout, (6,), generator, torch.zeros(()).double()).flat()
+@pytest.mark.parametrize(
+    ("shapes", "rank", "form"),
+    [(SHAPES, 2, "tucker"), ({"w": (5, 4), "b": (3,)}, 2, "cp"), ({"k": (4, 3, 2)}, 1, "cp")],
+)
+def test_directions_of_the_layouts_rank_are_kept(shapes, rank, form):
+    layout = make_layout(shapes, rank, form)
+    exact = initial_stack(layout, (6,), torch.Generator().manual_seed(0), normal()).flat()
     torch.testing.assert_close(project(layout, exact).flat(), exact, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])
 def test_matrices_are_cut_to_their_leading_singular_vectors(form):
     # Eckart-Young: the squared distance is the sum of the squared singular values left out.
-    directions = random(3, 20)
+    directions = normal(3, 20)
     found = project(make_layout({"w": (5, 4)}, 2, form), directions).flat()
     values = torch.linalg.svdvals(directions.view(3, 5, 4))
     left_out = values[:, 2:].square().sum(-1)
@@ -48,7 +38,7 @@ def test_matrices_are_cut_to_their_leading_singular_vectors(form):
 )
 def test_a_projection_never_lies_further_off_than_the_origin(shape, form, rank):
     layout = make_layout({"w": shape}, min(rank, max(shape)), form)
-    directions = random(3, layout.n_parameters)
+    directions = normal(3, layout.n_parameters)
     found = project(layout, directions)
     assert isinstance(found, Stack)
     assert found.weights.shape == (3, layout.size)
@@ -56,14 +46,10 @@ def test_a_projection_never_lies_further_off_than_the_origin(shape, form, rank):
     assert (distance <= directions.norm(dim=-1) * (1 + 1e-9)).all()
 
 
-def test_zero_directions_stay_zero():
+def test_zeros_stay_zero_and_scalars_are_whole():
     layout = make_layout(SHAPES, 2)
     assert project(layout, torch.zeros(2, layout.n_parameters)).flat().abs().max() == 0
-
-
-def test_scalars_are_whole():
-    layout = make_layout({"w": (3, 2), "s": ()}, 1)
-    directions = random(2, 7)
+    layout, directions = make_layout({"w": (3, 2), "s": ()}, 1), normal(2, 7)
     torch.testing.assert_close(project(layout, directions).flat()[:, -1], directions[:, -1])
 
 
@@ -72,16 +58,9 @@ def test_scalars_are_whole():
 
 def decaying(*shape, ratio=0.5):
     """Two matrices of full rank whose singular values fall by `ratio`."""
-    generator = torch.Generator().manual_seed(1)
-    n, m = shape
-    made = []
-    for _ in range(2):
-        left, right = (
-            torch.linalg.qr(torch.randn(d, min(shape), generator=generator, dtype=torch.float64)).Q
-            for d in (n, m)
-        )
-        made.append((left * ratio ** torch.arange(min(shape))) @ right.mT)
-    return torch.stack(made)
+    n = min(shape)
+    left, right = (torch.linalg.qr(normal(2, d, n, seed=d + 1)).Q for d in shape)
+    return (left * ratio ** torch.arange(n)) @ right.mT
 
 
 @pytest.fixture
@@ -112,7 +91,7 @@ def test_large_matrices_are_cut_to_their_leading_singular_vectors(shape, form, r
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
 def test_most_is_kept_of_large_matrices_where_the_spectrum_is_flat(rank):
-    matrices = random(2, LARGE + 2, LARGE + 30)
+    matrices = normal(2, LARGE + 2, LARGE + 30)
     layout = make_layout({"w": matrices.shape[1:]}, rank, "cp")
     found = project(layout, matrices.flatten(1)).dense()["w"]
     squares = torch.linalg.svdvals(matrices).square()
@@ -151,14 +130,12 @@ def test_large_kernels_are_as_by_full_decompositions(form, monkeypatch):
 
 def test_large_matrices_leave_global_randomness_alone():
     shape = (LARGE + 2, LARGE + 30)
-    layout, directions = make_layout({"w": shape}, 2), random(2, shape[0] * shape[1])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        state = torch.get_rng_state()
-        first = project(layout, directions).weights
-        assert torch.equal(torch.get_rng_state(), state)
-        torch.manual_seed(1)
-        assert torch.equal(project(layout, directions).weights, first)
+    layout, directions = make_layout({"w": shape}, 2), normal(2, shape[0] * shape[1])
+    state = torch.get_rng_state()
+    first = project(layout, directions).weights
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert torch.equal(project(layout, directions).weights, first)
 
 
 def test_large_zero_and_single_precision_directions():
@@ -175,8 +152,6 @@ def test_large_zero_and_single_precision_directions():
 @pytest.mark.parametrize("form", ["tucker", "cp"])
 def test_singular_values_that_are_equal_are_cut_alike_in_both_modes(form):
     # Any two of six are best. Modes cut each for itself would keep pairs that do not belong together.
-    generator = torch.Generator().manual_seed(0)
-    square = torch.randn(20, 6, 6, generator=generator, dtype=torch.float64)
-    orthogonal = torch.linalg.qr(square).Q
+    orthogonal = torch.linalg.qr(normal(20, 6, 6)).Q
     found = project(make_layout({"w": (6, 6)}, 2, form), orthogonal.flatten(1)).flat()
     torch.testing.assert_close(found.square().sum(1), torch.full((20,), 2.0).double())

@@ -1,7 +1,7 @@
 """Impact against a plain loop over rows and references, and a pass that stops and goes on."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,10 +9,13 @@ from torch import nn
 
 from subscape import GradientSource, Target
 from subscape._io import read_tensors, write_tensors
+from subscape.data import take
 from subscape.lowrank import Stack, make_layout
 from subscape.measures import impact as impact_module
 from subscape.measures.impact import coefficients_over_references, draws_of, impact
 from subscape.rows import permutation
+
+TENSORS = ("mean", "signed", "normalised", "active_rate", "together")
 
 
 def source_of(made, rows="sample", **options):
@@ -32,37 +35,28 @@ class Plain:
 def by_loop(made, source, n_references, batch_size):
     """Every row's gradient by autograd, one by one; references as the source draws them."""
     v = made.decomposition.encoder.flat()
-    parameters = [p.detach().clone().requires_grad_() for p in made.target.parameters.values()]
-    names = list(made.target.parameters)
+    parameters = {
+        name: p.detach().clone().requires_grad_() for name, p in made.target.parameters.items()
+    }
+    samples, positions, gradients = [], [], []
     order = permutation(len(source), source.seed, 0)
-    found = Plain([], [], torch.empty(0), torch.empty(0))
-    coefficients, norms = [], []
     for draws in draws_of(source, order, n_references, batch_size, first=0):
         references = [source.reference(source.outputs_at(draw), draw) for draw in draws]
-        for row in range(len(draws[0].samples)):
-            sample = int(draws[0].samples[row])
+        for row, sample in enumerate(draws[0].samples.tolist()):
             position = 0 if draws[0].position is None else int(draws[0].position[row])
-            found.samples.append(sample)
-            found.positions.append(position)
-            of_row = []
+            samples.append(sample)
+            positions.append(position)
+            inputs = take(source.data, slice(sample, sample + 1))
             for draw, reference in zip(draws, references, strict=True):
                 assert int(draw.samples[row]) == sample
-                inputs = (
-                    {k: x[sample : sample + 1] for k, x in source.data.items()}
-                    if isinstance(source.data, dict)
-                    else source.data[sample : sample + 1]
-                )
-                output = made.target.outputs(inputs, dict(zip(names, parameters, strict=True)))
+                output = made.target.outputs(inputs, parameters)
                 if draw.position is not None:
                     output = output[:, position]
                 value = source.divergence(output, reference[row : row + 1]).sum()
-                gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
-                of_row.append(torch.cat([g.flatten() for g in gradient]))
-            g = torch.stack(of_row)
-            coefficients.append(g @ v.T)
-            norms.append(g.norm(dim=1))
-    found.coefficients, found.norms = torch.stack(coefficients), torch.stack(norms)
-    return found
+                of_row = torch.autograd.grad(value, [*parameters.values()], materialize_grads=True)
+                gradients.append(torch.cat([g.flatten() for g in of_row]))
+    g = torch.stack(gradients).unflatten(0, (-1, n_references))
+    return Plain(samples, positions, g @ v.T, g.norm(dim=-1))
 
 
 def assert_right(made, source, found, plain, n_top, repeat):
@@ -78,10 +72,13 @@ def assert_right(made, source, found, plain, n_top, repeat):
     flat = active.flatten(0, 1)
     torch.testing.assert_close(found.active_rate, flat.mean(0), rtol=1e-14, atol=0)
     torch.testing.assert_close(found.together, flat.T @ flat / len(flat), rtol=1e-14, atol=0)
+    correlation = torch.corrcoef(flat.T)
+    torch.testing.assert_close(found.coactivation(), correlation, equal_nan=True)
+    assert correlation.isfinite().sum() > len(correlation)
     for k, top in enumerate(found.top):
         rows = sorted(range(len(c)), key=lambda i: -float(size[i, k]))
         if not repeat:
-            seen: set[int] = set()
+            seen = set()
             rows = [i for i in rows if not (plain.samples[i] in seen or seen.add(plain.samples[i]))]
         rows = rows[:n_top]
         assert top.rows.samples.tolist() == [plain.samples[i] for i in rows]
@@ -93,34 +90,27 @@ def assert_right(made, source, found, plain, n_top, repeat):
         torch.testing.assert_close(top.signed, signed[rows, k], **close)
 
 
-CASES = [
-    ("mlp", "sample", "mse", "another-row", "*"),
-    ("mlp", "sample", "half-reference-mse", "uniform", "*"),
-    ("convolution", "sample", "mse", "another-row", "*"),
-    ("tokens", "token", "kl", "another-row", "*"),
-    ("llama", "token", "kl", "another-row", ["model.layers.1.*"]),
-]
-
-
-@pytest.mark.parametrize(("kind", "rows", "divergence", "reference", "parameters"), CASES)
-@pytest.mark.parametrize("repeat", [False, True])
-def test_impact_is_what_a_plain_loop_finds(
-    small, kind, rows, divergence, reference, parameters, repeat
-):
+@pytest.mark.parametrize(
+    ("kind", "rows", "divergence", "reference"),
+    [
+        ("mlp", "sample", "mse", "another-row"),
+        ("mlp", "sample", "half-reference-mse", "uniform"),
+        ("convolution", "sample", "mse", "another-row"),
+        ("tokens", "token", "kl", "another-row"),
+        ("llama", "token", "kl", "another-row"),
+    ],
+)
+def test_impact_is_what_a_plain_loop_finds(small, kind, rows, divergence, reference):
+    parameters = ["model.layers.1.*"] if kind == "llama" else "*"
     made = small(kind, n=17, parameters=parameters, threshold=0.05)
     source = source_of(made, rows, divergence=divergence, reference=reference, seed=4)
     options = {"n_references": 3, "batch_size": 9 * source.draws.per_sample}
     plain = by_loop(made, source, **options)
-    found = impact(
-        made.decomposition,
-        source,
-        n_top=4,
-        repeat_samples=repeat,
-        progress=False,
-        **options,
-    )
-    assert found.n_references == 3
-    assert_right(made, source, found, plain, 4, repeat)
+    for repeat in (False, True):
+        options |= {"n_top": 4, "repeat_samples": repeat, "progress": False}
+        found = impact(made.decomposition, source, **options)
+        assert found.n_references == 3
+        assert_right(made, source, found, plain, 4, repeat)
 
 
 def by_hand(decomposition_of):
@@ -154,61 +144,39 @@ def test_small_numbers_by_hand(make_decomposition):
 
 def test_rows_without_impact_are_no_top_rows(make_decomposition):
     made, source = by_hand(make_decomposition)
-    found = impact(made, source, n_references=1, n_top=4, progress=False)
+    options = {"n_references": 1, "n_top": 50, "batch_size": 3, "progress": False}
+    found = impact(made, source, **options)
     assert found.top[0].rows.samples.tolist() == [1, 0, 3]
     assert found.top[1].rows.samples.tolist() == [0, 1]
     silent = made.encoder.scaled(torch.tensor([1.0, 0.0]).double())
     nothing = make_decomposition(silent, silent, 2.0, made.target, {})
-    empty = impact(nothing, source, n_references=1, n_top=4, progress=False).top[1]
+    empty = impact(nothing, source, **options).top[1]
     assert len(empty.rows) == 0
     assert empty.impact.numel() == 0
-
-
-def test_more_top_rows_than_rows(make_decomposition):
-    made, source = by_hand(make_decomposition)
-    found = impact(made, source, n_references=1, n_top=50, batch_size=3, progress=False)
-    assert [len(t.rows) for t in found.top] == [3, 2]
 
 
 def test_coactivation_of_one_that_is_always_active_is_nan(small):
     """Even where 1/n_references is no binary fraction: pairs are counted, not shares added up."""
     made = small("mlp", n=49, threshold=0.0)
-    found = impact(
-        made.decomposition, source_of(made), n_references=3, batch_size=7, progress=False
-    )
+    options = {"n_references": 3, "batch_size": 7, "progress": False}
+    found = impact(made.decomposition, source_of(made), **options)
     assert found.active_rate.tolist() == [1.0] * 5
     assert found.coactivation().isnan().all()
-
-
-def test_coactivation_is_the_correlation(small):
-    made = small("mlp", n=30, threshold=0.2)
-    source = source_of(made)
-    found = impact(made.decomposition, source, n_references=4, batch_size=10, progress=False)
-    plain = by_loop(made, source, 4, 10)
-    active = (plain.coefficients.abs() >= 0.2).double().flatten(0, 1)
-    assert ((active.mean(0) > 0) & (active.mean(0) < 1)).all()
-    torch.testing.assert_close(found.coactivation(), torch.corrcoef(active.T))
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convolution"])
 def test_the_size_of_batches_does_not_matter(small, kind):
     made = small(kind, n=23)
+    options = {"n_references": 2, "n_top": 9, "progress": False}
     one, other = (
-        impact(
-            made.decomposition,
-            source_of(made),
-            n_references=2,
-            batch_size=b,
-            n_top=9,
-            progress=False,
-        )
-        for b in (4, 60)
+        impact(made.decomposition, source_of(made), batch_size=b, **options) for b in (4, 60)
     )
-    for name in ("mean", "signed", "normalised", "active_rate", "together"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-15)
+    close = {"rtol": 1e-12, "atol": 1e-15}
+    for name in TENSORS:
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), **close)
     for a, b in zip(one.top, other.top, strict=True):
         assert a.rows.samples.tolist() == b.rows.samples.tolist()
-        torch.testing.assert_close(a.impact, b.impact, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(a.impact, b.impact, **close)
 
 
 @pytest.mark.parametrize("batch_size", [2, 10, 100, 1000])
@@ -247,20 +215,13 @@ class Stop(Exception):
 
 
 def same(a, b):
-    tensors = all(
-        torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a) if f.name in TENSORS
-    )
-    tops = all(
-        torch.equal(s.rows.samples, t.rows.samples)
-        and torch.equal(s.rows.position, t.rows.position)
-        and torch.equal(s.impact, t.impact)
-        and torch.equal(s.signed, t.signed)
-        for s, t in zip(a.top, b.top, strict=True)
-    )
-    return tensors and tops and (a.n_rows, a.n_references) == (b.n_rows, b.n_references)
+    def tensors(of):
+        yield from (getattr(of, name) for name in TENSORS)
+        for top in of.top:
+            yield from (top.rows.samples, top.rows.position, top.impact, top.signed)
 
-
-TENSORS = ("mean", "signed", "normalised", "active_rate", "together")
+    counts = (a.n_rows, a.n_references) == (b.n_rows, b.n_references)
+    return counts and all(map(torch.equal, tensors(a), tensors(b)))
 
 
 def passing(small, **options):
@@ -271,8 +232,10 @@ def passing(small, **options):
     return lambda **more: impact(made.decomposition, source, **settings, **more)
 
 
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-@pytest.mark.parametrize("save_every", [1, 4, 20])
+@pytest.mark.parametrize(
+    ("error", "save_every"),
+    [(Stop, 1), (KeyboardInterrupt, 4), (Stop, 20), (KeyboardInterrupt, 20)],
+)
 def test_an_interrupted_pass_goes_on_and_ends_the_same(
     small, tmp_path, monkeypatch, error, save_every
 ):
@@ -303,69 +266,55 @@ def test_an_interrupted_pass_goes_on_and_ends_the_same(
     assert [p.name for p in tmp_path.iterdir()] == ["impact.safetensors"]
 
 
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ({"n_references": 3}, "n_references"),
-        ({"n_top": 4}, "n_top"),
-        ({"batch_size": 80}, "batch_size"),
-        ({"n_rows": 50}, "samples"),
-        ({"repeat_samples": True}, "repeat_samples"),
-        ({"seed": 1}, "source_seed"),
-    ],
-)
-def test_the_state_of_another_pass_is_refused(small, tmp_path, change, key):
+CHANGES = {
+    "n_references": {"n_references": 3},
+    "n_top": {"n_top": 4},
+    "batch_size": {"batch_size": 80},
+    "samples": {"n_rows": 50},
+    "repeat_samples": {"repeat_samples": True},
+    "source_seed": {"seed": 1},
+}
+
+
+def test_the_state_of_another_pass_is_refused(small, tmp_path):
     state = tmp_path / "impact.safetensors"
     passing(small)(state=state)
     before = state.read_bytes()
-    with pytest.raises(ValueError, match=f"state: expected a file of the same measurement: {key}"):
-        passing(small, **change)(state=state)
+    same = "state: expected a file of the same measurement"
+    for key, change in CHANGES.items():
+        with pytest.raises(ValueError, match=f"{same}: {key}"):
+            passing(small, **change)(state=state)
     assert state.read_bytes() == before
-
-
-@pytest.mark.parametrize("part", ["encoder", "threshold", "data"])
-def test_the_state_of_other_subnetworks_or_data_is_refused(small, tmp_path, part):
-    state = tmp_path / "impact.safetensors"
+    # Nor one of other subnetworks or data, nor a damaged file.
     made = small("mlp")
+    state = tmp_path / "mlp.safetensors"
     impact(made.decomposition, source_of(made), state=state, progress=False)
-    dec = made.decomposition
-    if part == "encoder":
-        made = made.changed(encoder=dec.decoder)
-    elif part == "threshold":
-        made = made.changed(threshold=0.11)
-    else:
-        made = replace(made, data=made.data + 1)
-    with pytest.raises(ValueError, match="state: expected a file of the same measurement"):
-        impact(made.decomposition, source_of(made), state=state, progress=False)
-
-
-def test_a_damaged_state_is_refused(small, tmp_path):
-    state = tmp_path / "impact.safetensors"
+    for other in (
+        made.changed(encoder=made.decomposition.decoder),
+        made.changed(threshold=0.11),
+        replace(made, data=made.data + 1),
+    ):
+        with pytest.raises(ValueError, match=same):
+            impact(other.decomposition, source_of(other), state=state, progress=False)
+    write_tensors(state, {"x": torch.zeros(1)})
+    with pytest.raises(ValueError, match=same):
+        passing(small)(state=state)
     state.write_bytes(b"something else")
     with pytest.raises(ValueError, match="a whole safetensors file"):
         passing(small)(state=state)
-    write_tensors(state, {"x": torch.zeros(1)})
-    with pytest.raises(ValueError, match="the same measurement"):
-        passing(small)(state=state)
-
-
-# Wrong arguments
 
 
 def test_wrong_arguments(small):
-    made = small("tokens")
-    every = source_of(made, "token", divergence="kl")
-    run = lambda source=every, **more: impact(made.decomposition, source, progress=False, **more)  # noqa: E731
-    with pytest.raises(ValueError, match="n_references: expected at least 1; got 0"):
-        run(n_references=0)
-    with pytest.raises(ValueError, match="n_top: expected at least 1; got 0"):
-        run(n_top=0)
-    with pytest.raises(ValueError, match="data: expected at least 2 rows; got 0"):
-        run(n_rows=0)
-    with pytest.raises(ValueError, match="rows='token'"):
-        run(source_of(made, "sampled-token", divergence="kl"))
-    other = small("tokens")
+    made, other = small("tokens"), small("tokens")
     with torch.no_grad():
         other.target.model[0].weight.add_(1)
-    with pytest.raises(ValueError, match="other values"):
-        run(source_of(other, "token", divergence="kl"))
+    every = source_of(made, "token", divergence="kl")
+    for message, source, options in (
+        ("n_references: expected at least 1; got 0", every, {"n_references": 0}),
+        ("n_top: expected at least 1; got 0", every, {"n_top": 0}),
+        ("data: expected at least 2 rows; got 0", every, {"n_rows": 0}),
+        ("rows='token'", source_of(made, "sampled-token", divergence="kl"), {}),
+        ("other values", source_of(other, "token", divergence="kl"), {}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            impact(made.decomposition, source, progress=False, **options)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -203,9 +202,9 @@ def resampled(monkeypatch):
     ("rows", "kind"), [("token", "jumprelu"), ("sample", "batch-top-k"), ("sample", "jumprelu")]
 )
 def test_a_run_is_the_same_under_every_memory_budget(
-    words, rows, kind, seen, resampled, monkeypatch
+    words, rows, kind, seen, resampled, unchecked, monkeypatch
 ):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # hundreds of small passes
+    monkeypatch.setattr(stream, "JUDGING_ROWS", 512)
     n = {"token": 40, "sample": 150}[rows]
     source, heldout = (words(rows, n=n, length=4, seed=seed) for seed in (0, 1))
     results: list[tuple[Decomposition, set, list, int | None]] = []
