@@ -58,9 +58,6 @@ def test_take_and_count(samples):
     assert n_samples(take(samples, slice(1, 3))) == 2
 
 
-# Text
-
-
 def letters(text):
     """A tokenizer with a token for the start of a text and one for every letter."""
     return {"input_ids": [0] + [ord(c) - ord("a") + 1 for c in text]}

@@ -55,9 +55,6 @@ def test_rows_are_independent(divergence):
         torch.testing.assert_close(whole[i : i + 1], alone)
 
 
-# What else a divergence says of itself
-
-
 def own(outputs, reference):
     return outputs.flatten(1).sum(1)
 
@@ -96,9 +93,6 @@ def test_averages_are_of_outputs_or_of_distributions():
     mean = KL.from_average(KL.to_average(logits).mean(0))
     torch.testing.assert_close(mean.exp(), torch.tensor([0.5, 0.5]))
     assert torch.isfinite(KL.from_average(torch.tensor([0.0, 1.0]))).all()
-
-
-# ∂D/∂f
 
 
 def test_output_gradients_by_hand():

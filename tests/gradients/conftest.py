@@ -1,6 +1,5 @@
 """Small models of every kind whose row gradients the engines must get right."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from subscape import GradientSource
 from subscape.gradients.plan import relative_error
-from tests.conftest import tiny
+from tests.conftest import Made, tiny
 
 N_SAMPLES = 6
 
@@ -23,33 +22,6 @@ class Case:
     data: Any
     parameters: str | list[str] = "*"
     rows: str = "sample"
-
-
-class RawParameters(nn.Module):
-    """A 3-D, a 1-D and a 0-D parameter of which no module knows."""
-
-    def __init__(self):
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(2, 4, 3))
-        self.offset = nn.Parameter(torch.randn(3))
-        self.scale = nn.Parameter(torch.tensor(1.3))
-
-    def forward(self, x):
-        heads = torch.einsum("nd,hde->nhe", x, self.kernel)
-        return self.scale * torch.tanh(heads).sum(1) + self.offset
-
-
-class Tied(nn.Module):
-    """One tensor under two names, used twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(4, 4)
-        self.second = nn.Linear(4, 4)
-        self.second.weight = self.first.weight
-
-    def forward(self, x):
-        return self.second(torch.tanh(self.first(x)))
 
 
 def linear():
@@ -77,11 +49,24 @@ def convolution():
 
 
 def raw_parameters():
-    return Case(RawParameters(), torch.randn(N_SAMPLES, 4))
+    """A 3-D, a 1-D and a 0-D parameter of which no module knows."""
+
+    def forward(self, x):
+        return self.scale * torch.einsum("nd,hde->nhe", x, self.kernel).tanh().sum(1) + self.offset
+
+    parts = {"kernel": torch.randn(2, 4, 3), "offset": torch.randn(3), "scale": torch.tensor(1.3)}
+    return Case(Made(forward, **parts), torch.randn(N_SAMPLES, 4))
 
 
 def tied():
-    return Case(Tied(), torch.randn(N_SAMPLES, 4))
+    """One tensor under two names, used twice."""
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+    return Case(Made(forward, first=first, second=second), torch.randn(N_SAMPLES, 4))
 
 
 def exact(kind, vocabulary=11, **changes):
@@ -120,19 +105,17 @@ def gpt2_tokens():
     return Case(tiny("gpt2", n_layer=1), data, rows="sampled-token")
 
 
-CASES: dict[str, Callable[[], Case]] = {
-    make.__name__: make
-    for make in (
-        linear,
-        mlp,
-        convolution,
-        raw_parameters,
-        tied,
-        llama_tokens,
-        llama_sequences,
-        gpt2_tokens,
-    )
-}
+MAKERS = [
+    linear,
+    mlp,
+    convolution,
+    raw_parameters,
+    tied,
+    llama_tokens,
+    llama_sequences,
+    gpt2_tokens,
+]
+CASES = {make.__name__: make for make in MAKERS}
 
 
 @pytest.fixture(params=list(CASES))

@@ -22,9 +22,6 @@ def source_of(made, **options):
     return GradientSource(target, made.data, rows=made.rows, seed=3, **options)
 
 
-# Engines against the oracle
-
-
 @pytest.mark.parametrize(
     ("divergence", "dtype"),
     [
@@ -65,9 +62,6 @@ def test_jacobian_in_chunks_equals_jacobian_at_once(case):
     torch.testing.assert_close(chunked, at_once, rtol=1e-12, atol=1e-14)
 
 
-# The oracle itself
-
-
 def test_loop_gradients_of_a_linear_map_by_hand():
     # f(x) = W x + b with W = [[1, 2], [0, -1]], b = [1, 0], x = [1, 2]: f = [6, -2].
     # Reference [2, 0]: D = ((6-2)² + (-2)²) / 2 = 10; dD/df = 2 (f − r) / 2 = [4, -2].
@@ -102,9 +96,6 @@ def test_loop_gradients_equal_finite_differences(case):
     flat = torch.cat([d.flatten() for d in direction.values()])
     # Central differences with h = 1e-5: truncation about 1e-10, rounding about 1e-16 / 1e-5.
     torch.testing.assert_close(slope, source.gradients(rows).flat @ flat, rtol=1e-5, atol=1e-7)
-
-
-# Row outputs
 
 
 def test_row_outputs_pick_each_rows_position():

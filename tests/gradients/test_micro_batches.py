@@ -49,9 +49,6 @@ def directions(*lead):
     return initial_stack(layout, lead, generator_of(1), torch.zeros((), dtype=torch.float64))
 
 
-# Parts of a batch against the batch
-
-
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     lead=st.sampled_from([(3,), (2, 3), (1, 1)]),
@@ -136,9 +133,6 @@ def test_parts_are_made_once_forward_and_once_backward():
     assert torch.equal(batches.squared_norm(), first)
     assert torch.equal(batches.squared_norm(), first)
     assert made == [0, 1, 2]
-
-
-# Parts that a source makes
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "rule", "vmap"])

@@ -29,9 +29,11 @@ def read(layer, inputs):
     """A layer, a nonlinearity, and a readout that is not decomposed."""
     with torch.no_grad():
         n_features = layer(inputs[:1]).numel()
-    readout = nn.Linear(n_features, 3).double()
-    forward = lambda self, x: self.readout(torch.tanh(self.layer(x)).flatten(1))  # noqa: E731
-    return Made(forward, layer=layer, readout=readout)
+    return Made(
+        lambda self, x: self.readout(torch.tanh(self.layer(x)).flatten(1)),
+        layer=layer,
+        readout=nn.Linear(n_features, 3).double(),
+    )
 
 
 def worst(found, expected):

@@ -9,9 +9,6 @@ from subscape.lowrank import make_layout
 MATRIX = {"w": (4, 6)}
 
 
-# Ranks
-
-
 @pytest.mark.parametrize(
     ("shape", "rank", "ranks"),
     [
@@ -57,9 +54,6 @@ def test_ranks_by_glob_take_the_first_that_matches():
 def test_bad_ranks_are_refused(rank, match):
     with pytest.raises(ValueError, match=f"rank: expected .*{match}"):
         make_layout(MATRIX, rank)
-
-
-# Pieces
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,6 @@ def test_zeros_stay_zero_and_scalars_are_whole():
     torch.testing.assert_close(project(layout, directions).flat()[:, -1], directions[:, -1])
 
 
-# Large matrices: leading singular vectors alone
-
-
 def decaying(*shape, ratio=0.5):
     """Two matrices of full rank whose singular values fall by `ratio`."""
     n = min(shape)

@@ -27,9 +27,6 @@ def oracle(tensor, pieces):
     return torch.einsum(f"...{ranks}{terms}->...{modes}", core, *eyes)
 
 
-# Dense directions
-
-
 def test_a_matrix_by_hand():
     layout = make_layout({"w": (2, 2)}, (1, 1))
     # Core 2; factors [1, 3] and [5, -1]: 2 · [1, 3] ⊗ [5, -1].
@@ -67,9 +64,6 @@ def test_any_layout_equals_the_einsum(tensors, form, lead):
     assert stack.flat().shape == (*lead, layout.n_parameters)
 
 
-# Flat order
-
-
 def test_flat_is_the_dense_tensors_in_model_order():
     layout = make_layout({"b": (3,), "s": (), "a": (2, 2)}, 1)
     stack = random_stack(layout, 4)
@@ -84,9 +78,6 @@ def test_select_takes_from_the_first_leading_axis():
     stack = random_stack(make_layout({"w": (4, 3)}, 2), 3, 2)
     assert torch.equal(stack.select(1).flat(), stack.flat()[1])
     assert torch.equal(stack.select(slice(0, 2)).flat(), stack.flat()[:2])
-
-
-# Scale
 
 
 @given(tensors=TENSORS, form=FORMS)
@@ -115,9 +106,6 @@ def test_unit_is_one_norm_over_all_tensors_not_one_per_tensor():
     torch.testing.assert_close(found.flat(), torch.tensor([[0.6, 0.0, 0.0, 0.8]]))
     stack = Stack(make_layout({"w": (3, 2)}, 1), torch.zeros(2, 6))
     assert unit(stack).flat().tolist() == [[0.0] * 6] * 2  # not NaN
-
-
-# The start
 
 
 @pytest.mark.parametrize("form", ["tucker", "cp"])

@@ -26,6 +26,7 @@ class Diagonal(nn.Module):
         return torch.where(self.w.abs() < self.cut, self.w * x, math.inf)
 
 
+OTHERS = torch.tensor([False, True, True, True])
 LAYOUT = make_layout({"w": (3,)}, 1)
 UNITS = Stack(LAYOUT, torch.eye(3, dtype=torch.float64))
 # Rows 0, 1 have the first feature, 2 to 4 the second; the third is in none.
@@ -33,16 +34,9 @@ DATA = torch.tensor([[1.0, 0, 0], [2, 0, 0], [0, 1, 0], [0, 2, 0], [0, 3, 0]]).d
 
 
 def scene_of(others=(0, 2, 3, 4), size=0.5, **options):
-    return Scene(
-        target=Target(Diagonal(**options)),
-        data=DATA,
-        divergence=MSE,
-        others=RowSet(torch.tensor(others)),
-        size=size,
-        n_deltas=3,
-        n_outputs=2,
-        centred=False,
-    )
+    target, rows = Target(Diagonal(**options)), RowSet(torch.tensor(others))
+    sizes = dict(size=size, n_deltas=3, n_outputs=2, centred=False)
+    return Scene(target=target, data=DATA, divergence=MSE, others=rows, **sizes)
 
 
 def top_of(samples, impact):
@@ -50,21 +44,16 @@ def top_of(samples, impact):
     return TopRows(RowSet(torch.tensor(samples, dtype=torch.long)), values, values)
 
 
-def idle(*flags):
-    return torch.tensor(flags)
-
-
 def card_of(scene, top, which, control=None):
     one = torch.tensor([2.0])
-    found = Impact(
-        one, -one, one * math.nan, one / 4, one[None] / 4, (top,), n_rows=9, n_references=3
-    )
+    parts = one, -one, one * math.nan, one / 4, one[None] / 4, (top,)
+    found = Impact(*parts, n_rows=9, n_references=3)
     return card(scene, 0, UNITS.select(0), control or UNITS.select(1), found, which)
 
 
 def test_a_card_by_hand():
     """Along w₀ rows 1 and 0 change by (2δ)²/3 and δ²/3; 5δ²/6 = 0.5 at δ = 0.77. Others stay."""
-    made = card_of(scene_of(), top_of([1, 0], [2, 1]), idle(False, True, True, True))
+    made = card_of(scene_of(), top_of([1, 0], [2, 1]), OTHERS)
     assert (made.index, made.impact, made.impact_signed, made.active_rate) == (0, 2, -2, 0.5)
     assert made.impact_normalised is None
     assert made.tensors == (1,)
@@ -93,7 +82,7 @@ def test_the_validity_radius_is_that_of_the_sweep():
     Row (2, 0, 0) to y = (1, 0, 0): D = (2w − 1)²/3, slope 4/3, curvature 4δ²/3.
     Row (1, 0, 0) to y = (2, 0, 0), the roll of two rows: slope −2/3, curvature δ²/3.
     """
-    made = card_of(scene_of(others=(2, 3)), top_of([1, 0], [2, 1]), idle(False, False))
+    made = card_of(scene_of(others=(2, 3)), top_of([1, 0], [2, 1]), torch.tensor([False, False]))
     assert made.selectivity is None  # no row is irrelevant
     assert made.sweep.irrelevant == (None,) * 7
 
@@ -112,14 +101,14 @@ def test_the_validity_radius_is_that_of_the_sweep():
 
 def test_a_top_row_is_not_irrelevant_too():
     """Row 0 is among the others: as an irrelevant row it would change."""
-    made = card_of(scene_of(), top_of([1, 0], [2, 1]), idle(True, True, True, True))
+    made = card_of(scene_of(), top_of([1, 0], [2, 1]), torch.tensor([True, True, True, True]))
     assert made.sweep.irrelevant == (0,) * 7
     assert made.selectivity.auroc == 1
 
 
 @pytest.mark.parametrize("top", [top_of([], []), top_of([1], [0.0])])
 def test_without_impact_nothing_is_pushed(top):
-    made = card_of(scene_of(), top, idle(False, True, True, True))
+    made = card_of(scene_of(), top, OTHERS)
     pushed = (made.top_outputs, made.delta, made.sweep, made.selectivity, made.validity_radius)
     assert pushed == (None,) * 5
     assert [row.outputs for row in made.top_samples] == [None] * len(top.rows)
@@ -128,7 +117,7 @@ def test_without_impact_nothing_is_pushed(top):
 
 def test_a_change_that_is_never_reached():
     """|δ| can be ‖w‖ = √3 at most, which changes the rows by 5·3/6 = 2.5."""
-    made = card_of(scene_of(size=3.0), top_of([1, 0], [2, 1]), idle(False, True, True, True))
+    made = card_of(scene_of(size=3.0), top_of([1, 0], [2, 1]), OTHERS)
     assert made.delta is None
     assert made.sweep is None
     assert made.top_outputs is not None
@@ -137,7 +126,7 @@ def test_a_change_that_is_never_reached():
 def test_a_control_that_leaves_the_finite_is_not_zero():
     """At w = 1.5 and beyond outputs are infinite; the second moves twice as far as the first."""
     far = Stack(LAYOUT, torch.tensor([0.0, 4.0, 0.0]).double())
-    which = idle(False, True, True, True)
+    which = OTHERS
     made = card_of(scene_of(size=0.1, cut=1.5), top_of([1, 0], [2, 1]), which, far)
     assert made.delta is not None
     assert made.selectivity.auroc == 1

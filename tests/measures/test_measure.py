@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from subscape import Decomposition, Target, prepare
+from subscape import Target, prepare
 from subscape._io import read_tensors
 from subscape.divergences import KL
-from subscape.lowrank import initial_stack, make_layout
 from subscape.measures import MeasureConfig, Measures, quality
 from subscape.measures import impact as impact_module
 from subscape.measures import measure as measure_module
@@ -21,39 +19,32 @@ from subscape.measures.measure import measure
 from subscape.measures.oracle import pca_fvu
 from subscape.report.build import page_data
 from subscape.report.page import render_page
-from subscape.subnetworks.dictionary import Dictionary
-from subscape.subnetworks.selection import BatchTopK
 
+SHARES = -1, -1 / 2, -1 / 4, 0, 1 / 4, 1 / 2, 1
 CONFIG = MeasureConfig(
     n_rows=100, n_references=2, n_top=4, n_others=36, n_outputs=3, n_deltas=3, batch_size=20
 )
-SETTINGS = {
-    "mlp": {"divergence": "mse", "reference": "another-row", "rows": "sample"},
-    "convolution": {"divergence": "kl", "reference": "another-row", "rows": "sample"},
-    "llama": {"divergence": "kl", "reference": "another-row", "rows": "sampled-token"},
+KINDS = {  # divergence, rows, threshold, and what is shown of a sample
+    "mlp": ("mse", "sample", 0.1, "values"),
+    "convolution": ("kl", "sample", 0.05, "image"),
+    "llama": ("kl", "sampled-token", 0.02, "tokens"),
 }
-THRESHOLDS = {"mlp": 0.1, "convolution": 0.05, "llama": 0.02}
-SHOWN = {"mlp": "values", "convolution": "image", "llama": "tokens"}
 
 
 def make(small, kind, **changes):
     """A decomposition as `decompose` leaves it, in float32."""
+    divergence, rows, threshold, _ = KINDS[kind]
     options = {"parameters": ["model.layers.1.*"]} if kind == "llama" else {}
-    plain = {"n": 40, "dtype": torch.float32, "threshold": THRESHOLDS[kind]}
-    return small(kind, settings=SETTINGS[kind], **plain | options | changes)
+    options |= {"n": 40, "dtype": torch.float32, "threshold": threshold}
+    settings = {"divergence": divergence, "reference": "another-row", "rows": rows}
+    return small(kind, settings=settings, **options | changes)
 
 
 def run(made, out=None, **options):
+    options = {"config": CONFIG, "out": out, "progress": False} | options
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="forward mode is not there")
-        return measure(
-            made.decomposition,
-            made.target,
-            made.data,
-            out=out,
-            progress=False,
-            **{"config": CONFIG} | options,
-        )
+        return measure(made.decomposition, made.target, made.data, **options)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +52,6 @@ def whole(small, tmp_path_factory):
     """Measured once for all tests: subnetworks of an MLP, their folder and what was found."""
     made, folder = make(small, "mlp"), tmp_path_factory.mktemp("whole")
     return made, folder, run(made, folder)
-
-
-def copied(folder, tmp_path):
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
 def doubled(model, batch):
@@ -86,7 +73,7 @@ def test_another_outputs_function_is_refused(small):
     assert measured("doubled").n_rows == 40
 
 
-@pytest.mark.parametrize("kind", list(SETTINGS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_record_is_complete_and_clean(small, kind, tmp_path):
     made = make(small, kind)
     labels = torch.arange(40) % 3 if kind == "convolution" else None
@@ -99,16 +86,14 @@ def test_the_record_is_complete_and_clean(small, kind, tmp_path):
     assert found.unit == ("squared output" if kind == "mlp" else "nats")
     assert found.logits == (kind != "mlp")
     assert found.rows == ("token" if tokens else "sample")
-    assert found.spread > 0
+    assert min(found.spread, found.quality.fvu) > 0
     assert 0 < found.quality.l0 <= 5
-    assert found.quality.fvu > 0
     fixed, chosen, *others = found.quality.baselines
     assert "best codes" not in fixed.name
     assert chosen.name == "5 principal directions, best codes"
     assert not others  # all rows were measured
     assert chosen.l0 == pytest.approx(found.quality.l0)
-    assert 0 <= fixed.fvu < 1
-    assert 0 <= chosen.fvu < 1
+    assert all(0 <= of.fvu < 1 for of in (fixed, chosen))
     assert [entry.index for entry in found] == list(range(5))
     assert found.coactivation.shape == (5, 5)
     shares = torch.stack(list(made.decomposition.norms().values()), 1).square()
@@ -125,8 +110,7 @@ def test_the_record_is_complete_and_clean(small, kind, tmp_path):
         assert all(len(row.outputs.up) + len(row.outputs.down) > 0 for row in top)
         d, sweep = entry.delta, entry.sweep
         assert d > 0
-        halves = [-d, -d / 2, -d / 4, 0, d / 4, d / 2, d]
-        assert sweep.delta == pytest.approx(halves, rel=1e-5)
+        assert sweep.delta == pytest.approx([d * s for s in SHARES], rel=1e-5)
         assert all(abs(c[3]) < 1e-6 for c in (sweep.relevant, sweep.irrelevant, sweep.random))
         # Both ends of the sweep together are the share of the spread that was asked for.
         ends = (sweep.relevant[0] + sweep.relevant[-1]) / 2
@@ -151,7 +135,7 @@ def test_the_record_is_complete_and_clean(small, kind, tmp_path):
     loaded = Measures.load(tmp_path / "m")
     assert loaded.record == found.record
     page = page_data(made.decomposition, loaded, title="A title")
-    assert all(SHOWN[kind] in shown for shown in page["samples"].values())
+    assert all(KINDS[kind][-1] in shown for shown in page["samples"].values())
     assert "A title" in render_page(page)
 
 
@@ -162,26 +146,26 @@ def test_without_a_folder_nothing_is_written(whole, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_settings_of_the_decomposition_can_be_overridden(small):
-    made = make(small, "mlp")
+def test_the_settings_of_the_decomposition_can_be_overridden(whole):
+    made, _, _ = whole
     found = run(made, divergence="half-reference-mse", reference="uniform")
     assert (found.divergence, found.reference) == ("half-reference-mse", "uniform")
     # It is not smallest at the own output, so changes are measured by the squared error.
     assert min(v for entry in found for v in entry.sweep.relevant) >= 0
-
-
-def test_a_divergence_of_ones_own_says_its_unit(small):
-    made = make(small, "mlp")
+    # A divergence of one's own says its unit.
     bits = replace(KL, name="bits", unit="bits", is_distance=False)
     found = run(made, divergence=bits)
     assert (found.divergence, found.unit, found.logits) == ("bits", "bits", True)
     assert found.unit_of_changes == "squared output"
     plain = run(made, divergence=lambda f, y: (f - y).abs().sum(1))
     assert plain.unit == plain.unit_of_changes == "an unknown unit"
+    bare = run(replace(made, decomposition=replace(made.decomposition, settings={})))
+    assert bare.divergence == "mse"
+    assert 0 < bare.quality.l0 <= 5
 
 
-def test_a_model_in_place_of_a_target_and_settings_by_keyword(small):
-    made = make(small, "mlp")
+def test_a_model_in_place_of_a_target_and_settings_by_keyword(whole):
+    made, _, _ = whole
     expected = run(made, config=replace(CONFIG, n_top=2)).record
     model, options = made.target.model, {"config": CONFIG, "n_top": 2, "progress": False}
     assert measure(made.decomposition, model, made.data, **options).record == expected
@@ -192,21 +176,10 @@ def test_a_model_in_place_of_a_target_and_settings_by_keyword(small):
         measure(plain, model, made.data, outputs=doubled, progress=False)
 
 
-def test_a_decomposition_without_settings(small):
-    made = make(small, "mlp")
-    made = replace(made, decomposition=replace(made.decomposition, settings={}))
-    found = run(made)
-    assert found.divergence == "mse"
-    assert 0 < found.quality.l0 <= 5
-
-
-def test_one_subnetwork_has_no_partner(small):
+def test_one_alone_and_one_that_is_dead(small):
     found = run(make(small, "mlp", k=1))
     assert found[0].partners == ()
     assert found.coactivation.tolist() == [[1.0]]
-
-
-def test_one_that_is_dead(small):
     made = make(small, "mlp")
     weights = made.decomposition.encoder.weights.clone()
     weights[2] = 0
@@ -236,33 +209,14 @@ def test_the_targets_hash_is_made_once(small, tmp_path, monkeypatch):
     assert len(hashed) == 1
 
 
-class Counted(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-        self.forwards = 0
-
-    def forward(self, x):
-        self.forwards += 1
-        return self.layers(x)
-
-
-def test_one_forward_serves_all_references():
+def test_one_forward_serves_all_references(small, monkeypatch):
     """Preparing takes three forwards, and ten references of n batches n, not 10 n."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model, data = Counted(), torch.randn(120, 4)
-        encoder = initial_stack(
-            make_layout(Target(model).shapes, 1), (3,), torch.Generator().manual_seed(0), data
-        )
-    ready = prepare(model, data, engine="rule", n_subnetworks=3)
-    dictionary = Dictionary(encoder, encoder, BatchTopK(1.0, torch.Size([3]), data))
-    found = Decomposition(dictionary, ready.source.target.fingerprint())
-    n_batches = len(
-        impact_module.draws_of(ready.source, torch.arange(len(ready.source)), 1, 24, first=0)
-    )
-    impact_module.impact(found, ready.source, n_references=10, batch_size=24, progress=False)
-    assert n_batches <= model.forwards <= 3 + n_batches
+    made, forwards = make(small, "mlp", n=120), []
+    made.target.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    source = prepare(made.target.model, made.data, engine="rule", n_subnetworks=5).source
+    n_batches = len(impact_module.draws_of(source, torch.arange(len(source)), 1, 24, first=0))
+    impact_module.impact(made.decomposition, source, n_references=10, batch_size=24, progress=False)
+    assert n_batches <= len(forwards) <= 3 + n_batches
 
 
 # Interrupted
@@ -343,7 +297,7 @@ OTHERS = {
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
 def test_another_measurement_in_the_same_folder_is_refused(whole, tmp_path, change):
     made, folder, _ = whole
-    folder = copied(folder, tmp_path)
+    folder = Path(shutil.copytree(folder, tmp_path / "copy"))
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     other, options = change(made)
     with pytest.raises(ValueError, match=r"the same measurement|of another measurement"):

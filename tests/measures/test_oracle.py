@@ -19,14 +19,8 @@ def test_orthogonal_directions_by_hand():
     g = torch.tensor([[3.0, 1.0, 0.0], [2.0, 2.0, 2**0.5]])
     t = torch.eye(3)[:2]
     # Budget 1: row 0 takes its 9. Budget 2: 9 + 4, 3: 9 + 4 + 4, 4: all 18.
-    for l0, reached, n_active in [
-        (0, 0, [0, 0]),
-        (0.5, 9, [1, 0]),
-        (1, 13, [1, 1]),
-        (1.5, 17, [1, 2]),
-        (2, 18, [2, 2]),
-        (5, 18, [2, 2]),
-    ]:
+    first = {0: (0, [0, 0]), 0.5: (9, [1, 0]), 1: (13, [1, 1]), 1.5: (17, [1, 2])}
+    for l0, (reached, n_active) in (first | {2: (18, [2, 2]), 5: (18, [2, 2])}).items():
         found = oracle(g, t, l0)
         assert found.fvu == pytest.approx(1 - reached / 20)
         assert found.n_active.tolist() == n_active
@@ -83,13 +77,8 @@ def test_dependent_directions_do_no_harm():
 def test_spread_takes_the_best_gain_first():
     # Gains: row 0: 5, 1; row 1: 3, 2.
     explained = torch.tensor([[0.0, 5.0, 6.0], [0.0, 3.0, 5.0]])
-    assert [spread(explained, b).tolist() for b in range(5)] == [
-        [0, 0],
-        [1, 0],
-        [1, 1],
-        [1, 2],
-        [2, 2],
-    ]
+    found = [spread(explained, b).tolist() for b in range(5)]
+    assert found == [[0, 0], [1, 0], [1, 1], [1, 2], [2, 2]]
 
 
 def test_spread_sees_that_two_may_help_only_together():
@@ -107,6 +96,9 @@ def test_many_directions_are_not_exhaustive_and_more_budget_never_hurts():
     assert fvus == sorted(fvus, reverse=True)
     assert [o.l0 for o in found] == pytest.approx([0.5, 1, 2, 4])
     assert not found[-1].exhaustive
+    # The number active in a row is not cut below the L0.
+    assert oracle(g, t, 10).l0 == pytest.approx(10)
+    assert oracle(g, t, 10, max_active=6).l0 == pytest.approx(6)
 
 
 def test_pca_by_hand():
@@ -117,17 +109,8 @@ def test_pca_by_hand():
     assert pca_fvu(g, 3) == pytest.approx(0)
     assert pca_fvu(g, 2, 1.0) == pytest.approx(1 / 21)
     assert pca_fvu(g, 2, 1 / 3) == pytest.approx(5 / 21)
-
-
-def test_refuses_zero_gradients():
     with pytest.raises(ValueError, match="gradients: expected not all zero"):
         oracle(torch.zeros(2, 3), torch.eye(3), 1)
-
-
-def test_the_number_active_in_a_row_is_not_cut_below_the_l0():
-    g, t = random_problem(30, 50, 40)
-    assert oracle(g, t, 10).l0 == pytest.approx(10)
-    assert oracle(g, t, 10, max_active=6).l0 == pytest.approx(6)
 
 
 @pytest.mark.parametrize("shape", [(7, 40), (40, 7)])
@@ -135,9 +118,7 @@ def test_principal_directions_are_those_of_an_svd(shape):
     g = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found, expected = principal_directions(g, 5), torch.linalg.svd(g, full_matrices=False).Vh[:5]
     torch.testing.assert_close((found @ expected.mT).abs(), torch.eye(5, dtype=torch.float64))
-
-
-def test_principal_directions_end_with_the_span():
+    # They end with the span.
     g = torch.ones(4, 9, dtype=torch.float64)
     assert len(principal_directions(g, 3)) == 1
     assert pca_fvu(g, 3) == pytest.approx(0)

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from subscape._io import write_tensors
 from subscape.measures import MeasureConfig, Measures, RowSet, Selectivity, SubnetworkMeasures
 from subscape.measures.kept import names_of, samples_of, token_ids
 from subscape.measures.record import (
@@ -23,35 +24,21 @@ from subscape.measures.record import (
 
 
 def entry_of(k, auroc=None, **more):
-    chosen = None if auroc is None else Selectivity(0.5, None, *auroc)
-    return SubnetworkMeasures(
-        index=k,
-        impact=2.0,
-        impact_signed=-2.0,
-        impact_normalised=None,
-        active_rate=0.25,
-        tensors=(0.75, 0.25),
-        selectivity=chosen,
-        **more,
-    )
+    more["selectivity"] = None if auroc is None else Selectivity(0.5, None, *auroc)
+    impacts = dict(impact=2.0, impact_signed=-2.0, impact_normalised=None)
+    return SubnetworkMeasures(index=k, **impacts, active_rate=0.25, tensors=(0.75, 0.25), **more)
 
 
 def measures_of(*entries):
+    made = dict(subscape_version="0", target="abc", decomposition="abc def")
+    said = dict(divergence="kl", unit="nats", unit_of_changes="nats", logits=True)
+    rows = dict(rows="token", n_rows=1200, reference="another-row", n_references=3, spread=None)
     return Measures(
         format="subscape-measures/2",
-        subscape_version="0",
-        target="abc",
-        decomposition="abc def",
+        **made,
+        **said,
+        **rows,
         settings=MeasureConfig(n_top=2),
-        divergence="kl",
-        unit="nats",
-        unit_of_changes="nats",
-        logits=True,
-        reference="another-row",
-        rows="token",
-        n_rows=1200,
-        n_references=3,
-        spread=None,
         quality=Quality(0.25, 1.5, 100, (Baseline("2 principal directions", 2.0, 0.5),)),
         names=Names({3: "three"}, {7: " a"}),
         subnetworks=entries,
@@ -110,27 +97,19 @@ def test_numbers_have_six_digits_and_are_finite():
 
 def test_saved_and_loaded(tmp_path):
     made = measures_of(FULL, entry_of(1))
-    made.save(tmp_path / "m")
-    loaded = Measures.load(tmp_path / "m")
+    made.save(tmp_path)
+    loaded = Measures.load(tmp_path)
     assert loaded.record == made.record
     assert torch.equal(loaded.coactivation.isnan(), made.coactivation.isnan())
     assert loaded.samples.keys() == {"index", "inputs"}
     assert torch.equal(loaded.samples["index"], made.samples["index"])
-    files = {p.name for p in (tmp_path / "m").iterdir()}
-    assert files == {"measures.json", "measures.safetensors"}
-
-
-def test_the_file_says_the_same_as_the_record(tmp_path):
-    measures_of(FULL, entry_of(1)).save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"measures.json", "measures.safetensors"}
+    # The file says the same as the record.
     record = json.loads((tmp_path / "measures.json").read_text())
     entry = record["subnetworks"][0]
-    assert entry["top_samples"][0] == {
-        "sample": 4,
-        "position": 2,
-        "impact": 0.5,
-        "signed": -0.5,
-        "outputs": {"up": [[3, 1.0]], "down": [[0, -2.0]]},
-    }
+    sizes = {"sample": 4, "position": 2, "impact": 0.5, "signed": -0.5}
+    moved = {"up": [[3, 1.0]], "down": [[0, -2.0]]}
+    assert entry["top_samples"][0] == sizes | {"outputs": moved}
     assert entry["sweep"]["relevant"] == [2.0, None]
     assert entry["partners"] == [[1, 0.125]]
     assert record["subnetworks"][1]["sweep"] is None
@@ -197,33 +176,26 @@ def test_a_field_that_is_not_there_is_named(tmp_path, path):
     assert f"missing required field `{last}`" in refused(tmp_path, path, ABSENT)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (
-            '{"format": "subscape-measures/1"}',
-            "format subscape-measures/2; got subscape-measures/1.",
-        ),
-        ('{"format": "subscape-measures/3"}', "got subscape-measures/3"),
-        ("{}", "got none"),
-        ("[1]", "Expected `object`"),
-        ("{", "expected a JSON file"),
-        ("\x00", "expected a JSON file"),
-    ],
-)
-def test_another_file_is_refused(tmp_path, text, words):
+OTHERS = {
+    '{"format": "subscape-measures/1"}': "format subscape-measures/2; got subscape-measures/1.",
+    '{"format": "subscape-measures/3"}': "got subscape-measures/3",
+    "{}": "got none",
+    "[1]": "Expected `object`",
+    "{": "expected a JSON file",
+    "\x00": "expected a JSON file",
+}
+
+
+def test_another_file_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="Measure first: subscape measure RUN"):
         Measures.load(tmp_path)
-    (tmp_path / "measures.json").write_text(text)
-    with pytest.raises(ValueError) as caught:
-        Measures.load(tmp_path)
-    assert words in str(caught.value)
-    assert "subscape measure RUN --overwrite" in str(caught.value)
-
-
-def test_tensors_that_are_not_there(tmp_path):
-    from subscape._io import write_tensors
-
+    for text, words in OTHERS.items():
+        (tmp_path / "measures.json").write_text(text)
+        with pytest.raises(ValueError) as caught:
+            Measures.load(tmp_path)
+        assert words in str(caught.value)
+        assert "subscape measure RUN --overwrite" in str(caught.value)
+    # Tensors that are not there.
     measures_of(FULL, entry_of(1)).save(tmp_path)
     write_tensors(tmp_path / "measures.safetensors", {"coactivation": torch.eye(2)})
     with pytest.raises(ValueError, match=r"measures.safetensors: expected .* samples.index"):

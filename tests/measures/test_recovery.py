@@ -80,9 +80,6 @@ def test_nothing_alive():
     assert (found.mmcs, found.mmcs_unmatched, found.min_cosine) == (0, 0, 0)
     assert math.isnan(found.precision)
     assert not found.success
-
-
-def test_layouts_must_agree():
     with pytest.raises(ValueError, match="truth: expected directions over 3 parameters"):
         recovery(EYE, torch.eye(2))
 

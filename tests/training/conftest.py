@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subscape import GradientSource, Target
+from subscape import GradientSource, Target, TrainingConfig
 from subscape.training import Trainer
 from tests.conftest import Made
 
@@ -86,6 +86,13 @@ def planted():
 @pytest.fixture
 def make_planted():
     return plant
+
+
+SMALL = TrainingConfig(n_subnetworks=5, rank=1, l0=1.0, steps=40, batch_size=16, n_restarts=2)
+
+
+def uniform_source(planted, seed=0):
+    return GradientSource(Target(planted.model), planted.data, reference="uniform", seed=seed)
 
 
 def words_source(rows="token", *, n=40, length=3, width=4, seed=0, dtype=torch.float64, **options):

@@ -48,9 +48,6 @@ def sources(monkeypatch):
     return given
 
 
-# Held-out rows
-
-
 def test_a_tenth_is_set_aside_and_never_trained_on(model, data, sources):
     decompose(model, data, **SMALL)
     source, heldout = sources
@@ -83,9 +80,6 @@ def test_pairs_stay_with_their_samples_when_some_are_held_out(model, data, sourc
         rows = source.rows(0, 4)
         reference = source.reference(source.outputs_at(rows), rows)
         assert torch.equal(reference, source.data[rows.samples][:, :3])
-
-
-# What is passed on
 
 
 def test_settings_go_on_top_of_a_config(model, data):
@@ -128,9 +122,6 @@ def test_progress_is_shown_only_when_asked(model, data, capfd):
     assert captured.out == ""
     assert "decompose" in captured.err
     assert "fvu" in captured.err
-
-
-# What is left alone
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "vmap", "loop"])

@@ -3,12 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from subscape import GradientSource, Target, TrainingConfig
 from subscape.gradients import DenseRowGradients
 from subscape.lowrank import Stack, make_layout
 from subscape.subnetworks import SELECTIONS, BatchTopK, Dictionary
 from subscape.training import Trainer
 from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, replacements
+from tests.training.conftest import SMALL, uniform_source
 
 E = torch.eye(4, dtype=torch.float64)
 
@@ -20,52 +20,44 @@ def rows(*sizes, each=8):
 
 
 def dictionary(*directions):
-    """One replica, or several of [subnetwork, parameter], of which one subnetwork is active per row."""
-    weights = torch.stack(directions)
-    weights = weights[None] if weights.dim() == 2 else weights
+    """A replica for every word: of each number in it, a subnetwork along that axis, one active per row."""
+    weights = torch.stack([E[[int(axis) for axis in word]] for word in directions])
     stack = Stack(make_layout({"w": (4,)}, 1), weights)
     return Dictionary(stack, stack, BatchTopK(1.0, weights.shape[:-1], weights))
 
 
-def picks(n_subnetworks, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    n = N_CANDIDATES * n_replaced_at_most(n_subnetworks)
-    return torch.rand(1, n, generator=generator, dtype=torch.float64)
-
-
 def replaced(gradients, made):
     n_replicas, n = made.selection.lead
-    return replacements(gradients, made, picks(n).expand(n_replicas, -1))
+    generator = torch.Generator().manual_seed(0)
+    shape = 1, N_CANDIDATES * n_replaced_at_most(n)
+    picks = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return replacements(gradients, made, picks.expand(n_replicas, -1))
 
 
-def test_a_dead_subnetwork_becomes_the_direction_that_is_missing():
-    # Rows lie along axes 0, 1, 2; subnetwork 1 looks along axis 3, where none is.
-    found = replaced(rows(3.0, 3.0, 2.0), dictionary(E[0], E[3], E[1]))
-    assert found.replica.tolist() == [0]
-    assert found.subnetwork.tolist() == [1]
-    torch.testing.assert_close(found.weights.abs(), E[2:3])
-
-
-def test_of_two_missing_directions_the_one_that_explains_more_is_taken():
-    # Only axis 0 is there; axis 1 is missing with rows of 2 (7 · 4 = 28), axis 2 with rows of 3 (63).
-    found = replaced(rows(3.0, 2.0, 3.0), dictionary(E[0], E[3], E[3]))
-    torch.testing.assert_close(found.weights.abs(), E[2:3])
-
-
-def test_nothing_is_replaced_where_nothing_is_missing():
-    found = replaced(rows(3.0, 3.0, 3.0), dictionary(E[0], E[1], E[2]))
-    assert found.subnetwork.tolist() == []
-    assert found.weights.shape == (0, 4)
-
-
-def test_a_used_subnetwork_gives_way_only_to_twice_its_use():
-    # Use of subnetwork 2 (axis 2): Δ = 8 · 2² = 32. Axis 3 would gain 7 · c², without the row it is from.
-    made = dictionary(E[0], E[1], E[2])
-    kept = replaced(rows(9.0, 9.0, 2.0, 2.9), made)  # 59 < 2 · 32
-    assert kept.subnetwork.tolist() == []
-    given = replaced(rows(9.0, 9.0, 2.0, 3.1), made)  # 67 > 2 · 32
-    assert given.subnetwork.tolist() == [2]
-    torch.testing.assert_close(given.weights.abs(), E[3:4])
+@pytest.mark.parametrize(
+    ("sizes", "axes", "ones", "becomes"),
+    [
+        # A dead subnetwork, which looks along axis 3, where none is, becomes the direction that is missing.
+        ((3.0, 3.0, 2.0), "031", [[1]], 2),
+        # Only axis 0 is there; axis 1 is missing with rows of 2 (7 · 4 = 28), axis 2 with rows of 3 (63).
+        ((3.0, 2.0, 3.0), "033", [[1], [2]], 2),
+        # Nothing is replaced where nothing is missing.
+        ((3.0, 3.0, 3.0), "012", [[]], None),
+        # A used one gives way only to twice its use. Subnetwork 2 has Δ = 8 · 2² = 32. Axis 3 would gain
+        # 7 · c², without the row it is from: 59 < 2 · 32 < 67.
+        ((9.0, 9.0, 2.0, 2.9), "012", [[]], None),
+        ((9.0, 9.0, 2.0, 3.1), "012", [[2]], 3),
+        # A copy is of no use. Both fire in the rows of axis 0 and rebuild twice what is there: without one
+        # of them the error falls by 8 · 9, though both are active as often as subnetwork 2.
+        ((3.0, 3.0, 4.0), "001", [[0], [1]], 2),
+    ],
+)
+def test_what_is_replaced_by_hand(sizes, axes, ones, becomes):
+    found = replaced(rows(*sizes), dictionary(axes))
+    assert found.subnetwork.tolist() in ones
+    assert found.replica.tolist() == [0] * len(found.subnetwork)
+    expected = torch.zeros(0, 4).double() if becomes is None else E[[becomes]]
+    torch.testing.assert_close(found.weights.abs(), expected)
 
 
 @pytest.mark.parametrize(("n_alike", "replaced_ones"), [(1, []), (2, [2])])
@@ -74,21 +66,12 @@ def test_a_candidate_is_not_judged_by_the_row_it_comes_from(n_alike, replaced_on
     # more than twice the least use, 8 · 2² = 32; a second one like it speaks for a direction.
     alike = (20 * E[3]).expand(n_alike, 4)
     flat = torch.cat([rows(3.0, 3.0, 2.0).flat, alike])
-    found = replaced(DenseRowGradients(flat, {"w": (4,)}), dictionary(E[0], E[1], E[2]))
+    found = replaced(DenseRowGradients(flat, {"w": (4,)}), dictionary("012"))
     assert found.subnetwork.tolist() == replaced_ones
 
 
-def test_a_copy_is_of_no_use():
-    # Both copies fire in the rows of axis 0 and rebuild twice what is there: without one of them the
-    # error falls by 8 · 9, though both are active as often as subnetwork 2.
-    found = replaced(rows(3.0, 3.0, 4.0), dictionary(E[0], E[0], E[1]))
-    assert found.subnetwork.tolist() in ([0], [1])
-    torch.testing.assert_close(found.weights.abs(), E[2:3])
-
-
 def test_replicas_are_judged_each_by_itself():
-    two = dictionary(torch.stack([E[0], E[1], E[2]]), torch.stack([E[0], E[3], E[1]]))
-    found = replaced(rows(3.0, 3.0, 3.0), two)
+    found = replaced(rows(3.0, 3.0, 3.0), dictionary("012", "031"))
     assert found.replica.tolist() == [1]
     assert found.subnetwork.tolist() == [1]
 
@@ -100,22 +83,12 @@ def test_at_most_a_tenth_is_replaced_but_at_least_one(n, expected):
 
 # In training
 
-CONFIG = TrainingConfig(
-    n_subnetworks=5,
-    rank=1,
-    l0=1.0,
-    steps=40,
-    batch_size=16,
-    dense_warmup=0.0,
-    resample_every=10,
-    n_restarts=2,
-)
+CONFIG = replace(SMALL, dense_warmup=0.0, resample_every=10)
 EVERY = pytest.mark.parametrize("kind", list(SELECTIONS))
 
 
 def trainer_with_a_dead_subnetwork(planted, config, steps):
-    source = GradientSource(Target(planted.model), planted.data, reference="uniform")
-    made = Trainer([source], config)
+    made = Trainer([uniform_source(planted)], config)
     for _ in range(steps):
         made.step()
     with torch.no_grad():

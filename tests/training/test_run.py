@@ -5,26 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from subscape import Decomposition, GradientSource, Target, TrainingConfig, decompose
+from subscape import Decomposition, GradientSource, Target, decompose
 from subscape._io import read_tensors
 from subscape.subnetworks import SELECTIONS
 from subscape.subnetworks.evaluation import evaluate
 from subscape.training import Trainer, stream, train, train_side_by_side
+from tests.training.conftest import SMALL
 
-CONFIG = TrainingConfig(
-    n_subnetworks=5,
-    rank=1,
-    l0=1.0,
-    steps=24,
-    batch_size=16,
-    learning_rate=0.05,
-    dense_warmup=0.1,
-    resample_every=6,
-    n_restarts=2,
-    n_heldout_rows=64,
-    log_every=2,
-    checkpoint_every=5,
-)
+CONFIG = replace(SMALL, steps=24, learning_rate=0.05, dense_warmup=0.1, resample_every=6)
+CONFIG = replace(CONFIG, n_heldout_rows=64, log_every=2, checkpoint_every=5)
 
 
 def run(planted, folder=None, **changes):
@@ -160,27 +149,11 @@ def test_what_changes_no_result_may_change(planted, tmp_path, interrupted):
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 15, 18, 21, 24]
 
 
-def half(outputs, reference):
-    return (outputs - reference).square().sum(1) / 2
-
-
-CHANGES = [
-    {"learning_rate": 0.02},
-    {"n_subnetworks": 4},
-    {"rank": (1, 1)},
-    {"steps": 30},
-    {"decay_every": 100},
-    {"resample_every": 7},
-    {"dense_warmup": 0.2},
-    {"l0": 2.0},
-    {"selection": "jumprelu"},
-    {"row_weight": "unit"},
-    {"seed": 1},
-    {"divergence": "half-reference-mse"},
-    {"divergence": lambda outputs, reference: (outputs - reference).square().sum(1) / 2},
-    {"reference": "batch-mean"},
-    {"engine": "vmap"},
-]
+CHANGES = [{"learning_rate": 0.02}, {"n_subnetworks": 4}, {"rank": (1, 1)}, {"steps": 30}]
+CHANGES += [{"decay_every": 100}, {"resample_every": 7}, {"dense_warmup": 0.2}, {"l0": 2.0}]
+CHANGES += [{"selection": "jumprelu"}, {"row_weight": "unit"}, {"seed": 1}, {"engine": "vmap"}]
+CHANGES += [{"divergence": "half-reference-mse"}, {"reference": "batch-mean"}]
+CHANGES += [{"divergence": lambda outputs, reference: (outputs - reference).square().sum(1) / 2}]
 
 
 def test_a_run_with_other_settings_values_or_data_is_refused(planted, tmp_path):

@@ -1,7 +1,6 @@
 """How row gradients are made in pieces that fit memory, and that nothing depends on the pieces."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -13,14 +12,10 @@ from subscape.gradients.micro_batches import MicroBatches
 from subscape.gradients.one_pass import OnePass
 from subscape.training import Trainer, stream, train
 from subscape.training import trainer as trainer_module
+from tests.training.conftest import SMALL, uniform_source
 
-CONFIG = TrainingConfig(n_subnetworks=5, rank=1, l0=1.0, steps=40, batch_size=16)
 TINY = 1e-9
 """GiB: about one byte."""
-
-
-def uniform_source(planted, seed=0):
-    return GradientSource(Target(planted.model), planted.data, reference="uniform", seed=seed)
 
 
 # Steps made ahead
@@ -41,7 +36,7 @@ def asked(monkeypatch):
 
 def test_steps_made_ahead_are_those_made_alone(planted, monkeypatch):
     monkeypatch.setattr(stream, "PREFETCH_STEPS", 4)
-    made, source = Trainer([uniform_source(planted)], CONFIG).stream, uniform_source(planted)
+    made, source = Trainer([uniform_source(planted)], SMALL).stream, uniform_source(planted)
     for number in (0, 3, 4, 9, 2):
         alone = source.gradients(source.rows(number, 16)).flat
         torch.testing.assert_close(made.gradients(number).flat[0], alone)
@@ -50,11 +45,11 @@ def test_steps_made_ahead_are_those_made_alone(planted, monkeypatch):
 def test_steps_ahead_keep_to_their_budget_and_to_the_run(planted, asked, monkeypatch):
     # 9 parameters × 8 bytes × 16 rows = 1,152 bytes a batch.
     monkeypatch.setattr(stream, "PREFETCH_BUDGET", 3 * 1152)
-    made = Trainer([uniform_source(planted)], CONFIG).stream
+    made = Trainer([uniform_source(planted)], SMALL).stream
     for number in range(7):
         made.gradients(number)
     assert asked == [3 * 16] * 3
-    short = Trainer([uniform_source(planted)], replace(CONFIG, steps=5)).stream
+    short = Trainer([uniform_source(planted)], replace(SMALL, steps=5)).stream
     asked.clear()
     for number in range(5):
         short.gradients(number)
@@ -99,43 +94,37 @@ def wide_source():
     return GradientSource(Target(model, "2.bias"), torch.randn(5000, 4), engine="rule")
 
 
-WIDE = TrainingConfig(
-    n_subnetworks=4, rank=1, batch_size=64, resample_every=1, dense_warmup=0.0, steps=100
-)
+WIDE = TrainingConfig(4, rank=1, batch_size=64, resample_every=1, dense_warmup=0.0, steps=100)
 
 
-def test_steps_made_ahead_keep_to_the_memory_budget(passes):
-    made = Trainer([wide_source()], replace(WIDE, memory_gib=TINY, resample_every=0))
-    passes.clear()
-    made.step()
-    assert max(passes) == made.stream.micro_batch_size == 8
-
-
-def test_resampling_keeps_to_the_memory_budget(passes):
+def test_steps_made_ahead_and_resampling_keep_to_the_memory_budget(passes):
     source = wide_source()
     found = estimate(source, WIDE)
-    made = Trainer(
-        [source], replace(WIDE, memory_gib=(found.directions + 150.5 * found.per_row) / 2**30)
-    )
-    assert made.stream.micro_batch_size == 150
-    passes.clear()
-    made.step()
-    assert max(passes) == 144  # whole groups of the 150 rows that fit
+    fitting = (found.directions + 150.5 * found.per_row) / 2**30
+    for changes, size, most in (
+        ({"memory_gib": TINY, "resample_every": 0}, 8, 8),
+        ({"memory_gib": fitting}, 150, 144),  # whole groups of the 150 rows that fit
+    ):
+        made = Trainer([source], replace(WIDE, **changes))
+        assert made.stream.micro_batch_size == size
+        passes.clear()
+        made.step()
+        assert max(passes) == most
 
 
 def test_what_a_setting_says_goes_before_the_memory_budget(words):
-    assert Trainer([words()], replace(CONFIG, batch_size=24)).stream.micro_batch_size > 24
+    assert Trainer([words()], replace(SMALL, batch_size=24)).stream.micro_batch_size > 24
     for n in (5, 16):
-        config = replace(CONFIG, batch_size=24, micro_batch_size=n)
+        config = replace(SMALL, batch_size=24, micro_batch_size=n)
         assert Trainer([words()], config).stream.micro_batch_size == n
     # A cached Jacobian is not cut.
-    cached = Trainer([words("sample", engine="jacobian")], replace(CONFIG, memory_gib=TINY))
+    cached = Trainer([words("sample", engine="jacobian")], replace(SMALL, memory_gib=TINY))
     assert cached.stream.micro_batch_size is None
 
 
 @pytest.mark.parametrize(("rows", "size"), [("sample", 8), ("sampled-token", 8), ("token", 24)])
 def test_the_first_step_has_the_gradients_of_the_parts_together(words, rows, size):
-    config = replace(CONFIG, batch_size=48, dense_warmup=0.0)
+    config = replace(SMALL, batch_size=48, dense_warmup=0.0)
     source = words(rows, n=60)
     cut, whole = Trainer([source], replace(config, memory_gib=TINY)), Trainer([source], config)
     parts = cut.stream.gradients(0)
@@ -151,18 +140,9 @@ def test_the_first_step_has_the_gradients_of_the_parts_together(words, rows, siz
 
 # Whole runs
 
-RUN = TrainingConfig(
-    n_subnetworks=6,
-    rank=1,
-    l0=1.0,
-    steps=12,
-    batch_size=128,
-    learning_rate=0.05,
-    resample_every=3,
-    n_restarts=2,
-    n_heldout_rows=128,
-)
-CUTS: list[dict[str, Any]] = [
+RUN = {"n_subnetworks": 6, "steps": 12, "batch_size": 128, "learning_rate": 0.05}
+RUN |= {"resample_every": 3, "n_heldout_rows": 128}
+CUTS = [
     *({"memory_gib": gib} for gib in (4.0, 1e-2, 1e-4, 2e-5)),
     *({"micro_batch_size": size} for size in (32, 256)),
 ]
@@ -209,7 +189,7 @@ def test_a_run_is_the_same_under_every_memory_budget(
     source, heldout = (words(rows, n=n, length=4, seed=seed) for seed in (0, 1))
     results: list[tuple[Decomposition, set, list, int | None]] = []
     for cut in CUTS:
-        config = replace(RUN, selection=kind, **cut)
+        config = replace(SMALL, selection=kind, **RUN, **cut)
         seen.clear()
         resampled.clear()
         size = Trainer([source], config).stream.micro_batch_size

@@ -3,31 +3,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from subscape import GradientSource, Target, TrainingConfig
 from subscape.gradients import DenseRowGradients
 from subscape.lowrank import Stack
 from subscape.subnetworks import SELECTIONS, dense_error
 from subscape.subnetworks.selection import largest
 from subscape.training import Trainer
+from tests.training.conftest import SMALL, uniform_source
 
-CONFIG = TrainingConfig(
-    n_subnetworks=5,
-    rank=1,
-    l0=1.0,
-    steps=40,
-    batch_size=16,
-    learning_rate=0.02,
-    dense_warmup=0.1,
-    resample_every=10,
-    n_restarts=3,
-)
+CONFIG = replace(SMALL, learning_rate=0.02, dense_warmup=0.1, resample_every=10, n_restarts=3)
 
 
 def trainer_of(*planted, **changes):
-    sources = [
-        GradientSource(Target(p.model), p.data, reference="uniform", seed=seed)
-        for seed, p in enumerate(planted)
-    ]
+    sources = [uniform_source(p, seed) for seed, p in enumerate(planted)]
     return Trainer(sources, replace(CONFIG, **changes))
 
 
@@ -97,9 +84,6 @@ def test_the_step_size_follows_the_schedule(planted):
     assert not torch.equal(made.dictionary.encoder_weights, between)
 
 
-# What does not influence what
-
-
 @EVERY
 def test_restarts_side_by_side_are_those_trained_alone(planted, kind):
     settings = {"resample_every": 0, "selection": kind}
@@ -133,9 +117,6 @@ def test_targets_side_by_side_are_those_trained_alone(make_planted, kind):
             torch.testing.assert_close(together, values[0], rtol=1e-7, atol=1e-9)
     weights = made.dictionary.decoder_weights
     assert not torch.equal(weights[0], weights[1])
-
-
-# State
 
 
 @EVERY
