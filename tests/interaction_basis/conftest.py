@@ -1,5 +1,4 @@
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,8 +31,25 @@ def causal_attention(generator, width):
     return section
 
 
+class Case:
+    """A chain and inputs for it, with its bases and graph."""
+
+    def __init__(self, chain, inputs):
+        self.chain, self.inputs = chain, inputs
+
+    def bases(self, **settings):
+        from subscape.interaction_basis import BasisConfig, build_bases
+
+        return build_bases(self.chain, self.inputs, BasisConfig(**settings))
+
+    def graph(self, **settings):
+        from subscape.interaction_basis import build_graph
+
+        return build_graph(self.chain, self.bases(**settings), self.inputs)
+
+
 def make(name, mod_add_weights):
-    """A chain and inputs for it: an MLP, the modular-addition transformer, sequences, a linear network."""
+    """An MLP, the modular-addition transformer, sequences or a linear network."""
     from subscape.interaction_basis import Affine, Chain, Mlp, sequential_chain
     from subscape.reproduce.modular_addition import modular_addition_chain, modular_addition_data
 
@@ -59,7 +75,7 @@ def make(name, mod_add_weights):
         chain, inputs = Chain(("in", "mid", "end", "out"), sections), draw(30, 3, 4)
     else:
         raise KeyError(name)
-    return SimpleNamespace(chain=chain, inputs=inputs)
+    return Case(chain, inputs)
 
 
 @pytest.fixture

@@ -5,10 +5,7 @@ from subscape.interaction_basis import (
     ACCURACY,
     CROSS_ENTROPY,
     NEXT_TOKEN,
-    BasisConfig,
     Scored,
-    build_bases,
-    build_graph,
     edge_curve,
     largest_edges,
     node_curve,
@@ -23,12 +20,6 @@ from subscape.interaction_basis.ablation import (
 from subscape.interaction_basis.score import evaluate
 
 
-def built(example, name, last="raw"):
-    case = example(name)
-    bases = build_bases(case.chain, case.inputs, BasisConfig(last=last))
-    return case, build_graph(case.chain, bases, case.inputs)
-
-
 def scored(case):
     outputs = case.chain.outputs(case.inputs)
     return Scored(case.inputs, outputs.argmax(-1), CROSS_ENTROPY, batch_size=17)
@@ -37,7 +28,8 @@ def scored(case):
 @pytest.mark.parametrize("name", ["tanh", "relu", "mod-add", "linear", "sequence"])
 @pytest.mark.parametrize("last", ["raw", "pca"])
 def test_runs_by_distinct_mask_rows_are_those_by_single_rows(example, name, last):
-    case, graph = built(example, name, last)
+    case = example(name)
+    graph = case.graph(last=last)
     for layer, section in enumerate(case.chain.sections):
         pair = graph.bases[layer : layer + 2]
         coordinates = pair[0].encode(case.chain.nodes(case.inputs)[layer])
@@ -59,8 +51,8 @@ def test_the_largest_edges_with_their_ties():
 
 @pytest.mark.parametrize("name", ["tanh", "mod-add", "sequence"])
 def test_all_directions_and_all_edges_leave_the_score_as_it_is(example, name):
-    case, graph = built(example, name)
-    on = scored(case)
+    case = example(name)
+    graph, on = case.graph(last="raw"), scored(case)
     base = on.base(case.chain)
     for layer in range(len(case.chain)):
         pair = graph.bases[layer : layer + 2]
@@ -74,7 +66,7 @@ def test_all_directions_and_all_edges_leave_the_score_as_it_is(example, name):
 def test_no_direction_left_is_the_output_at_the_mean(example):
     case = example("tanh")
     on = scored(case)
-    basis = build_bases(case.chain, case.inputs).lib[1]
+    basis = case.bases().lib[1]
     mean = case.chain.tail(1, basis.mean[None]).expand(len(case.inputs), -1)
     wanted = CROSS_ENTROPY.items(mean, on.labels).mean()
     assert score_with_directions(case.chain, 1, basis, 0, on) == pytest.approx(float(wanted))
@@ -83,8 +75,8 @@ def test_no_direction_left_is_the_output_at_the_mean(example):
 
 
 def test_curves(example):
-    case, graph = built(example, "tanh")
-    on = scored(case)
+    case = example("tanh")
+    graph, on = case.graph(last="raw"), scored(case)
     nodes = node_curve(case.chain, 1, graph.bases[1], on)
     assert [n for n, _ in nodes] == list(range(graph.bases[1].rank + 1))
     edges = edge_curve(case.chain, 1, graph.bases, graph.edges[1], on)

@@ -8,7 +8,7 @@ from subscape.interaction_basis import BasisConfig, build, build_bases, build_gr
 
 def test_an_interrupted_build_goes_on_where_it_was(example, tmp_path, monkeypatch):
     case = example("mod-add")
-    whole = build_bases(case.chain, case.inputs)
+    whole = case.bases()
     made = []
     real = build.jacobian_gram
 
@@ -53,7 +53,7 @@ def test_a_folder_of_another_run_is_refused(example, tmp_path):
 
 def test_edges_are_saved_by_layer_and_read_again(example, tmp_path, monkeypatch):
     case = example("tanh")
-    bases = build_bases(case.chain, case.inputs)
+    bases = case.bases()
     first = build_graph(case.chain, bases, case.inputs, folder=tmp_path)
 
     def never(*arguments, **options):
@@ -68,9 +68,7 @@ def test_edges_are_saved_by_layer_and_read_again(example, tmp_path, monkeypatch)
 
 def test_edges_along_another_path_are_not_mixed_with_those_saved(example, tmp_path):
     case = example("tanh")
-    plain, path = (
-        build_bases(case.chain, case.inputs, BasisConfig(path_points=points)) for points in (0, 2)
-    )
+    plain, path = (case.bases(path_points=points) for points in (0, 2))
     build_graph(case.chain, plain, case.inputs, method="pca", folder=tmp_path)
     # Principal directions do not depend on the path, their edges do.
     with pytest.raises(ValueError, match="the same bases and data"):
@@ -87,7 +85,7 @@ def test_any_type_of_inputs_is_known_again(example):
 def test_more_data_for_the_covariances(example):
     case = example("tanh")
     bases = build_bases(case.chain, case.inputs[:10], gram_inputs=case.inputs)
-    whole = build_bases(case.chain, case.inputs)
+    whole = case.bases()
     assert torch.equal(bases.pca[1].importance, whole.pca[1].importance)
     assert not torch.equal(bases.lib[1].importance, whole.lib[1].importance)
     with pytest.raises(ValueError, match="method: expected 'lib' or 'pca'"):
@@ -97,7 +95,7 @@ def test_more_data_for_the_covariances(example):
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_batches_change_nothing(example, batch_size):
     case = example("sequence")
-    whole = build_bases(case.chain, case.inputs)
-    pieces = build_bases(case.chain, case.inputs, BasisConfig(batch_size=batch_size))
+    whole = case.bases()
+    pieces = case.bases(batch_size=batch_size)
     for one, other in zip(whole.lib, pieces.lib, strict=True):
         assert torch.allclose(one.importance, other.importance, rtol=1e-9)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from subscape.interaction_basis import BasisConfig, Chain, build_bases, build_graph
+from subscape.interaction_basis import Chain, build_bases, build_graph
 from subscape.interaction_basis.basis import raw_basis
 from subscape.interaction_basis.edges import interactions, interactions_by_vjp
 from subscape.interaction_basis.quadrature import GRADIENT, gauss_legendre
@@ -14,7 +14,7 @@ from subscape.interaction_basis.quadrature import GRADIENT, gauss_legendre
 @pytest.mark.parametrize("method", ["lib", "pca"])
 def test_forward_mode_is_the_loop_of_backward_passes(example, name, method):
     case = example(name)
-    bases = build_bases(case.chain, case.inputs, BasisConfig(last="raw")).of(method)
+    bases = case.bases(last="raw").of(method)
     ways = product((GRADIENT, gauss_legendre(3)), ("mean", "zero"), enumerate(case.chain.sections))
     for quadrature, baseline, (layer, section) in ways:
         options = {"quadrature": quadrature, "baseline": baseline}
@@ -29,7 +29,7 @@ def test_forward_mode_is_the_loop_of_backward_passes(example, name, method):
 
 def test_edges_are_those_at_the_projection_onto_the_directions_kept(example):
     case = example("tanh")
-    bases = build_bases(case.chain, case.inputs, BasisConfig(rtol=0.5)).pca
+    bases = case.bases(rtol=0.5).pca
     assert bases[0].rank < bases[0].width
     section, values = case.chain.sections[0], case.inputs[:10]
     slow = interactions_by_vjp(section, *bases[:2], [values])

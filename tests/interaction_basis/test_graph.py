@@ -3,14 +3,12 @@ import json
 import pytest
 import torch
 
-from subscape.interaction_basis import BasisConfig, InteractionGraph, build_bases, build_graph
+from subscape.interaction_basis import InteractionGraph
 
 
 @pytest.fixture
 def graph(example):
-    case = example("tanh")
-    bases = build_bases(case.chain, case.inputs, BasisConfig(last="raw"))
-    return build_graph(case.chain, bases, case.inputs)
+    return example("tanh").graph(last="raw")
 
 
 def test_saving_and_loading_is_the_identity(graph, tmp_path):

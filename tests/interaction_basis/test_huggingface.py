@@ -76,6 +76,9 @@ def test_other_models_are_refused():
         decoder_chain(model, first_block=1, last_block=1)
     with pytest.raises(ValueError, match="built like Llama or GPT-2; got Linear"):
         decoder_chain(torch.nn.Linear(2, 2).eval())
+    phi = shaken(transformers.PhiConfig(**SIZES, num_attention_heads=2))
+    with pytest.raises(ValueError, match=r"Llama or GPT-2; got PhiForCausalLM \(.*Write its"):
+        decoder_chain(phi)
     model.model.norm.register_forward_hook(lambda module, args, output: 2 * output)
     with pytest.raises(ValueError, match="sections give its own logits"):
         decoder_chain(model)
@@ -98,17 +101,11 @@ def test_windows_of_attention_are_kept_beyond_the_tokens_of_the_check(kind, wind
         assert torch.allclose(decoder_chain(model).outputs(tokens(2, 24)), wanted, atol=1e-6)
 
 
-def test_models_that_are_built_almost_like_llama_are_refused():
-    config = transformers.PhiConfig(**SIZES, num_attention_heads=2)
-    with pytest.raises(ValueError, match=r"Llama or GPT-2; got PhiForCausalLM \(.*Write its"):
-        decoder_chain(transformers.AutoModelForCausalLM.from_config(config).eval())
-
-
 def test_the_real_model(data_dir):
     folder = data_dir / "stories260k"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     chain = decoder_chain(model)
-    ids = torch.randint(0, 512, (2, 40), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 512, (2, 40))
     with torch.no_grad():
         wanted = model(ids).logits
         assert torch.allclose(chain.outputs(ids), wanted, atol=1e-4)

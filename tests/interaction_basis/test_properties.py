@@ -26,15 +26,11 @@ def orthogonal(width, seed=0):
     return torch.linalg.qr(draw(width, width, seed=seed)).Q
 
 
-def built(example, name, **settings):
-    case = example(name)
-    return case, build_bases(case.chain, case.inputs, BasisConfig(**settings))
-
-
 @pytest.mark.parametrize("name", ["tanh", "relu", "mod-add", "linear", "sequence"])
 @pytest.mark.parametrize("last", ["raw", "pca"])
 def test_a_to_d(example, name, last):
-    case, bases = built(example, name, last=last)
+    case = example(name)
+    bases = case.bases(last=last)
     nodes = case.chain.nodes(case.inputs)
     for layer, (lib, pca) in enumerate(zip(bases.lib, bases.pca, strict=True)):
         eye, rows = torch.eye(lib.rank).double(), nodes[layer].flatten(0, -2)
@@ -60,12 +56,13 @@ def test_a_to_d(example, name, last):
 
 
 def test_a_the_inverse_is_not_the_pseudo_inverse(example):
-    _, bases = built(example, "tanh")
+    bases = example("tanh").bases()
     assert not torch.allclose(torch.linalg.pinv(bases.lib[1].into), bases.lib[1].back, atol=1e-3)
 
 
 def test_e_edges_of_linear_sections_are_diagonal_and_sum_to_the_importances(example):
-    case, bases = built(example, "linear")
+    case = example("linear")
+    bases = case.bases()
     graph = build_graph(case.chain, bases, case.inputs)
     for layer, edges in enumerate(graph.edges):
         importance = bases.lib[layer].importance
@@ -76,7 +73,8 @@ def test_e_edges_of_linear_sections_are_diagonal_and_sum_to_the_importances(exam
 
 @pytest.mark.parametrize("last", ["raw", "pca"])
 def test_f_rotating_the_last_layer_changes_nothing_before_it(example, last):
-    case, bases = built(example, "tanh", last=last)
+    case = example("tanh")
+    bases = case.bases(last=last)
     rotation = orthogonal(3)
     *before, final = case.chain.sections
     turned = Affine(final.weight @ rotation, final.bias @ rotation)
@@ -167,8 +165,9 @@ def test_h_a_folded_constant_direction_gives_the_same_importances():
 
 
 def test_the_final_target_is_the_next_one_for_the_last_section_only(example):
-    case, near = built(example, "tanh")
-    far = build_bases(case.chain, case.inputs, BasisConfig(target="final"))
+    case = example("tanh")
+    near = case.bases()
+    far = case.bases(target="final")
     assert torch.equal(far.lib[2].into, near.lib[2].into)
     assert not torch.allclose(far.lib[0].importance, near.lib[0].importance, rtol=1e-3)
     gram = jacobian_gram_by_loop(
@@ -217,4 +216,4 @@ def test_settings_are_checked(example):
             BasisConfig(**{name: value})
     for rtol in (-0.1, 1.0):  # 1 keeps nothing
         with pytest.raises(ValueError, match="rtol: expected a share"):
-            built(example, "tanh", rtol=rtol)
+            example("tanh").bases(rtol=rtol)

@@ -6,14 +6,11 @@ import torch
 from subscape.interaction_basis import (
     ACCURACY,
     Affine,
-    BasisConfig,
     Chain,
     InteractionGraph,
     Score,
     Scored,
     all_edges_required,
-    build_bases,
-    build_graph,
     edges_required,
     find_modules,
     largest_edges,
@@ -56,10 +53,8 @@ def test_bisection_takes_the_published_way_where_scores_are_not_monotone():
 
 def setting(example):
     case = example("relu")
-    bases = build_bases(case.chain, case.inputs, BasisConfig(last="raw"))
-    graph = build_graph(case.chain, bases, case.inputs)
     labels = case.chain.outputs(case.inputs).argmax(-1)
-    return case.chain, graph, Scored(case.inputs, labels, ACCURACY)
+    return case.chain, case.graph(last="raw"), Scored(case.inputs, labels, ACCURACY)
 
 
 def test_the_count_is_a_crossing_of_the_tolerance(example):

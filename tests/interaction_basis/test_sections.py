@@ -9,11 +9,10 @@ from subscape.interaction_basis import Affine, Mlp, sequential_chain
     "activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.SiLU(), nn.Tanh(), nn.Softplus()]
 )
 def test_a_sequential_model_is_cut_before_every_linear_layer(activation):
-    torch_seed = torch.Generator().manual_seed(0)
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(6, 5), activation, nn.Dropout(0.5), nn.Linear(5, 4, bias=False)
     ).double()
-    inputs = torch.randn(7, 2, 3, generator=torch_seed).double()
+    inputs = torch.randn(7, 2, 3).double()
     chain = sequential_chain(model)
     assert chain.names == ("1", "4", "output")
     assert [type(s) for s in chain.sections] == [Mlp, Affine]

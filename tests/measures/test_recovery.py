@@ -73,9 +73,7 @@ def test_unrepresented_truths_and_dead_subnetworks_keep_their_places():
     assert found.cosine[1].isnan()
     assert found.success
     assert found.n_truths == 2
-
-
-def test_nothing_alive():
+    # Nothing alive.
     found = recovery(EYE, EYE, alive=torch.zeros(3, dtype=torch.bool))
     assert (found.mmcs, found.mmcs_unmatched, found.min_cosine) == (0, 0, 0)
     assert math.isnan(found.precision)
