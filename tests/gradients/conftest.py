@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subscape import GradientSource
+from subscape.data import take
+from subscape.gradients import loop_gradients
 from subscape.gradients.plan import relative_error
 from tests.conftest import Made, tiny
 
@@ -131,7 +132,7 @@ def case(request):
     return make
 
 
-# Against the loop
+# Against the oracle
 
 
 def whole(source):
@@ -146,17 +147,14 @@ def worst_row(found, expected):
 
 
 def assert_right(source, bound=1e-9, *, zeros=()):
-    """Row gradients against the loop's: in full, and of every tensor, of which `zeros` have none."""
-    loop = GradientSource(
-        source.target,
-        source.data,
-        rows=source.kind,
-        engine="loop",
-        divergence=source.divergence,
-        reference=source.reference,
-        seed=source.seed,
+    """Row gradients against the oracle's: in full, and of every tensor, of which `zeros` have none."""
+    rows = source.rows(0, source.n_rows)
+    reference, inputs = (
+        source.reference(source.outputs_at(rows), rows),
+        take(source.data, rows.samples),
     )
-    found, expected = (s.gradients(s.rows(0, s.n_rows)) for s in (source, loop))
+    found = source.gradients(rows)
+    expected = loop_gradients(source.target, inputs, rows.position, reference, source.divergence)
     assert found.flat.shape == (source.n_rows, source.target.n_parameters)
     sizes, off = expected.flat.norm(dim=1), (found.flat - expected.flat).norm(dim=1)
     assert (off <= bound * torch.where(sizes > 0, sizes, 1.0)).all()

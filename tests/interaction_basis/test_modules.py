@@ -54,7 +54,7 @@ def test_modularity_is_that_at_resolution_1_whatever_the_communities_are_found_a
     assert half.resolution == 0.5
 
 
-def test_the_last_layer_takes_part_only_when_asked():
+def test_the_last_layer_takes_part_only_when_asked_and_edges_only_above_their_threshold():
     graph = two_blocks()
     assert {layer for layer, _ in weighted_graph(graph, [1.0, 1.0])} == {0, 1}
     assert {layer for layer, _ in weighted_graph(graph, [1.0, 1.0], True)} == {0, 1, 2}
@@ -62,9 +62,6 @@ def test_the_last_layer_takes_part_only_when_asked():
         find_modules(graph, [1.0], last_layer=True)
     with pytest.raises(ValueError, match="at least two node layers .* Set last_layer"):
         find_modules(two_blocks(2), [1.0])
-
-
-def test_a_threshold_above_all_edges_leaves_no_module():
     assert find_modules(two_blocks(), [1e9, 1e9]).modules == ()
 
 
@@ -111,7 +108,5 @@ def test_a_block_diagonal_mlp_has_two_modules_and_no_edge_between_them():
     assert found.cross_weight == pytest.approx(0)
     for module in found.modules:
         assert len({int(block[layer][direction]) for layer, direction in module.members}) == 1
-
-
-def test_independent_samples_leave_only_weak_edges_between_the_blocks():
+    # Independent samples leave only weak edges between the blocks.
     assert strongest_across(torch.randn(10_000, 8).double())[2] <= 1e-2

@@ -207,9 +207,6 @@ def test_a_number_of_rows_is_rounded_up_to_samples(small):
     assert impact(made.decomposition, source, n_rows=10**6, progress=False).n_rows == 100
 
 
-# Stopping and going on
-
-
 class Stop(Exception):
     pass
 

@@ -219,9 +219,6 @@ def test_one_forward_serves_all_references(small, monkeypatch):
     assert n_batches <= len(forwards) <= 3 + n_batches
 
 
-# Interrupted
-
-
 class Stop(KeyboardInterrupt):
     pass
 
@@ -303,9 +300,6 @@ def test_another_measurement_in_the_same_folder_is_refused(whole, tmp_path, chan
     with pytest.raises(ValueError, match=r"the same measurement|of another measurement"):
         run(other, folder, **options)
     assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
-
-
-# Wrong arguments
 
 
 OUT_OF_RANGE = dict(n_rows=[0], n_references=[0], n_top=[-1], n_others=[0], n_outputs=[0]) | dict(

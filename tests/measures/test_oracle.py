@@ -14,7 +14,7 @@ from subscape.measures.oracle import (
 )
 
 
-def test_orthogonal_directions_by_hand():
+def test_orthogonal_and_other_directions_by_hand():
     # Energies 9 + 1 and 4 + 4, the last axis of each row out of reach: 0 and 2. Total 20.
     g = torch.tensor([[3.0, 1.0, 0.0], [2.0, 2.0, 2**0.5]])
     t = torch.eye(3)[:2]
@@ -26,9 +26,6 @@ def test_orthogonal_directions_by_hand():
         assert found.n_active.tolist() == n_active
         assert found.l0 == pytest.approx(sum(n_active) / 2)
         assert found.exhaustive
-
-
-def test_coefficients_are_refitted_and_directions_need_not_be_unit():
     # t_0 = (1, 0), t_1 along (1, 1): g = (2, 1) is t_0 + (1, 1) exactly; alone, t_0 explains 4 of 5 and
     # t_1 (3/√2)² = 4.5 of 5.
     g, t = torch.tensor([[2.0, 1.0]]), torch.tensor([[5.0, 0.0], [1.0, 1.0]])
@@ -74,14 +71,11 @@ def test_dependent_directions_do_no_harm():
     assert oracle(g, t, 3).n_active.tolist() == [2]
 
 
-def test_spread_takes_the_best_gain_first():
+def test_spread_takes_the_best_gain_first_and_sees_that_two_may_help_only_together():
     # Gains: row 0: 5, 1; row 1: 3, 2.
     explained = torch.tensor([[0.0, 5.0, 6.0], [0.0, 3.0, 5.0]])
     found = [spread(explained, b).tolist() for b in range(5)]
     assert found == [[0, 0], [1, 0], [1, 1], [1, 2], [2, 2]]
-
-
-def test_spread_sees_that_two_may_help_only_together():
     # Row 0 gains 0, then 10: 5 a step, more than row 1's 4. Row 1's second step gains nothing.
     explained = torch.tensor([[0.0, 0.0, 10.0], [0.0, 4.0, 4.0]])
     assert spread(explained, 2).tolist() == [2, 0]

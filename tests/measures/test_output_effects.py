@@ -178,9 +178,6 @@ def test_derivative_by_hand():
     assert derivative(lambda a, b: torch.stack([a * a, a * b]), at, along).tolist() == [6, 32]
 
 
-# The outputs that are named
-
-
 def test_top_outputs_by_hand():
     """Means over the two rows: 1, −3, 0, 2."""
     effects = torch.tensor([[0.0, -2.0, 1.0, 5.0], [2.0, -4.0, -1.0, -1.0]])

@@ -84,15 +84,9 @@ def test_they_are_short_to_look_at():
         "selectivity AUROC 0.80, of random directions 0.45 (means over 2 subnetworks)",
     ]
     assert "AUROC" not in str(measures_of(entry_of(0)))
-
-
-def test_numbers_have_six_digits_and_are_finite():
     assert number(0.123456789) == 0.123457
     assert number(1234567.0) == 1234570
     assert [number(x) for x in (math.nan, math.inf, -math.inf)] == [None] * 3
-
-
-# In a folder
 
 
 def test_saved_and_loaded(tmp_path):
@@ -200,9 +194,6 @@ def test_another_file_is_refused(tmp_path):
     write_tensors(tmp_path / "measures.safetensors", {"coactivation": torch.eye(2)})
     with pytest.raises(ValueError, match=r"measures.safetensors: expected .* samples.index"):
         Measures.load(tmp_path)
-
-
-# What is kept beside the numbers
 
 
 def test_token_ids_are_whole_numbers_in_two_axes():

@@ -62,9 +62,6 @@ def all_of(data):
     return RowSet(torch.arange(len(data)))
 
 
-# Sweeps
-
-
 def test_a_sweep_of_a_linear_model_by_hand():
     """a = 1 + δ: outputs (1 + δ) x, changes (δ x)²/2 over two outputs."""
     data = column(1, 2, 0)
@@ -111,9 +108,6 @@ def test_spread_by_hand():
     assert spread(column(0, 1, 3), MSE) == 4
     with pytest.raises(ValueError, match="at least 2 rows"):
         spread(column(0), MSE)
-
-
-# The δ of a change
 
 
 def test_delta_of_a_linear_model():
@@ -169,9 +163,6 @@ def test_delta_where_outputs_stop_being_finite():
     assert math.isnan(delta_of_change(Target(cliff), data, all_of(data), W, MSE, 1.0))
 
 
-# Selectivity
-
-
 def test_selectivity_by_hand():
     """Means over ±δ: 4, 2 inside; 2, 1, 0 outside. 5 of the 6 pairs are larger, one is a tie."""
     change = torch.tensor([[3.0, 2, 2, 1, 0], [5.0, 2, 2, 1, 0]])
@@ -223,9 +214,6 @@ def test_auroc_counts_pairs(inside, outside):
     assert auroc(b, a) == pytest.approx(1 - sum(pairs) / len(pairs))
 
 
-# Validity
-
-
 def test_slopes_are_derivatives_of_the_divergence(small):
     made = small("mlp")
     rows = RowSet(torch.arange(6))
@@ -273,9 +261,6 @@ def test_r_squared_by_hand():
     assert r_squared(actual + torch.tensor([0.5, 0.5, 0.0]), actual) == 0.75
     assert r_squared(actual, torch.full((3,), 2.0)) == -math.inf
     assert r_squared(actual, torch.tensor([1.0, math.nan, 3.0])) == -math.inf
-
-
-# Two at a time
 
 
 def test_moves_that_do_not_meet_have_no_interaction():

@@ -22,9 +22,8 @@ def test_tms_subnetworks_are_selective():
     what = reproduction("tms")
     (toy,) = TOYS[what.toy]([0])
     target = Target(toy.model)
-    inputs = [
-        toy.sample(n, generator_of(0, 7, part)) for part, n in enumerate((4000, 2000, N_ROWS))
-    ]
+    sizes = 4000, 2000, N_ROWS
+    inputs = [toy.sample(n, generator_of(0, 7, part)) for part, n in enumerate(sizes)]
     train, heldout, fresh = (
         GradientSource(target, x, divergence=what.divergence, seed=part)
         for part, x in enumerate(inputs)
@@ -34,10 +33,8 @@ def test_tms_subnetworks_are_selective():
     coefficients, _ = coefficients_over_references(fresh, draws, found.encoder)
     impact = coefficients.abs().mean(0)
     active = toy.inputs.active_groups(inputs[2])
-    rows, base = (
-        RowSet(torch.arange(N_ROWS)),
-        outputs_at(target, inputs[2], RowSet(torch.arange(N_ROWS))),
-    )
+    rows = RowSet(torch.arange(N_ROWS))
+    base = outputs_at(target, inputs[2], rows)
     control = random_like(found.decoder)
     features, at_random = [], []
     for k in range(len(found)):
@@ -52,9 +49,8 @@ def test_tms_subnetworks_are_selective():
         size = spread(base[relevant], fresh.divergence)
 
         def found_at(direction, relevant=relevant, size=size):
-            delta = delta_of_change(
-                target, inputs[2], rows.select(relevant), direction, fresh.divergence, size
-            )
+            top = inputs[2], rows.select(relevant)
+            delta = delta_of_change(target, *top, direction, fresh.divergence, size)
             assert math.isfinite(delta)
             both = [delta, -delta]
             moved = sweep(target, inputs[2], rows, direction, both, fresh.divergence, base=base)

@@ -203,9 +203,6 @@ def png(grey):
     return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
 
 
-# A browser
-
-
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory):
     """Headless Chromium that keeps a log of every request and message; one for all tests."""

@@ -14,9 +14,6 @@ def test_the_digits_are_learnt_and_drawn_from_the_seed(monkeypatch):
     assert len(task.inputs) + len(task.scored.inputs) == 1797
     again = digits_task(1)
     assert torch.equal(task.chain.outputs(task.inputs), again.chain.outputs(again.inputs))
-
-
-def test_a_missing_scikit_learn_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match="sklearn: expected to be installed, for the digits"):
         digits_task()

@@ -19,8 +19,5 @@ def test_the_published_recipe_keeps_what_belongs_to_the_toy():
     assert (published.n_samples, published.training.steps) == (1_000, 32_000)
     assert published.training.rank == ours.training.rank == 3
     assert published.training.n_subnetworks == ours.training.n_subnetworks == 10
-
-
-def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="name: expected one of .* Did you mean 'tmcs'"):
         reproduction("tmc")

@@ -38,9 +38,6 @@ def test_same_generator_seed_gives_same_inputs():
     inputs = SparseInputs(n_features=5)
     assert torch.equal(inputs.sample(64, generator(3)), inputs.sample(64, generator(3)))
     assert not torch.equal(inputs.sample(64, generator(3)), inputs.sample(64, generator(4)))
-
-
-def test_refuses_groups_that_do_not_fit_and_unknown_groups():
     with pytest.raises(ValueError, match="group_size: expected a divisor of n_features=5; got 2"):
         SparseInputs(n_features=5, group_size=2)
     with pytest.raises(ValueError, match="one of 0..4"):
