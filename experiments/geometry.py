@@ -285,7 +285,9 @@ def plants_of(folder: Path, text: Text, number: int) -> Planted:
         }
         write_tensors(file, changes | rest | {"kl": torch.tensor(made.kl)})
     kept = read_tensors(file)
-    changes = {n.removeprefix("changes."): kept.pop(n) for n in list(kept) if "." in n}
+    # In model order, in which directions are flattened; a file has its own.
+    names = Target(text.model, MLP).names
+    changes = {name: kept.pop(f"changes.{name}") for name in names}
     model = edited_copy(text.model, {name: change.sum(0) for name, change in changes.items()})
     return Planted(model=model, changes=changes, kl=float(kept.pop("kl")), **kept)
 
