@@ -235,11 +235,16 @@ def test_a_language_model_gets_the_settings_of_one(folder, capsys):
     arguments = ["decompose", "llama", "--data", "train.txt", *few, "--out"]
     assert main([*arguments, "one"]) == 0
     text = capsys.readouterr().out
-    for name, pick in (("rows", "token"), ("divergence", "kl"), ("reference", "mean")):
-        assert f"  {name:<11} {pick} " in text
+    picks = {"rows": "token", "divergence": "kl", "reference": "mean", "row_weight": 0.5}
+    picks |= {"metric": "kronecker", "parameters": ["model.layers.0.self_attn"]}
+    for name in ("rows", "divergence", "reference", "metric"):
+        assert f"  {name:<11} {picks[name]} " in text
     table = tomllib.loads((folder / "one" / "run.toml").read_text())
-    assert (table["rows"], table["divergence"], table["reference"]) == ("token", "kl", "mean")
-    assert table["parameters"] == ["model.layers.0.self_attn"]
+    assert {name: table[name] for name in picks} == picks
+    assert main([*arguments, "published", "--recipe", "published"]) == 0
+    table = tomllib.loads((folder / "published" / "run.toml").read_text())
+    published = {"reference": "another-row", "row_weight": "norm", "metric": "euclidean"}
+    assert {name: table[name] for name in picks} == picks | published
     said = ["--rows", "sampled-token", "--divergence", "mse", "--parameters", "lm_head"]
     assert main([*arguments, "two", *said]) == 0
     table = tomllib.loads((folder / "two" / "run.toml").read_text())

@@ -69,15 +69,19 @@ class DecomposeRun:
     otherwise mse."""
     reference: Literal["another-row", "mean", "batch-mean", "uniform"] | None = None
     """Which output a row is compared with. By default mean for a causal language model, otherwise another-row."""
-    row_weight: Literal["norm", "output", "unit"] | float = "norm"
+    row_weight: Literal["norm", "output", "unit"] | float | None = None
     """How much a row counts: as its gradient is long (norm, published), by an output gradient of length 1, all
-    the same (unit), or by a power of the length between 0 (norm) and 1 (unit)."""
-    metric: MetricName = "euclidean"
-    """What gradients are measured in: as published, or by their own second moments (kronecker)."""
+    the same (unit), or by a power of the length between 0 (norm) and 1 (unit). By default 0.5 for a causal
+    language model, otherwise norm."""
+    metric: MetricName | None = None
+    """What gradients are measured in: as published (euclidean), or by their own second moments. By default
+    kronecker for a causal language model, otherwise euclidean."""
     metric_power: float = 0.5
     """Of the Kronecker metric; 0.5 makes rows isotropic."""
     metric_damping: float = 0.01
     """Of the Kronecker metric, as a share of the mean eigenvalue."""
+    recipe: Literal["by-model", "published"] = "by-model"
+    """What is not said: by the kind of model, or reference, row weight and metric as published."""
     engine: EngineName = "auto"
     """How row gradients are made."""
     device: str = "cpu"
@@ -169,8 +173,8 @@ def run(settings: DecomposeRun) -> Decomposition:
         divergence=settings.divergence or "mse",
         reference=settings.reference or "another-row",
         rows=settings.rows or "sample",
-        row_weight=settings.row_weight,
-        metric=settings.metric,
+        row_weight="norm" if settings.row_weight is None else settings.row_weight,
+        metric=settings.metric or "euclidean",
         metric_power=settings.metric_power,
         metric_damping=settings.metric_damping,
         engine=settings.engine,
@@ -204,16 +208,24 @@ def _check_out(settings: DecomposeRun) -> None:
     )
 
 
+PUBLISHED = {"reference": "another-row", "row_weight": "norm", "metric": "euclidean"}
+OF_LANGUAGE = {"reference": "mean", "row_weight": 0.5, "metric": "kronecker"}
+"""Best over all columns of docs/geometry.md together: agreement, selectivity, stability, planted rules found."""
+
+
 def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     """What was not said, by the kind of model: run.toml then says it."""
     causal = getattr(model, "can_generate", lambda: False)()
-    picks: dict[str, Any] = (
-        {"rows": "token", "divergence": "kl", "reference": "mean"}
-        if causal
-        else {"rows": "sample", "divergence": "mse", "reference": "another-row"}
+    picks: dict[str, Any] = dict(PUBLISHED)
+    picks |= {"rows": "sample", "divergence": "mse", "parameters": ("*",)}
+    if causal:
+        picks |= {"rows": "token", "divergence": "kl"}
+        picks["parameters"] = middle_attention(model) or ("*",)
+        if settings.recipe == "by-model":
+            picks |= OF_LANGUAGE
+    return replace(
+        settings, **{k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}
     )
-    picks["parameters"] = (middle_attention(model) if causal else None) or ("*",)
-    return replace(settings, **{k: v for k, v in picks.items() if not getattr(settings, k)})
 
 
 def middle_attention(model: nn.Module) -> tuple[str, ...] | None:
@@ -242,6 +254,11 @@ def picked(prepared: Prepared) -> str:
         "rows": (source.kind, "--rows sample, sampled-token, token"),
         "divergence": (source.divergence.name, "--divergence mse, kl"),
         "reference": (prepared.names["reference"], "--reference another-row, mean, uniform"),
+        "row weight": (prepared.names["row_weight"], "--row-weight norm, output, unit, 0.5"),
+        "metric": (
+            prepared.names["metric"],
+            "--metric euclidean, kronecker; all: --recipe published",
+        ),
         "engine": (", ".join(f"{e} ×{n}" for e, n in engines.items()), "--engine"),
         "rank": (rank, "--rank 2, 0.1, GLOB=RANK"),
         "k": (
