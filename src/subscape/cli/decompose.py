@@ -210,7 +210,7 @@ def _check_out(settings: DecomposeRun) -> None:
 
 PUBLISHED = {"reference": "another-row", "row_weight": "norm", "metric": "euclidean"}
 OF_LANGUAGE = {"reference": "mean", "row_weight": 0.5, "metric": "kronecker"}
-"""Best over all columns of docs/geometry.md together: agreement, selectivity, stability, planted rules found."""
+"""Good in every column of docs/geometry.md: agreement, selectivity, stability, planted rules found."""
 
 
 def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
