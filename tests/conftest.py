@@ -37,9 +37,9 @@ def own_randomness():
 @pytest.fixture(scope="session")
 def trained_tms():
     """The toy of superposition, whose training takes longer than what is tested with it."""
-    from subscape.toys import tms
+    from subscape.toys import ToyTraining, tms
 
-    return tms(seed=0)
+    return tms(seed=0, training=ToyTraining(n_steps=1000))
 
 
 @pytest.fixture(scope="session")

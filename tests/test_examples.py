@@ -54,6 +54,8 @@ def own_place(tmp_path, monkeypatch, trained_tms):
     """A working folder of its own, where documents may do as they like, and what would take most of the time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
+        monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
     monkeypatch.setattr("subscape.measures.quality.N_ROWS", 64)
     monkeypatch.setattr("subscape.toys.tms", lambda seed: copy.deepcopy(trained_tms))
 
@@ -64,7 +66,7 @@ def files(data_dir, tmp_path):
     (tmp_path / "MODEL_FOLDER").symlink_to(data_dir / "stories260k")
     for ours, theirs in (("train.txt", "train_sample.txt"), ("heldout.txt", "heldout_sample.txt")):
         text = (data_dir / "tinystories" / theirs).read_text(encoding="utf-8")
-        (tmp_path / ours).write_text(text[:100_000], encoding="utf-8")
+        (tmp_path / ours).write_text(text[:30_000], encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The demonstration replaces an earlier one when it is done, and nothing else."""
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +9,6 @@ import pytest
 from subscape.cli.main import main
 from subscape.demo import run_toy
 from subscape.measures.measure import measure
-from subscape.toys import tms
-
-trained = cache(tms)
 
 
 def files(folder):
@@ -19,11 +16,12 @@ def files(folder):
 
 
 @pytest.fixture(autouse=True)
-def few_steps(monkeypatch):
+def few_steps(monkeypatch, trained_tms):
     monkeypatch.setattr("subscape.demo.toy.STEPS", 20)
     few = partial(measure, n_rows=40, n_references=2, n_top=4, n_others=8, n_deltas=2)
     monkeypatch.setattr("subscape.demo.toy.measure", few)
-    monkeypatch.setattr("subscape.demo.toy.tms", trained)
+    monkeypatch.setattr("subscape.demo.toy.tms", lambda seed: trained_tms)
+    monkeypatch.setattr("subscape.measures.quality.N_ROWS", 128)
 
 
 def test_an_earlier_one_stays_until_the_new_one_is_done(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_a_language_model(command):
 
 def test_windows_are_those_that_were_measured(folder, command):
     """Measured with windows of 3, although the run has 6."""
-    more = "--n-rows 30 --n-references 2 --n-top 3 --n-others 6 --n-deltas 1 --batch-size 12"
+    more = "--n-rows 30 --n-references 2 --n-top 3 --n-others 6 --n-deltas 1 --batch-size 60"
     command("measure", "stories", "--window", "3", "--out", "m", "--json", *more.split())
     command("sweep", "stories", "--measures", "m", "--json")
 

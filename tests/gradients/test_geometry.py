@@ -405,7 +405,14 @@ ALL = {
 
 def trained(**options: Any) -> tuple[Words, Decomposition]:
     model = words()
-    few = {"n_subnetworks": 5, "l0": 2.0, "rank": 2, "steps": 8, "batch_size": 32}
+    few = {
+        "n_subnetworks": 5,
+        "l0": 2.0,
+        "rank": 2,
+        "steps": 8,
+        "batch_size": 32,
+        "n_heldout_rows": 128,
+    }
     given = ALL | few | {"progress": False} | options
     return model, decompose(model, token_ids(60, 1), **given)
 
@@ -442,32 +449,32 @@ def test_a_loaded_decomposition_has_the_same_codes(tmp_path: Any, row_weight: An
 def test_micro_batches_and_other_data_keep_the_geometry(engine: str, row_weight: Any):
     target = Target(words())
     options = ALL | {"row_weight": row_weight, "engine": {"*": engine}}
-    source = GradientSource(target, token_ids(60, 1), **options)
-    rows = source.rows(0, 40 * LENGTH)
+    source = GradientSource(target, token_ids(24, 1), **options)
+    rows = source.rows(0, 16 * LENGTH)
     whole = source.gradients(rows)
     parts = source.gradients(rows, micro_batch_size=8 * LENGTH)
     torch.testing.assert_close(parts.flat, whole.flat, **EXACT)
     torch.testing.assert_close(parts.squared_norm(), whole.squared_norm(), **EXACT)
-    other = source.over(token_ids(20, 2), seed=5)
+    other = source.over(token_ids(12, 2), seed=5)
     assert other.geometry is source.geometry
     assert other.reference is source.reference
     fresh = GradientSource(
         target,
-        token_ids(20, 2),
+        token_ids(12, 2),
         seed=5,
         **options | {"reference": source.reference, "geometry": source.geometry},
     )
-    found, expected = (s.gradients(s.rows(0, 20 * LENGTH)).flat for s in (other, fresh))
+    found, expected = (s.gradients(s.rows(0, 12 * LENGTH)).flat for s in (other, fresh))
     assert torch.equal(found, expected)
 
 
 def test_engines_agree_on_rows_in_one_metric():
     target = Target(words(), ["mix.*", "head.*"])
     options = {name: value for name, value in ALL.items() if name != "metric"}
-    source = GradientSource(target, token_ids(60, 1), metric="kronecker", **options)
-    rows = source.rows(0, 40 * LENGTH)
+    source = GradientSource(target, token_ids(24, 1), metric="kronecker", **options)
+    rows = source.rows(0, 16 * LENGTH)
     for engine in ("rule", "replay", "loop"):
-        other = GradientSource(target, token_ids(60, 1), engine={"*": engine}, **ALL)
+        other = GradientSource(target, token_ids(24, 1), engine={"*": engine}, **ALL)
         torch.testing.assert_close(other.gradients(rows).flat, source.gradients(rows).flat, **CLOSE)
 
 
@@ -501,7 +508,7 @@ def test_rows_held_out_are_measured_as_those_trained_on():
     source = result.source(model, held, seed=1)
     assert source.geometry is result.geometry
     assert source.reference is result.reference
-    settings = {"n_rows": 1024, "batch_size": 32}
+    settings = {"n_rows": 128, "batch_size": 32}
     figures = result.evaluate(model, held, seed=1, **settings)
     own = GradientSource(
         source.target, held, seed=1, **ALL | {"metric": "euclidean", "row_weight": "norm"}

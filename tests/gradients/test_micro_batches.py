@@ -133,6 +133,9 @@ def test_parts_are_made_once_forward_and_once_backward():
     assert torch.equal(batches.squared_norm(), first)
     assert torch.equal(batches.squared_norm(), first)
     assert made == [0, 1, 2]
+    made.clear()
+    batches.gram()
+    assert made == [0, 1, 2, 1, 2, 2]
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "rule", "vmap"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -118,6 +118,8 @@ def ranks(draw: Any) -> dict[str, tuple[int, ...]] | int:
     return by_mode if draw(st.booleans()) else draw(st.integers(1, 4))
 
 
+FEW = settings(max_examples=30)
+"""Each example has tensors of every shape."""
 LEADS = st.sampled_from([(), (2,), (2, 3)])
 
 
@@ -126,6 +128,7 @@ def stack_of(ranks: dict[str, tuple[int, ...]] | int, *lead: int) -> Stack:
     return random_stack(make_layout(SHAPES, ranks, form), *lead)
 
 
+@FEW
 @given(ranks=ranks(), lead=LEADS, power=st.sampled_from([0.25, 0.5]))
 def test_directions_are_mapped_as_by_the_dense_matrix(
     ranks: dict | int, lead: tuple[int, ...], power: float
@@ -147,6 +150,7 @@ def ranks_of(dense: Tensor) -> list[int]:
     return [int(torch.linalg.matrix_rank(u, rtol=1e-9)) for u in unfolded]
 
 
+@FEW
 @given(ranks=ranks())
 def test_ranks_stay_what_they_are(ranks: dict | int):
     one, metric = stack_of(ranks), random_metric(SHAPES)
@@ -156,6 +160,7 @@ def test_ranks_stay_what_they_are(ranks: dict | int):
             assert ranks_of(moved.dense()[name]) == ranks_of(before)
 
 
+@FEW
 @given(ranks=ranks())
 def test_pushing_moves_rows_by_their_codes(ranks: dict | int):
     stack, metric = stack_of(ranks, 3), random_metric(SHAPES)

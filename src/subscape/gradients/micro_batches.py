@@ -51,14 +51,17 @@ class MicroBatches:
         return torch.cat([self._norms[i] for i in range(len(self.makers))])
 
     def gram(self, other: MicroBatches | None = None) -> Float[Tensor, "row other"]:
-        """⟨g_i, h_j⟩; of two micro-batches at a time."""
+        """⟨g_i, h_j⟩; of two micro-batches at a time, and each pair of its own only once."""
         theirs = other or self
-        lines = []
-        for i in range(len(self.makers)):
+        blocks: list[dict[int, Tensor]] = [{} for _ in self.makers]
+        for i, mine in enumerate(blocks):
             one = self.part(i)
-            blocks = [one.gram(theirs.part(j)) for j in range(len(theirs.makers))]
-            lines.append(torch.cat(blocks, dim=1))
-        return torch.cat(lines)
+            for j in range(len(theirs.makers)):
+                if other is None and j <= i:
+                    mine[j] = one.gram() if j == i else blocks[j][i].mT
+                else:
+                    mine[j] = one.gram(theirs.part(j))
+        return torch.cat([torch.cat(list(mine.values()), dim=1) for mine in blocks])
 
     def combined(self, weights: Float[Tensor, "mix row"]) -> Float[Tensor, "mix parameter"]:
         """Σ_i w_i g_i in full; micro-batches without weight are not made."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from subscape._shapes import Float
 from subscape.gradients import GradientSource
+from subscape.gradients.micro_batches import MicroBatches
 from subscape.measures.config import MeasureConfig
 from subscape.measures.oracle import pca_fvu_of_grams
 from subscape.measures.record import Baseline, Quality, rounded
-from subscape.rows import Rows
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import evaluate
 
@@ -40,7 +37,11 @@ def _baselines(
     """FVU of principal directions: as many as are active in a row; and as many as subnetworks, best codes."""
     # Whole batches of the same epoch, hence others have other samples.
     n_all = min(2 * n_batches, source.n_rows // size)
-    gram = gram_of(source, [source.rows(i, size) for i in range(max(n_batches, n_all))])
+    makers = [
+        lambda i=i: source.gradients(source.rows(i, size)) for i in range(max(n_batches, n_all))
+    ]
+    with torch.no_grad():
+        gram = MicroBatches(makers, [size] * len(makers)).gram()
     n_rows = n_batches * size
     same, cross, fit = gram[:n_rows, :n_rows], gram[:n_rows, n_rows:], gram[n_rows:, n_rows:]
     few = max(1, round(l0))
@@ -57,18 +58,3 @@ def _baselines(
 
 def _directions(n: int) -> str:
     return f"{n} principal direction{'s' if n > 1 else ''}"
-
-
-def gram_of(source: GradientSource, batches: Sequence[Rows]) -> Float[torch.Tensor, "row row"]:
-    """⟨g_i, g_j⟩ of the rows of all batches, with two batches of gradients in memory at a time."""
-    sizes = [len(rows) for rows in batches]
-    total = torch.zeros(sum(sizes), sum(sizes), dtype=source.target.like.dtype)
-    blocks = [block.split(sizes, 1) for block in total.split(sizes)]
-    with torch.no_grad():
-        for i, first in enumerate(batches):
-            mine = source.gradients(first)
-            for j in range(i, len(batches)):
-                products = mine.gram() if i == j else mine.gram(source.gradients(batches[j]))
-                blocks[i][j].copy_(products)
-                blocks[j][i].copy_(products.mT)
-    return total
