@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,12 @@ def own_randomness():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """For many small steps: checking shapes, which other tests do, would take most of the time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import jaxtyping
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -50,10 +49,9 @@ def run_blocks(document, *, with_files):
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path, monkeypatch, trained_tms):
+def own_place(tmp_path, monkeypatch, trained_tms, unchecked):
     """A working folder of its own, where documents may do as they like, and what would take most of the time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
         monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
     monkeypatch.setattr("subscape.measures.quality.N_ROWS", 64)

@@ -29,9 +29,6 @@ def as_samples(data: Any) -> Samples:
             entry is one of these (the rest, labels, is dropped); a torch data set of samples of these; or
             an iterable of batches of any of these (a DataLoader), which is read to its end.
 
-    Returns:
-        The samples.
-
     Raises:
         ValueError: if there is no sample, or tensors disagree on how many there are.
         TypeError: if `data` is none of these.
@@ -44,12 +41,13 @@ def as_samples(data: Any) -> Samples:
         for values in samples.values():
             _check_axis(values)
         lengths = {k: len(v) for k, v in samples.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(
-                problem(
-                    "data", "tensors of one length", str(lengths), "Cut them to the same samples."
-                )
-            )
+        require(
+            len(set(lengths.values())) <= 1,
+            "data",
+            "tensors of one length",
+            str(lengths),
+            "Cut them to the same samples.",
+        )
     elif isinstance(data, tuple) and data and isinstance(data[0], Tensor | Mapping):
         return as_samples(data[0])
     elif isinstance(data, Dataset) and isinstance(data, Sized):
@@ -84,12 +82,13 @@ def _empty(got: str) -> str:
 
 
 def _check_axis(values: Tensor) -> None:
-    if values.dim() == 0:
-        raise ValueError(
-            problem(
-                "data", "samples along the first axis", "shape []", "Stack single samples first."
-            )
-        )
+    require(
+        values.dim() > 0,
+        "data",
+        "samples along the first axis",
+        "shape []",
+        "Stack single samples first.",
+    )
 
 
 def form_of(samples: Samples) -> dict[str, tuple[int, ...]]:
@@ -101,15 +100,13 @@ def form_of(samples: Samples) -> dict[str, tuple[int, ...]]:
 def _concatenate(batches: list[Samples]) -> Samples:
     first = batches[0]
     for number, batch in enumerate(batches):
-        if form_of(batch) != form_of(first):
-            raise ValueError(
-                problem(
-                    "data",
-                    "batches of the same tensors, equal but for their number of samples",
-                    f"samples of shape {form_of(first)} in batch 0, {form_of(batch)} in batch {number}",
-                    "Pad or cut them to one shape.",
-                )
-            )
+        require(
+            form_of(batch) == form_of(first),
+            "data",
+            "batches of the same tensors, equal but for their number of samples",
+            f"samples of shape {form_of(first)} in batch 0, {form_of(batch)} in batch {number}",
+            "Pad or cut them to one shape.",
+        )
     if isinstance(first, Tensor):
         return torch.cat([b for b in batches if isinstance(b, Tensor)])
     return {k: torch.cat([b[k] for b in batches if not isinstance(b, Tensor)]) for k in first}
@@ -171,13 +168,11 @@ def text_windows(
         ids = torch.tensor(tokenizer(story)["input_ids"])
         windows.append(ids[: len(ids) // length * length].view(-1, length))
     ids = torch.cat(windows) if windows else torch.empty(0, length)
-    if len(ids) == 0:
-        raise ValueError(
-            problem(
-                "data",
-                f"at least one text of {length} tokens in {path}",
-                f"{len(stories)} shorter ones",
-                "Lower the window length, or check the separator.",
-            )
-        )
+    require(
+        len(ids) > 0,
+        "data",
+        f"at least one text of {length} tokens in {path}",
+        f"{len(stories)} shorter ones",
+        "Lower the window length, or check the separator.",
+    )
     return {"input_ids": ids}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subscape._checks import nearest, problem
+from subscape._checks import nearest, problem, require
 from subscape._shapes import Float
 
 Values = Callable[[Tensor, Tensor], Tensor]
@@ -81,17 +81,7 @@ DIVERGENCES = {d.name: d for d in (MSE, HALF_REFERENCE_MSE, KL)}
 
 
 def as_divergence(divergence: str | Divergence | Values) -> Divergence:
-    """The divergence of that name, the divergence itself, or a function as one of unknown unit.
-
-    Args:
-        divergence: a key of `DIVERGENCES`, a `Divergence`, or a function `(outputs, reference) -> [row]`.
-
-    Returns:
-        The divergence.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
+    """A key of `DIVERGENCES`, a divergence, or a function `(outputs, reference) -> [row]` of unknown unit."""
     if isinstance(divergence, Divergence):
         return divergence
     if isinstance(divergence, str):
@@ -140,13 +130,11 @@ def row_values(
                 "Reduce over the output axes only, not over rows: x.flatten(1).mean(1).",
             )
         )
-    if outputs.requires_grad and not values.requires_grad:
-        raise ValueError(
-            problem(
-                "divergence",
-                "values that depend on the outputs",
-                "values without a gradient",
-                "Do not detach or convert the outputs inside it.",
-            )
-        )
+    require(
+        values.requires_grad or not outputs.requires_grad,
+        "divergence",
+        "values that depend on the outputs",
+        "values without a gradient",
+        "Do not detach or convert the outputs inside it.",
+    )
     return values

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 import torch
 from torch import Tensor
 
-from subscape._checks import nearest, problem
+from subscape._checks import nearest, problem, require
 from subscape._hash import sha256_of
 from subscape._shapes import Float, Int
 from subscape.rows import Rows
@@ -27,26 +27,14 @@ def another_row(outputs: Float[Tensor, "row *output"], rows: Rows) -> Float[Tens
     """The output of another row of the group, uniform over them.
 
     (The paper draws a random sample of X; the authors' code allows a row to meet itself.)
-
-    Args:
-        outputs: f(x) of the rows.
-        rows: the rows, with their partners.
-
-    Returns:
-        A reference per row.
-
-    Raises:
-        ValueError: if a row is alone.
     """
-    if min(rows.groups) < 2:
-        raise ValueError(
-            problem(
-                "reference",
-                "at least 2 rows in a batch for 'another-row'",
-                "1",
-                "Use larger batches, or reference='uniform'.",
-            )
-        )
+    require(
+        min(rows.groups) >= 2,
+        "reference",
+        "at least 2 rows in a batch for 'another-row'",
+        "1",
+        "Use larger batches, or reference='uniform'.",
+    )
     return outputs[rows.partner.to(outputs.device)]
 
 
@@ -70,15 +58,13 @@ class FixedOutput:
 
     def __call__(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The output, once per row."""
-        if self.output.shape != outputs.shape[1:]:
-            raise ValueError(
-                problem(
-                    "reference",
-                    f"a fixed output of shape {list(outputs.shape[1:])}",
-                    f"shape {list(self.output.shape)}",
-                    "Give the output of one row, without a row axis.",
-                )
-            )
+        require(
+            self.output.shape == outputs.shape[1:],
+            "reference",
+            f"a fixed output of shape {list(outputs.shape[1:])}",
+            f"shape {list(self.output.shape)}",
+            "Give the output of one row, without a row axis.",
+        )
         return self.output.to(outputs).expand_as(outputs)
 
 
@@ -120,15 +106,13 @@ def as_reference(reference: str | Reference) -> Reference:
     """The reference rule of that name, or the callable itself; `mean` is made by the gradient source."""
     if callable(reference):
         return reference
-    if reference not in REFERENCES:
-        raise ValueError(
-            problem(
-                "reference",
-                f"one of {[*REFERENCES, MEAN]}, FixedOutput, Pairs or a callable (outputs, rows)",
-                repr(reference),
-                nearest(reference, [*REFERENCES, MEAN]),
-            )
-        )
+    require(
+        reference in REFERENCES,
+        "reference",
+        f"one of {[*REFERENCES, MEAN]}, FixedOutput, Pairs or a callable (outputs, rows)",
+        repr(reference),
+        nearest(reference, [*REFERENCES, MEAN]),
+    )
     return REFERENCES[reference]
 
 

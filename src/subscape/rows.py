@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 from subscape._shapes import Float, Int
 
 RowKind = Literal["sample", "sampled-token", "token"]
@@ -123,16 +123,7 @@ class RowDraws:
         return self.n_positions if self.kind == "token" else 1
 
     def at_step(self, step: int, size: int, *, rank: int = 0, n_ranks: int = 1) -> Rows:
-        """The rows of a step.
-
-        Args:
-            step: number of the step, from 0.
-            size: rows of the step, over all ranks.
-            rank: which share of the groups.
-            n_ranks: how many shares there are.
-
-        Returns:
-            The rows: the same for the same arguments, whatever was drawn before.
+        """The rows of a step, `size` over all ranks: the same for the same arguments, whatever was drawn before.
 
         Raises:
             ValueError: if there are fewer samples than that, or `size` is no whole number of sequences.
@@ -148,15 +139,13 @@ class RowDraws:
                 )
             )
         n = size // self.per_sample
-        if n > self.n_samples:
-            raise ValueError(
-                problem(
-                    "batch_size",
-                    f"at most the {self.n_samples} samples there are (without those held out)",
-                    f"{n}",
-                    "Lower it, or give more data.",
-                )
-            )
+        require(
+            n <= self.n_samples,
+            "batch_size",
+            f"at most the {self.n_samples} samples there are (without those held out)",
+            f"{n}",
+            "Lower it, or give more data.",
+        )
         epoch, place = divmod(step, self.n_samples // n)
         order = permutation(self.n_samples, self.seed, epoch)
         rows = self.of_samples(order[place * n : (place + 1) * n], draw=step)

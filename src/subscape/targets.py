@@ -77,14 +77,7 @@ class Target:
     def outputs(
         self, batch: Samples, parameters: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "sample ..."]:
-        """f(x, W): the model's outputs for `batch`, with other values for the chosen parameters.
-
-        Args:
-            batch: samples as the model takes them: a tensor, or keyword arguments by name.
-            parameters: values by name; those left out keep the model's own.
-
-        Returns:
-            Outputs with one entry per sample along the first axis.
+        """f(x, W), [sample, ...]: the outputs for `batch`, with other values for some of the chosen parameters.
 
         Raises:
             TypeError: if the model's output is not a tensor and no `outputs` function was given.
@@ -97,14 +90,7 @@ class Target:
         return self._outputs(self.model, batch)
 
     def summary(self, engines: Mapping[str, str] | None = None) -> str:
-        """A table of the chosen parameters.
-
-        Args:
-            engines: what makes the row gradients of each, if known; see `GradientSource.summary`.
-
-        Returns:
-            The table.
-        """
+        """A table of the chosen parameters, with the engine of each if known; see `GradientSource.summary`."""
         width = max(len(name) for name in self.names)
         rows = [
             f"  {name:<{width}}  {str(list(p.shape)):<16} {p.numel():>10,}  {str(p.dtype)[6:]}"
@@ -220,15 +206,13 @@ def match(names: Iterable[str], patterns: str | Sequence[str]) -> list[str]:
     if not wanted and dropped:
         wanted = set(every)  # only exclusions: everything else
     chosen = [name for name in every if name in wanted - dropped]
-    if not chosen:
-        raise ValueError(
-            problem(
-                "parameters",
-                "patterns that leave at least one parameter",
-                repr(list(patterns)),
-                "The '!' patterns take away all that the others match.",
-            )
-        )
+    require(
+        bool(chosen),
+        "parameters",
+        "patterns that leave at least one parameter",
+        repr(list(patterns)),
+        "The '!' patterns take away all that the others match.",
+    )
     return chosen
 
 
@@ -302,26 +286,22 @@ def check_deterministic_modules(model: nn.Module) -> None:
         for name, module in model.named_modules()
         if isinstance(module, mixing) and module.training and getattr(module, "p", 1.0) > 0
     ]
-    if bad:
-        raise ValueError(
-            problem(
-                "model",
-                "dropout and batch norm in eval mode, so that a row's gradient is its own",
-                f"train mode in {bad[:3]}{' …' if len(bad) > 3 else ''}",
-                "Call model.eval() first.",
-            )
-        )
+    require(
+        not bad,
+        "model",
+        "dropout and batch norm in eval mode, so that a row's gradient is its own",
+        f"train mode in {bad[:3]}{' …' if len(bad) > 3 else ''}",
+        "Call model.eval() first.",
+    )
     borrowing = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
     ]
-    if borrowing:
-        raise ValueError(
-            problem(
-                "model",
-                "batch norm with running statistics, so that a row's gradient is its own",
-                f"batch statistics in {borrowing[:3]}{' …' if len(borrowing) > 3 else ''}",
-                "Train it with track_running_stats=True, or replace it by a norm over one row.",
-            )
-        )
+    require(
+        not borrowing,
+        "model",
+        "batch norm with running statistics, so that a row's gradient is its own",
+        f"batch statistics in {borrowing[:3]}{' …' if len(borrowing) > 3 else ''}",
+        "Train it with track_running_stats=True, or replace it by a norm over one row.",
+    )

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -197,8 +196,7 @@ def test_toml_builds_nested_settings():
     assert toml.build(DecomposeRun, tomllib.loads(toml.dumps(made)), "file") == made
 
 
-def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys, trained_tms):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_demo_finds_the_circuits(tmp_path, monkeypatch, capsys, trained_tms, unchecked):
     monkeypatch.setattr("subscape.demo.toy.tms", lambda seed: trained_tms)
     monkeypatch.setattr("subscape.demo.toy.STEPS", 400)
     monkeypatch.setattr("subscape.demo.toy.N_RESTARTS", 4)

@@ -16,6 +16,8 @@ from subscape.cli.toml import read
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.training import run as training_run
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 MODEL = "small_model_of_commands:model"
 SETTINGS = "--steps 20 --batch-size 16 --n-heldout-rows 20 --rank 1 --n-subnetworks 4"
 

@@ -15,6 +15,8 @@ from subscape._io import read_metadata, read_tensors, write_json, write_tensors
 from subscape.measures import MeasureConfig
 from subscape.measures.measure import measure
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 CONFIG = MeasureConfig(
     n_rows=40, n_references=2, n_top=4, n_others=12, n_outputs=3, n_deltas=1, batch_size=20
 )

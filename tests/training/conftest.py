@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,12 +111,6 @@ def words_source(rows="token", *, n=40, length=3, width=4, seed=0, dtype=torch.f
 def words():
     """Row gradients of a small language model in which positions see those before."""
     return words_source
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """For many small steps: checking shapes, which other tests do, would take most of the time."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 class Interrupted(Exception):

@@ -12,6 +12,8 @@ from subscape.subnetworks.evaluation import evaluate
 from subscape.training import Trainer, stream, train, train_side_by_side
 from tests.training.conftest import SMALL
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 CONFIG = replace(SMALL, steps=24, learning_rate=0.05, dense_warmup=0.1, resample_every=6)
 CONFIG = replace(CONFIG, n_heldout_rows=64, log_every=2, checkpoint_every=5)
 
@@ -33,7 +35,7 @@ def assert_same(one, other):
 
 
 @pytest.fixture
-def quick(unchecked, monkeypatch):
+def quick(monkeypatch):
     """Few rows to judge subnetworks by."""
     monkeypatch.setattr(stream, "JUDGING_ROWS", 96)
 

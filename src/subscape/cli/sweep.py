@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from subscape._checks import problem, require
+from subscape._checks import require
 from subscape._io import check_free, json_object, write_json
 from subscape.cli.run_folder import Run, check_index, open_run
 from subscape.data import Samples, n_samples
@@ -111,15 +111,13 @@ def _measured_data(opened: Run, measures: Measures) -> Samples:
     same = index.numel() == 0 or int(index.max()) < n_samples(data)
     for name in by_name.keys() & kept.keys() - {"index", "labels"} if same else ():
         same = same and torch.equal(by_name[name][index], kept[name])
-    if not same:
-        raise ValueError(
-            problem(
-                "data",
-                "the data that were measured",
-                f"others in {opened.data}",
-                "Give them with --data, or measure these.",
-            )
-        )
+    require(
+        same,
+        "data",
+        "the data that were measured",
+        f"others in {opened.data}",
+        "Give them with --data, or measure these.",
+    )
     return data
 
 

@@ -90,9 +90,6 @@ def check(
         engine: as for `decompose`.
         n_rows: rows to look at.
 
-    Returns:
-        The figures.
-
     Raises:
         ValueError: if there are fewer than 2 rows, or the model does not take the data.
     """

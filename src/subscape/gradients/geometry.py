@@ -100,20 +100,12 @@ def kronecker(
     damping: float,
     rounds: int = ROUNDS,
 ) -> Metric:
-    """The Kronecker metric of row gradients.
+    """The Kronecker metric F^(−power) of row gradients; all tensors have the same mean square per row in it.
 
     The second moments of a mode as they stand weigh rows by their Euclidean length in the other modes, which
     depends on how the network is parametrised. So each is taken anew with the others whitened, mode after mode in
-    turn (the flip-flop estimate of a matrix normal distribution), until that no longer matters.
-
-    Args:
-        batches: gives the batches, the same ones at every call.
-        power: p of F^(−p).
-        damping: λ, as a share of the mean eigenvalue.
-        rounds: passes beyond the first.
-
-    Returns:
-        The metric, in which all tensors have the same mean square per row, and all together one.
+    turn (the flip-flop estimate of a matrix normal distribution), until that no longer matters: in `rounds` passes
+    over the same `batches`. `damping` is λ as a share of the mean eigenvalue.
     """
     factors = _mean_moments(batches(), None)
     turns = {name: own for name, own in factors.items() if len(own) > 1}

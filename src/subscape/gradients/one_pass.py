@@ -46,13 +46,7 @@ class EngineError(ValueError):
 class OnePass:
     """The model's forward pass over some samples, and what its captured modules saw.
 
-    Args:
-        target: the model and its parameters.
-        found: how its modules are called.
-        choices: the engine of every tensor.
-        inputs: samples.
-        position: the position of every sample's row; None where a sample is a row, or with `every`.
-        every: every position of every sample is a row.
+    `position` is that of every sample's row; None where a sample is a row, or each position is (`every`).
     """
 
     def __init__(

@@ -34,38 +34,37 @@ def probed_outputs(target: Target, first: Samples, kind: RowKind) -> Tensor:
                 "Try model(data[:2]), or pass outputs= to call it in another way.",
             )
         ) from error
-    if kind != "sample" and outputs.dim() < 3:
-        raise ValueError(
-            problem(
-                "rows",
-                "outputs [sample, position, output] for token rows",
-                f"outputs of shape {list(outputs.shape)}",
-                "Use rows='sample', or an outputs function that keeps positions.",
-            )
-        )
-    if outputs.shape[:1] != (n_samples(first),):
-        raise ValueError(
-            problem(
-                "outputs",
-                f"one entry per sample along the first axis ({n_samples(first)})",
-                f"shape {list(outputs.shape)}",
-                "Do not reduce over samples in the outputs function.",
-            )
-        )
-    if outputs.dim() < 2:
-        raise ValueError(
-            problem(
-                "outputs",
-                "[sample, output] or more axes",
-                f"shape {list(outputs.shape)}",
-                "Give single numbers an axis of their own: outputs=lambda model, batch: "
-                "model(batch)[:, None].",
-            )
-        )
-    if not torch.isfinite(outputs).all():
-        raise ValueError(
-            problem("outputs", "finite values", "NaN or infinite ones", "Check inputs and model.")
-        )
+    require(
+        kind == "sample" or outputs.dim() >= 3,
+        "rows",
+        "outputs [sample, position, output] for token rows",
+        f"outputs of shape {list(outputs.shape)}",
+        "Use rows='sample', or an outputs function that keeps positions.",
+    )
+    require(
+        outputs.shape[:1] == (n_samples(first),),
+        "outputs",
+        f"one entry per sample along the first axis ({n_samples(first)})",
+        f"shape {list(outputs.shape)}",
+        "Do not reduce over samples in the outputs function.",
+    )
+    require(
+        outputs.dim() >= 2,
+        "outputs",
+        "[sample, output] or more axes",
+        f"shape {list(outputs.shape)}",
+        (
+            "Give single numbers an axis of their own: outputs=lambda model, batch: "
+            "model(batch)[:, None]."
+        ),
+    )
+    require(
+        bool(torch.isfinite(outputs).all()),
+        "outputs",
+        "finite values",
+        "NaN or infinite ones",
+        "Check inputs and model.",
+    )
     return outputs
 
 
@@ -76,15 +75,13 @@ def check_rows_alone(target: Target, inputs: Samples, few: Tensor, many: Tensor)
         return
     with torch.no_grad():
         again = target.outputs(take(inputs, slice(0, 2)))
-    if not torch.equal(few, again):
-        raise ValueError(
-            problem(
-                "model",
-                "the same outputs for the same inputs",
-                "outputs that differ from one call to the next",
-                "Call model.eval(), and switch off what draws at random in its forward.",
-            )
-        )
+    require(
+        torch.equal(few, again),
+        "model",
+        "the same outputs for the same inputs",
+        "outputs that differ from one call to the next",
+        "Call model.eval(), and switch off what draws at random in its forward.",
+    )
     raise ValueError(
         problem(
             "model",

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from subscape._checks import problem
+from subscape._checks import require
 from subscape._shapes import Float
 from subscape.gradients.tensor_gradients import DenseGradient, TensorGradient
 from subscape.lowrank import Stack
@@ -218,12 +218,10 @@ def times_directions(
 def check_finite(gradients: Mapping[str, Tensor]) -> None:
     """Refuse gradients that are not finite, naming the tensors."""
     bad = [name for name, g in gradients.items() if not torch.isfinite(g).all()]
-    if bad:
-        raise ValueError(
-            problem(
-                "gradients",
-                "finite row gradients",
-                f"NaN or infinite values in {bad}",
-                "Check the inputs, the divergence (kl takes logits) and the model's dtype.",
-            )
-        )
+    require(
+        not bad,
+        "gradients",
+        "finite row gradients",
+        f"NaN or infinite values in {bad}",
+        "Check the inputs, the divergence (kl takes logits) and the model's dtype.",
+    )

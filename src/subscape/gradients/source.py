@@ -188,15 +188,7 @@ class GradientSource:
         return self.draws.of_samples(samples, draw=draw)
 
     def gradients(self, rows: Rows, *, micro_batch_size: int | None = None) -> RowGradients:
-        """∇_W D of rows.
-
-        Args:
-            rows: which.
-            micro_batch_size: rows made at once, rounded to whole groups; None for all. Makes no difference
-                to the gradients.
-
-        Returns:
-            Row gradients.
+        """∇_W D of rows, made `micro_batch_size` at a time (whole groups; None: all), which changes nothing.
 
         Raises:
             ValueError: if a gradient is not finite, or the divergence is not one value per row.
@@ -208,14 +200,7 @@ class GradientSource:
         return MicroBatches(makers, [len(part) for part in parts])
 
     def gradients_over(self, draws: Sequence[Rows]) -> Iterator[RowGradients]:
-        """Row gradients of the same rows with other partners, all from one forward pass of the model.
-
-        Args:
-            draws: rows that differ in their partners only.
-
-        Yields:
-            Row gradients, draw after draw.
-        """
+        """Row gradients of rows that differ in their partners only, all from one forward pass of the model."""
         one = self._run(draws[0])
         outputs = one.outputs.to(self.target.like.dtype)
         for number, rows in enumerate(draws):
@@ -309,15 +294,13 @@ class GradientSource:
     def _choose(self) -> str:
         """Prepare the engine asked for, and name it."""
         engine = self._asked
-        if engine == "jacobian" and self.kind != "sample":
-            raise ValueError(
-                problem(
-                    "engine",
-                    "'rule', 'replay', 'vmap' or 'loop' for token rows",
-                    "'jacobian'",
-                    "Use engine='auto'.",
-                )
-            )
+        require(
+            engine != "jacobian" or self.kind == "sample",
+            "engine",
+            "'rule', 'replay', 'vmap' or 'loop' for token rows",
+            "'jacobian'",
+            "Use engine='auto'.",
+        )
         inputs = to_device(samples_to_try(self.data), self.target.like.device)
         seen = survey(self.target, inputs, self.kind)
         self._output_shape = seen.output_shape

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from subscape._checks import nearest, problem
+from subscape._checks import nearest, problem, require
 from subscape.data import Samples, take
 from subscape.gradients.capture import (
     Call,
@@ -143,28 +143,26 @@ def forced(names: list[str], engine: str | Mapping[str, str]) -> dict[str, Tenso
     """What the user asked for, tensor by tensor; None leaves the choice free."""
     by_glob = {"*": engine} if isinstance(engine, str) else dict(engine)
     for pattern, wanted in by_glob.items():
-        if wanted == "jacobian":
-            raise ValueError(
-                problem(
-                    "engine",
-                    "'auto', 'rule', 'replay', 'vmap' or 'loop' for single tensors",
-                    "'jacobian', which is for all of them",
-                    "Use engine='jacobian'.",
-                )
-            )
-        if wanted not in ("auto", *ENGINES):
-            raise ValueError(
-                problem(
-                    "engine",
-                    "'auto', 'jacobian', 'rule', 'replay', 'vmap' or 'loop'",
-                    repr(wanted),
-                    nearest(str(wanted), ("auto", "jacobian", *ENGINES)),
-                )
-            )
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(
-                problem("engine", f"globs over the parameters {names}", repr(pattern), "")
-            )
+        require(
+            wanted != "jacobian",
+            "engine",
+            "'auto', 'rule', 'replay', 'vmap' or 'loop' for single tensors",
+            "'jacobian', which is for all of them",
+            "Use engine='jacobian'.",
+        )
+        require(
+            wanted in ("auto", *ENGINES),
+            "engine",
+            "'auto', 'jacobian', 'rule', 'replay', 'vmap' or 'loop'",
+            repr(wanted),
+            nearest(str(wanted), ("auto", "jacobian", *ENGINES)),
+        )
+        require(
+            any(fnmatchcase(name, pattern) for name in names),
+            "engine",
+            f"globs over the parameters {names}",
+            repr(pattern),
+        )
     chosen: dict[str, TensorEngine | None] = {}
     for name in names:
         wanted = next((e for p, e in by_glob.items() if fnmatchcase(name, p)), "auto")

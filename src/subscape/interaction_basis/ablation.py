@@ -103,14 +103,9 @@ def score_with_directions(
 def node_curve(
     chain: Chain, layer: int, basis: LayerBasis, on: Scored, n_kept: list[int] | None = None
 ) -> list[tuple[int, float]]:
-    """Scores over the number of directions kept: pairs (directions kept, score).
+    """Scores over the number of directions of a node layer kept: pairs (directions kept, score).
 
-    Args:
-        chain: the network.
-        layer: number of the node layer.
-        basis: of the node layer.
-        on: the data and the score.
-        n_kept: numbers of directions; by default 0 to 10 and then steps that grow by a quarter.
+    `n_kept` is by default 0 to 10 and then grows by a quarter a step.
     """
     numbers = growing(basis.rank) if n_kept is None else n_kept
     return [(n, score_with_directions(chain, layer, basis, n, on)) for n in numbers]
@@ -126,13 +121,7 @@ def edge_curve(
 ) -> list[tuple[int, float]]:
     """Scores over the number of edges of one section kept, the largest first: pairs (edges kept, score).
 
-    Args:
-        chain: the network.
-        layer: number of the section.
-        bases: of all node layers.
-        edges: of the section.
-        on: the data and the score.
-        n_kept: numbers of edges; by default powers of two, and all.
+    `n_kept` is by default powers of two, and all.
     """
     if n_kept is None:
         n_kept = [2**k for k in range(edges.numel().bit_length())] + [edges.numel()]

@@ -113,15 +113,10 @@ def build_bases(
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> Bases:
-    """Compute the bases of all node layers.
+    """Compute the bases of all node layers from Jacobians over `inputs`.
 
-    Args:
-        chain: the sections.
-        inputs: data for the Jacobians.
-        config: settings.
-        gram_inputs: data for means and covariances, best far more of it; by default `inputs`.
-        folder: where to save every layer as soon as it is made, and to go on from.
-        progress: whether to show progress bars.
+    Means and covariances are those of `gram_inputs`, best far more data. Every layer is saved in `folder` as soon
+    as it is made, and a later call goes on from there.
     """
     config = config or BasisConfig()
     check_chain(chain, inputs)

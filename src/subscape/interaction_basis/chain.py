@@ -128,11 +128,7 @@ def batches(inputs: Tensor, batch_size: int) -> Generator[Tensor]:
 
 @torch.no_grad()
 def check_chain(chain: Chain, inputs: Tensor) -> list[int]:
-    """Run a few samples and see that the chain is what the method needs; the width of every node layer.
-
-    Args:
-        chain: the sections.
-        inputs: some inputs; the first sample and the next one that differs from it are used.
+    """Run two samples that differ and see that the chain is what the method needs; the width of every node layer.
 
     Raises:
         ValueError: if a section does not fit the next one, mixes samples, changes their number, or gives

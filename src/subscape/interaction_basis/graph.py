@@ -72,12 +72,7 @@ class InteractionGraph:
         return InteractionGraph(bases, tuple(edges.to(device) for edges in self.edges))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write `graph.json`, `bases.safetensors` and `edges.safetensors`.
-
-        Args:
-            folder: a folder that is new or empty.
-            overwrite: whether to replace a graph that is there.
-        """
+        """Write `graph.json`, `bases.safetensors` and `edges.safetensors` to a new folder, or over a graph."""
         tensors, described = to_tensors({f"{n:03}": basis for n, basis in enumerate(self.bases)})
         with new_folder(folder, overwrite=overwrite, owned=_is_graph) as path:
             layers = list(described.values())
@@ -88,14 +83,7 @@ class InteractionGraph:
 
     @classmethod
     def load(cls, folder: str | Path) -> InteractionGraph:
-        """Read a folder that `save` wrote, onto the CPU.
-
-        Args:
-            folder: the folder.
-
-        Raises:
-            ValueError: if the folder is of another version.
-        """
+        """Read a folder that `save` wrote, onto the CPU."""
         folder = Path(folder)
         described: dict[str, Any] = read_json(folder / "graph.json")
         require(
@@ -112,13 +100,9 @@ class InteractionGraph:
         return cls(bases, tuple(edges[f"{n:03}"] for n in range(len(bases) - 1)))
 
     def to_networkx(self, smallest: float | Sequence[float] = 0.0) -> networkx.DiGraph:
-        """Export as a directed graph with nodes (layer, direction).
+        """A graph of nodes (layer, direction) with `layer_name` and `importance`, and edges with `weight`.
 
-        Args:
-            smallest: edges at or below it are left out; one number, or one for every section.
-
-        Returns:
-            The graph; nodes carry `layer_name` and `importance`, edges carry `weight`.
+        Edges at or below `smallest`, one number or one for every section, are left out.
         """
         networkx = optional("networkx", "to export a graph", "'subscape[graph]'")
         limits = [smallest] * len(self.edges) if isinstance(smallest, int | float) else smallest
@@ -152,15 +136,10 @@ def build_graph(
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> InteractionGraph:
-    """Compute the edges between the bases of consecutive node layers.
+    """Compute the edges between the bases (`lib` or `pca`) of consecutive node layers.
 
-    Args:
-        chain: the sections.
-        bases: of its node layers; their settings say the path and the size of batches.
-        inputs: as the data has them.
-        method: `lib` or `pca`.
-        folder: where to save every layer's edges as soon as they are made, and to go on from.
-        progress: whether to show a progress bar.
+    The settings of `bases` say the path and the size of batches. Every layer's edges are saved in `folder` as
+    soon as they are made, and a later call goes on from there.
     """
     layers, config = bases.of(method), bases.config
     where = None if folder is None else Path(folder)

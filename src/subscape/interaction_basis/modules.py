@@ -128,16 +128,8 @@ def find_modules(
 ) -> Modules:
     """Find the modules of an interaction graph.
 
-    Args:
-        graph: the interaction graph.
-        thresholds: eps of every section, such as those of `all_edges_required`.
-        resolution: gamma; a higher one makes smaller modules.
-        seed: of the method's random order.
-        last_layer: whether the last node layer takes part; logits do not, as published.
-        library: which one finds the communities.
-
-    Raises:
-        ValueError: if the library is none of these.
+    `thresholds` are the eps of every section, such as those of `all_edges_required`; `resolution` is gamma, a
+    higher one makes smaller modules; logits take no part, as published, unless `last_layer`.
     """
     require(resolution > 0, "resolution", "a number above 0", resolution)
     known = get_args(Library)

@@ -68,16 +68,9 @@ def edges_required(
     base: float | None = None,
     midpoint: Midpoint = "linear",
 ) -> EdgesRequired:
-    """Find the number of edges of one section that the network needs, with the scores on the way.
+    """Find the number of edges of one section (`layer`) that the network needs, with the scores on the way.
 
-    Args:
-        chain: the network.
-        graph: its interaction graph.
-        layer: number of the section.
-        on: the data and the score.
-        tolerance: how much worse the score may get.
-        base: score of the network as it is, if it is known.
-        midpoint: how the bisection halves.
+    The score may get worse by `tolerance` from `base`, that of the network as it is (None: to be measured).
 
     Raises:
         ValueError: if all edges together are not enough.

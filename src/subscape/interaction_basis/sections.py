@@ -64,16 +64,11 @@ class Mlp:
 
 
 def sequential_chain(model: nn.Sequential) -> Chain:
-    """Cut an MLP in front of every linear layer.
+    """Cut an MLP in front of every linear layer; the chain shares its weights, detached.
 
-    A node layer is the input of a linear layer, that is the post-activations of the one before; the last
-    node layer is `output`. Flatten and dropout layers are run or left out as in eval mode.
-
-    Args:
-        model: `nn.Linear` layers, each but the last followed by at most one elementwise activation.
-
-    Returns:
-        The chain; it shares the model's weights, detached.
+    Each `nn.Linear` but the last is followed by at most one elementwise activation. A node layer is the input of a
+    linear layer, that is the post-activations of the one before; the last node layer is `output`. Flatten and
+    dropout layers are run or left out as in eval mode.
 
     Raises:
         ValueError: if the model holds other layers.

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 
 Form = Literal["tucker", "cp"]
 Rank = int | float
@@ -102,14 +102,10 @@ def make_layout(
             or fraction leaves vectors whole.
         form: `tucker` or `cp`.
 
-    Returns:
-        The layout.
-
     Raises:
         ValueError: if a rank is not positive, is larger than its dimension, or a tensor has none.
     """
-    if form not in ("tucker", "cp"):
-        raise ValueError(problem("form", "'tucker' or 'cp'", repr(form), "Choose one of them."))
+    require(form in ("tucker", "cp"), "form", "'tucker' or 'cp'", repr(form), "Choose one of them.")
     tensors = []
     for name, shape in shapes.items():
         choice = _choice(name, rank)
@@ -143,12 +139,13 @@ def _ranks(name: str, shape: tuple[int, ...], choice: RankChoice, form: Form) ->
     elif len(shape) < 2:
         ranks = shape  # vectors are kept whole
     elif isinstance(choice, float | str):
-        if isinstance(choice, str) or not 0 < choice < 1:
-            raise ValueError(
-                problem(
-                    "rank", "a fraction in (0, 1) or an integer", repr(choice), "Write 4, not 4.0."
-                )
-            )
+        require(
+            not isinstance(choice, str) and 0 < choice < 1,
+            "rank",
+            "a fraction in (0, 1) or an integer",
+            repr(choice),
+            "Write 4, not 4.0.",
+        )
         ranks = tuple(max(1, round(choice * d)) for d in shape)
     else:
         # A rank above a small mode's dimension (3x3 kernels) keeps that mode whole; above all of
@@ -156,15 +153,13 @@ def _ranks(name: str, shape: tuple[int, ...], choice: RankChoice, form: Form) ->
         if choice > max(shape):
             raise ValueError(_too_large(name, shape, choice))
         ranks = tuple(min(choice, d) for d in shape)
-    if len(ranks) != len(shape) or any(r < 1 for r in ranks):
-        raise ValueError(
-            problem(
-                "rank",
-                f"one positive rank for each of the {len(shape)} modes of {name!r} {list(shape)}",
-                repr(choice),
-                "Give an integer, a fraction, or one rank per mode.",
-            )
-        )
+    require(
+        len(ranks) == len(shape) and all(r >= 1 for r in ranks),
+        "rank",
+        f"one positive rank for each of the {len(shape)} modes of {name!r} {list(shape)}",
+        repr(choice),
+        "Give an integer, a fraction, or one rank per mode.",
+    )
     if form == "cp" and len(shape) > 1:
         # An integer or an explicit CP rank may exceed a mode: its number of terms is its own measure.
         r = choice if isinstance(choice, int) else max(ranks)

@@ -51,14 +51,9 @@ def oracle(
     *,
     max_active: int | None = None,
 ) -> Oracle:
-    """Reconstruct gradients from directions with the best sparse codes.
+    """Reconstruct gradients from directions, unit or not, with the best sparse codes of a mean L0.
 
-    Args:
-        gradients: one per row.
-        directions: unit or not; at least one.
-        l0: mean number of active directions per row.
-        max_active: largest number of active directions in one row; by default 6, or three times the L0 if
-            that is more.
+    At most `max_active` are active in a row; by default 6, or three times the L0 if that is more.
     """
     require(l0 >= 0, "l0", "0 or more", l0)
     require(len(directions) > 0, "directions", "at least one", "none")
@@ -174,12 +169,9 @@ def pca_fvu(
 ) -> float:
     """FVU of the top principal directions, uncentred, as a baseline.
 
-    Args:
-        gradients: one per row.
-        n_components: number of directions.
-        l0: mean number of active directions per row, with the best codes; all are active if None.
-        fit: rows to take the directions from; by default the same ones, which flatters the directions, as
-            fewer other rows than a training has seen does them wrong.
+    All are active, or with `l0` as many on average, with the best codes. Directions are those of the rows
+    themselves, which flatters them, or of `fit`, which does them wrong if that is fewer rows than a training
+    has seen.
     """
     g = gradients.double()
     directions = principal_directions(g if fit is None else fit.double(), n_components)

@@ -134,12 +134,9 @@ _WAYS: dict[str, Callable[[Callable[..., Tensor], tuple, tuple], Tensor]] = {
 def top_outputs(
     effects: Float[Tensor, "row output"], n: int = 10, *, centred: bool = False
 ) -> TopOutputs:
-    """The outputs most increased and most decreased along +δ, averaged over rows.
+    """The outputs most increased and most decreased along +δ, averaged over rows; at most n that have the sign.
 
-    Args:
-        effects: from `output_effects`.
-        n: how many of each; only those that have the sign, so there may be fewer.
-        centred: subtract the mean over outputs first: of logits only differences matter.
+    `centred` subtracts the mean over outputs first: of logits only differences matter.
 
     Raises:
         ValueError: if an output of a row is not a vector.

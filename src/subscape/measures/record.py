@@ -283,14 +283,7 @@ class Measures(Record):
         return Record(**{f.name: getattr(self, f.name) for f in fields(Record)})
 
     def verify(self, decomposition: Decomposition) -> None:
-        """Refuse a decomposition that these are not the measures of.
-
-        Args:
-            decomposition: the decomposition at hand.
-
-        Raises:
-            ValueError: if they are of another one, such as an earlier one of the same model.
-        """
+        """Refuse a decomposition that these are not the measures of, such as an earlier one of the same model."""
         require(
             self.decomposition == identity_of(decomposition),
             "measures",
@@ -310,9 +303,6 @@ class Measures(Record):
     @classmethod
     def load(cls, folder: str | Path) -> Measures:
         """Read what `save` wrote.
-
-        Args:
-            folder: the folder.
 
         Raises:
             FileNotFoundError: if nothing was measured there.

@@ -67,13 +67,10 @@ def recovery(
     alive: Bool[Tensor, " subnetwork"] | None = None,
     represented: Bool[Tensor, " truth"] | None = None,
 ) -> Recovery:
-    """Compare subnetworks with true directions.
+    """Compare subnetworks with true directions of any length but zero, target tensors flattened and concatenated.
 
-    Args:
-        subnetworks: decoder rows, target tensors flattened and concatenated; any length but zero.
-        truth: true directions in the same layout; any length but zero.
-        alive: subnetworks that are used; a dead one is neither matched nor counted against.
-        represented: truths that the target computes; the others are left out.
+    Subnetworks that are not `alive` are neither matched nor counted against; truths that are not `represented` are
+    left out: the target does not compute them.
     """
     require(
         subnetworks.shape[1] == truth.shape[1],

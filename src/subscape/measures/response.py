@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 from subscape.data import Samples, n_samples
 from subscape.divergences import DIVERGENCES, Divergence
 from subscape.measures.control import random_like
@@ -135,13 +135,11 @@ def _drawn(like: RowSet, target: Target, data: Samples) -> RowSet:
 
 def _divergence(measures: Measures) -> Divergence:
     """What the measures count changes in; the authors' variant is no distance, so theirs is mse."""
-    if measures.divergence not in DIVERGENCES:
-        raise ValueError(
-            problem(
-                "run",
-                f"measures in one of the divergences {list(DIVERGENCES)}",
-                f"a function of your own, {measures.divergence}",
-                "Use subscape.measures.sweep in Python.",
-            )
-        )
+    require(
+        measures.divergence in DIVERGENCES,
+        "run",
+        f"measures in one of the divergences {list(DIVERGENCES)}",
+        f"a function of your own, {measures.divergence}",
+        "Use subscape.measures.sweep in Python.",
+    )
     return DIVERGENCES[measures.divergence].of_changes

@@ -32,16 +32,10 @@ def draw_toy_decomposition(
     history: Sequence[tuple[int, float]],
     title: str,
 ) -> None:
-    """Draw subnetworks, cosines with the true ones, and the training curve to a file.
+    """Draw subnetworks, cosines with the true ones, and the training curve (step, FVU of the batch) to a file.
 
-    Args:
-        path: where to; the ending says the kind of file.
-        subnetworks: dense `W_in` [subnetwork, hidden, feature], `W_out` [subnetwork, output, hidden] and
-            `bias` [subnetwork, output].
-        cosines: |cos| of every true subnetwork with every found one.
-        active_rate: share of rows in which each is active.
-        history: step and FVU of the batch at that step.
-        title: headline.
+    Subnetworks are dense: `W_in` [subnetwork, hidden, feature], `W_out` [subnetwork, output, hidden] and `bias`
+    [subnetwork, output].
     """
     n = len(active_rate)
     figure = new_figure((2.3 * n, 5.6))

@@ -177,9 +177,6 @@ class Decomposition:
             engine: how row gradients are made.
             seed: draws partners.
 
-        Returns:
-            The source.
-
         Raises:
             ValueError: if model, outputs or a function given at training do not go with the decomposition.
         """
@@ -254,9 +251,6 @@ class Decomposition:
             batch_size: rows over which batch top-k selects.
             alone: select row by row, by the threshold, instead.
             **options: as for `source`.
-
-        Returns:
-            The figures.
         """
         source = self.source(model, data, **options)
         return evaluate(source, self.dictionary, n_rows=n_rows, batch_size=batch_size, alone=alone)
@@ -282,15 +276,13 @@ class Decomposition:
         self, coefficients: Float[Tensor, "row subnetwork"]
     ) -> dict[str, Float[Tensor, "..."]]:
         """ĝ = s V_out by parameter name, each [row, *shape]."""
-        if coefficients.shape[-1] != len(self):
-            raise ValueError(
-                problem(
-                    "coefficients",
-                    f"one column for each of the {len(self)} subnetworks",
-                    f"shape {list(coefficients.shape)}",
-                    "Use what encode returned.",
-                )
-            )
+        require(
+            coefficients.shape[-1] == len(self),
+            "coefficients",
+            f"one column for each of the {len(self)} subnetworks",
+            f"shape {list(coefficients.shape)}",
+            "Use what encode returned.",
+        )
         return {
             name: torch.einsum("rk,k...->r...", coefficients, direction)
             for name, direction in self.decoder.dense().items()
@@ -337,18 +329,10 @@ class Decomposition:
     def edited(
         self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*"
     ) -> nn.Module:
-        """A copy of the model moved along subnetworks; see `edit`.
+        """A copy of the model moved along subnetworks, with the arguments of `edit`.
 
         For a Hugging Face model `decomposition.edited(model, {3: 0.5}).save_pretrained(folder)` writes the
         merged weights.
-
-        Args:
-            model: the model this decomposition was made for; it is not changed.
-            deltas: δ_k by index.
-            tensors: patterns over the target's tensors; the others are not moved.
-
-        Returns:
-            The copy.
         """
         self.target_in(model)
         return edited_copy(model, displacement(self.directions, deltas, tensors))
@@ -371,9 +355,6 @@ class Decomposition:
             tensors: patterns over the target's tensors: linear layers' weights only.
             overwrite: replace an adapter that this method wrote; anything else is never replaced.
 
-        Returns:
-            The folder.
-
         Raises:
             ValueError: if a chosen tensor is not the weight of a linear layer.
         """
@@ -382,18 +363,7 @@ class Decomposition:
         return save_lora(folder, model, change, overwrite=overwrite)
 
     def target_in(self, model: nn.Module, *, outputs: Outputs | None = None) -> Target:
-        """The target that this decomposition is of, in a model at hand; refuses another model.
-
-        Args:
-            model: the model this decomposition was made for.
-            outputs: as for `Target`.
-
-        Returns:
-            The target.
-
-        Raises:
-            ValueError: if names, shapes, dtypes or values of its parameters differ; says which.
-        """
+        """The target that this decomposition is of, in a model at hand; others are refused, as by `verify`."""
         every = dict(model.named_parameters(remove_duplicate=False))
         mine = {id(every[name]) for name in self.layout.names if name in every}
         # A tied parameter has its first name here; a target wants all of them.
@@ -404,9 +374,6 @@ class Decomposition:
 
     def verify(self, target: Target) -> None:
         """Refuse a target that this decomposition does not belong to.
-
-        Args:
-            target: the target at hand.
 
         Raises:
             ValueError: if names, shapes, dtypes or values of its parameters differ; says which.
@@ -428,35 +395,28 @@ class Decomposition:
                 )
             )
         for name, tensor in ours.items():
-            if tensor != theirs[name]:
-                raise ValueError(
-                    problem(
-                        "target",
-                        f"{name} of shape {tensor['shape']} and type {tensor['dtype']}",
-                        f"shape {theirs[name]['shape']} and type {theirs[name]['dtype']}",
-                        "Load the model this decomposition was made for.",
-                    )
-                )
-        if mine["sha256"] != other["sha256"]:
-            raise ValueError(
-                problem(
-                    "target",
-                    f"parameter values with SHA-256 {mine['sha256'][:12]}…",
-                    f"{other['sha256'][:12]}…: same shapes, other values",
-                    "Load the very checkpoint this decomposition was made for (and undo edits of it: "
-                    "one edit takes several deltas), or decompose this one.",
-                )
+            require(
+                tensor == theirs[name],
+                "target",
+                f"{name} of shape {tensor['shape']} and type {tensor['dtype']}",
+                f"shape {theirs[name]['shape']} and type {theirs[name]['dtype']}",
+                "Load the model this decomposition was made for.",
             )
+        require(
+            mine["sha256"] == other["sha256"],
+            "target",
+            f"parameter values with SHA-256 {mine['sha256'][:12]}…",
+            f"{other['sha256'][:12]}…: same shapes, other values",
+            (
+                "Load the very checkpoint this decomposition was made for (and undo edits of it: "
+                "one edit takes several deltas), or decompose this one."
+            ),
+        )
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = True) -> Path:
-        """Write the decomposition to a folder, all of it or nothing.
+        """Write the decomposition to a new or empty folder, or over a decomposition: all of it or nothing.
 
-        Args:
-            folder: where to: a new or empty folder, or that of a decomposition.
-            overwrite: replace a decomposition that is there; anything else is never replaced.
-
-        Returns:
-            The folder.
+        Anything else that is there is never replaced.
         """
         tensors = {}
         for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
@@ -492,14 +452,7 @@ class Decomposition:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: Any = None) -> Decomposition:
-        """Load what `save_pretrained` wrote.
-
-        Args:
-            folder: the folder.
-            device: where to; by default the CPU.
-
-        Returns:
-            The decomposition.
+        """Load what `save_pretrained` wrote, onto the CPU or another device.
 
         Raises:
             ValueError: if the folder holds something else, is incomplete, or is of a newer format.

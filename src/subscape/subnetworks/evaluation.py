@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subscape._checks import problem
+from subscape._checks import require
 from subscape._shapes import Float
 from subscape.gradients.source import GradientSource
 from subscape.subnetworks.dictionary import Dictionary
@@ -47,18 +47,10 @@ def evaluate(
     alone: bool = False,
     micro_batch_size: int | None = None,
 ) -> Evaluation:
-    """Pool reconstruction over batches of a source.
+    """Pool reconstruction over batches of a source, best of rows not trained on.
 
-    Args:
-        source: rows to evaluate on, not those of the training.
-        dictionary: the subnetworks.
-        n_rows: rows to look at, rounded up to whole batches.
-        batch_size: rows of a batch, over which a batch-wise selection selects; cut to the rows there are.
-        alone: select row by row instead.
-        micro_batch_size: rows whose gradients are made at once; None for all of a batch.
-
-    Returns:
-        The figures.
+    `n_rows` is rounded up to whole batches of `batch_size`, cut to the rows there are, over which a batch-wise
+    selection selects; with `alone` it selects row by row.
 
     Raises:
         ValueError: if all gradients are zero.
@@ -102,15 +94,13 @@ def calibrate(
 
 def check_not_zero(total: Tensor) -> None:
     """Refuse gradients of which all are zero: Σ‖g‖² = 0."""
-    if not (total > 0).all():
-        raise ValueError(
-            problem(
-                "gradients",
-                "row gradients that are not all zero",
-                "only zeros",
-                "The outputs do not depend on the chosen parameters, or every row equals its reference.",
-            )
-        )
+    require(
+        bool((total > 0).all()),
+        "gradients",
+        "row gradients that are not all zero",
+        "only zeros",
+        "The outputs do not depend on the chosen parameters, or every row equals its reference.",
+    )
 
 
 def _batch_size(wanted: int, source: GradientSource) -> int:

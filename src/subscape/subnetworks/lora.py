@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 from subscape._io import holds_just, new_folder, read_metadata, write_json, write_tensors
 from subscape._shapes import Float
 
@@ -48,15 +48,13 @@ def save_lora(
                 f"Leave them out (tensors=['*', '!{refused[0]}']), or edit a copy and save it whole.",
             )
         )
-    if len(set(transposed.values())) > 1:
-        raise ValueError(
-            problem(
-                "tensors",
-                "layers of one kind",
-                "Linear and Conv1D together, which one LoRA does not hold",
-                "Export them one after the other: tensors='…'.",
-            )
-        )
+    require(
+        len(set(transposed.values())) <= 1,
+        "tensors",
+        "layers of one kind",
+        "Linear and Conv1D together, which one LoRA does not hold",
+        "Export them one after the other: tensors='…'.",
+    )
     pairs = {
         name: _factors(values.mT if transposed[name] else values) for name, values in change.items()
     }
