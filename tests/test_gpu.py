@@ -41,6 +41,7 @@ def test_a_saved_decomposition_follows_the_model(tmp_path):
     on_device = model().cuda()
     codes = loaded.encode(on_device, data[:32])
     torch.testing.assert_close(codes.cpu(), found.encode(model(), data[:32]))
+    torch.testing.assert_close(found.encode(on_device, data[:32]), codes)  # from the CPU
     measures = measure(loaded, Target(on_device), data, progress=False)
     assert len(measures) == 6
     with loaded.edit(on_device, {0: 0.1}):

@@ -41,10 +41,7 @@ def bits(model):
 def test_an_edit_moves_the_parameters_and_puts_them_back_also_after_an_exception(make, dtype):
     model, made = make(dtype=dtype)
     before, old = bits(model), copy.deepcopy(model.state_dict())
-    with (
-        pytest.raises(KeyError, match="inside"),
-        made.edit(model, {3: 0.5, 1: -2.0}) as edited,
-    ):
+    with pytest.raises(KeyError, match="inside"), made.edit(model, {3: 0.5, 1: -2.0}) as edited:
         assert edited is model
         for name, p in model.named_parameters():
             if name.startswith("rest"):

@@ -11,6 +11,7 @@ from torch import nn
 
 from subscape import Decomposition, FixedOutput, Pairs, Target, TrainingConfig, decompose
 from subscape.training import run as run_module
+from tests.test__progress import Terminal
 
 SMALL = {
     "n_subnetworks": 3,
@@ -113,15 +114,17 @@ def test_a_target_is_taken_as_it_is(model, data):
     assert [t.ranks for t in result.layout.tensors] == [(1, 1), (3,)]
 
 
-def test_progress_is_shown_only_when_asked(model, data, capfd):
+def test_progress_is_shown_only_when_asked_and_in_a_terminal(model, data, capsys, monkeypatch):
     decompose(model, data, **SMALL)
-    captured = capfd.readouterr()
-    assert captured.out + captured.err == ""
     decompose(model, data, **SMALL | {"progress": True})
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert "decompose" in captured.err
-    assert "fvu" in captured.err
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    decompose(model, data, **SMALL | {"progress": True})
+    assert "decompose" in terminal.getvalue()
+    assert "fvu" in terminal.getvalue()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("engine", ["jacobian", "vmap", "loop"])

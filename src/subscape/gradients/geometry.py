@@ -82,10 +82,7 @@ class Geometry:
 
     @classmethod
     def from_state(
-        cls,
-        row_weight: RowWeight,
-        state: Mapping[str, Tensor],
-        shapes: Mapping[str, Sequence[int]],
+        cls, row_weight: RowWeight, state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
     ) -> Geometry:
         """What `state` gave."""
         of_metric = {k[7:]: v for k, v in state.items() if k.startswith("metric.")}

@@ -17,14 +17,7 @@ from torch import Tensor, nn
 
 from subscape._checks import nearest, problem, require
 from subscape.data import Samples, take
-from subscape.gradients.capture import (
-    Call,
-    Calls,
-    UnsafeModuleError,
-    all_calls,
-    captured,
-    frozen,
-)
+from subscape.gradients.capture import Call, Calls, UnsafeModuleError, all_calls, captured, frozen
 from subscape.gradients.probe import check_rows_alone, probed_outputs
 from subscape.gradients.rules import rule_of
 from subscape.rows import RowKind

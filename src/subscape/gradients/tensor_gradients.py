@@ -20,13 +20,7 @@ import torch
 from torch import Tensor
 
 from subscape._shapes import Float, Int
-from subscape.gradients.contraction import (
-    DENSE_BUDGET,
-    Terms,
-    columns,
-    terms_gram,
-    through_factors,
-)
+from subscape.gradients.contraction import DENSE_BUDGET, Terms, columns, terms_gram, through_factors
 from subscape.lowrank import TensorLayout
 from subscape.lowrank.metric import LARGEST_MODE, TensorMetric
 from subscape.lowrank.tensor import compose, pair, pair_rank
@@ -380,13 +374,7 @@ class TiedGradient:
         crossed = 2 * (met * mixed).sum(1)
         first = between.index_add(0, index.flatten(), crossed.flatten()) + self.indexed.moments()[0]
         same = (index[:, :, None] == index[:, None]).to(right.dtype)
-        together = torch.cat(
-            [
-                torch.cat([left @ left.mT, met], 2),
-                torch.cat([met.mT, same], 2),
-            ],
-            1,
-        )
+        together = torch.cat([torch.cat([left @ left.mT, met], 2), torch.cat([met.mT, same], 2)], 1)
         return [first, *rest_moments(together, torch.cat([self.outer.right, right], 1), shape)]
 
 

@@ -9,12 +9,7 @@ from subscape._io import read_json, write_text
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.modules import Modules
 from subscape.interaction_basis.page import graph_page
-from subscape.interaction_basis.pictures import (
-    draw_curves,
-    draw_edges_required,
-    draw_graph,
-    panels,
-)
+from subscape.interaction_basis.pictures import draw_curves, draw_edges_required, draw_graph, panels
 from subscape.interaction_basis.stages import (
     METHODS,
     load_graphs,

@@ -206,16 +206,12 @@ class Decomposition:
         )
 
     def encode(
-        self,
-        model: nn.Module | Target,
-        inputs: Any,
-        *,
-        batch_size: int = 256,
-        **options: Any,
+        self, model: nn.Module | Target, inputs: Any, *, batch_size: int = 256, **options: Any
     ) -> Float[Tensor, "row subnetwork"]:
         """Codes of inputs: the coefficients of every row, zero where they do not reach the threshold.
 
-        Rows do not influence each other here, unlike in training, where batch top-k selects.
+        Rows do not influence each other here, unlike in training, where batch top-k selects. All is computed
+        on the model's device.
 
         Args:
             model: the model, or the target, that this decomposition was made for.
@@ -226,11 +222,11 @@ class Decomposition:
         Returns:
             Sparse codes as a dense matrix, in divergence per unit length of V_out.
         """
-        source = self.source(model, inputs, **options)
-        rows = source.rows_of(torch.arange(len(source)))
-        parts = rows.micro_batches(batch_size)
+        here = self._beside(model)
+        source = here.source(model, inputs, **options)
+        parts = source.rows_of(torch.arange(len(source))).micro_batches(batch_size)
         with torch.no_grad():
-            return torch.cat([self.encode_gradients(source.gradients(part)) for part in parts])
+            return torch.cat([here.encode_gradients(source.gradients(part)) for part in parts])
 
     def evaluate(
         self,
@@ -252,8 +248,14 @@ class Decomposition:
             alone: select row by row, by the threshold, instead.
             **options: as for `source`.
         """
-        source = self.source(model, data, **options)
-        return evaluate(source, self.dictionary, n_rows=n_rows, batch_size=batch_size, alone=alone)
+        here = self._beside(model)
+        source = here.source(model, data, **options)
+        return evaluate(source, here.dictionary, n_rows=n_rows, batch_size=batch_size, alone=alone)
+
+    def _beside(self, model: nn.Module | Target) -> Decomposition:
+        """Itself on the model's device."""
+        device = next((model.model if isinstance(model, Target) else model).parameters()).device
+        return self if device == self.decoder.weights.device else self.to(device)
 
     def encode_gradients(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
         """Codes of row gradients of the target; see `encode`."""
@@ -296,13 +298,7 @@ class Decomposition:
         """Cosines between the subnetworks."""
         return self.decoder.gram()
 
-    def edit(
-        self,
-        model: nn.Module,
-        deltas: Deltas,
-        *,
-        tensors: str | Sequence[str] = "*",
-    ) -> Edit:
+    def edit(self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*") -> Edit:
         """Move a model along subnetworks, W0 + Σ δ_k v_k, and back.
 
             with decomposition.edit(model, {3: +0.5, 17: -1.0}):

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from subscape._checks import require
 from subscape._io import append_jsonl
+from subscape._progress import bar
 from subscape.data import hashes
 from subscape.gradients import GradientSource
 from subscape.references import FixedOutput
@@ -56,19 +56,12 @@ def train_side_by_side(
         # Found now, not after a whole run on nothing; the trainer keeps these rows for its step.
         check_not_zero(trainer.stream.gradients(trainer.step_number).squared_norm().sum(-1))
     started, first = time.perf_counter(), trainer.step_number
-    bar = tqdm(
-        total=config.steps,
-        initial=first,
-        disable=not progress,
-        desc="decompose",
-        unit="step",
-        mininterval=0.5,
-    )
-    with bar:
+    steps = {"total": config.steps, "initial": first, "unit": "step", "mininterval": 0.5}
+    with bar("decompose", progress=progress, **steps) as shown:
         while trainer.step_number < config.steps:
             batch = trainer.step()
             step = trainer.step_number
-            bar.update()
+            shown.update()
             if step % config.log_every == 0 or step == config.steps:
                 fvu = batch.fvu.detach()
                 require(
@@ -78,7 +71,7 @@ def train_side_by_side(
                     f"{config.learning_rate}, and an FVU of {fvu.flatten().tolist()} at step {step}",
                     "Lower it.",
                 )
-                bar.set_postfix(fvu=f"{fvu.min():.3f}")
+                shown.set_postfix(fvu=f"{fvu.min():.3f}")
                 if folder is not None:
                     append_jsonl(folder / METRICS, _metrics(step, fvu, batch.codes != 0))
             if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
