@@ -16,7 +16,7 @@ from subscape.gradients import source as source_module
 from subscape.gradients import tensor_gradients as module
 from subscape.gradients.geometry import FLOOR, Geometry, kronecker
 from subscape.gradients.row_gradients import DenseRowGradients, FactoredRowGradients
-from subscape.gradients.tensor_gradients import TiedGradient
+from subscape.gradients.table_gradients import TiedGradient
 from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.lowrank.metric import TensorMetric, tensor_metric
 from subscape.rows import generator_of

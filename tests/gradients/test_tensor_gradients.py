@@ -9,14 +9,10 @@ from hypothesis import strategies as st
 
 from subscape.gradients import DenseGradient, IndexedGradient, OuterGradient, TensorGradient
 from subscape.gradients import tensor_gradients as module
-from subscape.gradients.tensor_gradients import (
-    DENSE_BUDGET,
-    Terms,
-    TiedGradient,
-    merged,
-    through_factors,
-)
+from subscape.gradients.contraction import DENSE_BUDGET, Terms, through_factors
+from subscape.gradients.table_gradients import TiedGradient, merged
 from subscape.lowrank import Stack, initial_stack, make_layout
+from subscape.lowrank.tensor import pair_rank
 from subscape.rows import generator_of
 
 SHAPES = [(4, 5), (1, 3), (3, 1), (4, 3, 2), (3, 2, 2, 2)]
@@ -119,7 +115,7 @@ def way(request, monkeypatch):
     """Forces one of the two ways of contraction, where there are two."""
 
     def forced(tensor, *sizes):
-        return request.param and module.pair_rank(tensor) is not None
+        return request.param and pair_rank(tensor) is not None
 
     monkeypatch.setattr(module, "through_factors", forced)
     return request.param

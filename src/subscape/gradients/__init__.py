@@ -11,12 +11,8 @@ from subscape.gradients.plan import Plan, choose
 from subscape.gradients.row_gradients import DenseRowGradients, FactoredRowGradients, RowGradients
 from subscape.gradients.rules import register_rule
 from subscape.gradients.source import GradientSource
-from subscape.gradients.tensor_gradients import (
-    DenseGradient,
-    IndexedGradient,
-    OuterGradient,
-    TensorGradient,
-)
+from subscape.gradients.table_gradients import IndexedGradient
+from subscape.gradients.tensor_gradients import DenseGradient, OuterGradient, TensorGradient
 
 __all__ = [
     "DenseGradient",

@@ -25,13 +25,8 @@ from subscape.gradients.replay import CHUNK_BUDGET, batched_leaves, replayed
 from subscape.gradients.row_gradients import FactoredRowGradients
 from subscape.gradients.rules import rule_of
 from subscape.gradients.survey import Choice, Survey, check_calls
-from subscape.gradients.tensor_gradients import (
-    DenseGradient,
-    IndexedGradient,
-    OuterGradient,
-    TensorGradient,
-    merged,
-)
+from subscape.gradients.table_gradients import IndexedGradient, merged
+from subscape.gradients.tensor_gradients import DenseGradient, OuterGradient, TensorGradient
 from subscape.targets import Target
 
 

@@ -103,22 +103,17 @@ Way = tuple[Choice, str]
 def _next(
     ways: list[Way], asked: str | None, refused: tuple[Choice, str] | None, name: str
 ) -> Choice:
-    """The first way left for a tensor."""
+    """The first way left for a tensor, which is taken off the list."""
     passed = (
         [] if refused is None else [*refused[0].passed_over, f"{_label(refused[0])}: {refused[1]}"]
     )
     while ways:
-        choice, reason = ways[0]
-        if refused is not None and (choice.engine, choice.module) == _key(refused[0]):
-            ways.pop(0)
-            continue
+        choice, reason = ways.pop(0)
         if asked is not None and choice.engine != asked:
-            ways.pop(0)
             continue
         if not reason:
             return replace(choice, passed_over=tuple(passed))
         passed.append(f"{_label(choice)}: {reason}")
-        ways.pop(0)
     raise ValueError(
         problem(
             "engine",
@@ -127,10 +122,6 @@ def _next(
             "Use engine='auto', which takes the first engine that is right.",
         )
     )
-
-
-def _key(choice: Choice) -> tuple[str, str]:
-    return choice.engine, choice.module
 
 
 def _label(choice: Choice) -> str:

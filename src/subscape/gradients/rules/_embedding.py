@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from subscape.gradients.rules.registry import register_rule
-from subscape.gradients.tensor_gradients import IndexedGradient, TensorGradient
+from subscape.gradients.table_gradients import IndexedGradient
+from subscape.gradients.tensor_gradients import TensorGradient
 
 
 def _plain(module: nn.Embedding) -> bool:
