@@ -18,6 +18,7 @@ def files(folder):
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch, trained_tms, unchecked):
     monkeypatch.setattr("subscape.demo.toy.STEPS", 20)
+    monkeypatch.setattr("subscape.demo.toy.N_RESTARTS", 2)
     few = partial(measure, n_rows=40, n_references=2, n_top=4, n_others=8, n_deltas=2)
     monkeypatch.setattr("subscape.demo.toy.measure", few)
     monkeypatch.setattr("subscape.demo.toy.tms", lambda seed: trained_tms)

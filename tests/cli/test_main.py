@@ -46,41 +46,20 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+SETTINGS = "--n-subnetworks 4 --rank 1 --steps 30 --batch-size 16 --n-heldout-rows 20"
+START = "decompose small_model_of_test:model --data x.safetensors --checkpoint-every 10 --out run"
+AGAIN = "decompose --config run/run.toml --trust --out"
+
+
 def decompose(*more):
-    return main(
-        [
-            "decompose",
-            "small_model_of_test:model",
-            "--data",
-            "x.safetensors",
-            "--n-subnetworks",
-            "4",
-            "--rank",
-            "1",
-            "--steps",
-            "30",
-            "--batch-size",
-            "16",
-            "--checkpoint-every",
-            "10",
-            "--n-heldout-rows",
-            "20",
-            "--out",
-            "run",
-        ]
-        + list(more)
-    )
+    return main([*START.split(), *SETTINGS.split(), *more])
 
 
 def test_decompose_leaves_a_run_folder(folder, capsys):
     assert decompose("--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert {p.name for p in (folder / "run").iterdir()} == {
-        "run.toml",
-        "metrics.jsonl",
-        "checkpoint.safetensors",
-        "final",
-    }
+    names = "run.toml metrics.jsonl checkpoint.safetensors final"
+    assert {p.name for p in (folder / "run").iterdir()} == set(names.split())
     found = Decomposition.from_pretrained(folder / "run" / "final")
     assert len(found) == 4
     assert found.metrics["fvu"] == printed["metrics"]["fvu"]
@@ -89,26 +68,14 @@ def test_decompose_leaves_a_run_folder(folder, capsys):
 
 def test_run_toml_replays_the_run(folder):
     assert decompose() == 0
-    assert main(["decompose", "--config", "run/run.toml", "--trust", "--out", "again"]) == 0
+    assert main(f"{AGAIN} again".split()) == 0
     first, second = (Decomposition.from_pretrained(folder / d / "final") for d in ("run", "again"))
     assert torch.equal(first.decoder.weights, second.decoder.weights)
 
 
 def test_flags_override_the_file(folder):
     assert decompose() == 0
-    assert (
-        main([
-            "decompose",
-            "--config",
-            "run/run.toml",
-            "--trust",
-            "--out",
-            "other",
-            "--n-subnetworks",
-            "3",
-        ])
-        == 0
-    )
+    assert main(f"{AGAIN} other --n-subnetworks 3".split()) == 0
     assert len(Decomposition.from_pretrained(folder / "other" / "final")) == 3
 
 
