@@ -1,6 +1,7 @@
 """Settings and fixtures for all tests."""
 
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -59,6 +60,35 @@ def data_dir():
     if not folder.is_dir():
         pytest.skip(f"needs real data: SUBSCAPE_DATA names no folder: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """Headless Chromium that keeps a log of every request and message; one for all tests."""
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in programs:
+        reason = "needs a browser: install chromium and chromium-driver"
+        if os.environ.get("SUBSCAPE_BROWSER_TESTS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs[0])
+    profile: Path = tmp_path_factory.mktemp("profile")
+    quiet = "no-first-run disable-background-networking disable-component-update disable-sync"
+    plain = "headless no-sandbox disable-gpu disable-quic disable-dev-shm-usage hide-scrollbars"
+    for flag in (*quiet.split(), *plain.split(), f"user-data-dir={profile}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(executable_path=programs[1]))
+    # A window without focus, as a headless one may be, sends no focus events.
+    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
+    try:
+        yield browser
+    finally:
+        browser.quit()
 
 
 def normal(*shape, seed=0):

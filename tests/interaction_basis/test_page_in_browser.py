@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import shutil
 
 import pytest
 import torch
@@ -13,33 +11,6 @@ from subscape.interaction_basis.basis import raw_basis
 from subscape.interaction_basis.page import graph_page
 
 NASTY = '<img src=x onerror="document.title=1">'
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    programs = shutil.which("chromium"), shutil.which("chromedriver")
-    if None in programs:
-        reason = "needs a browser: install chromium and chromium-driver"
-        if os.environ.get("SUBSCAPE_BROWSER_TESTS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    profile = tmp_path_factory.mktemp("profile")
-    flags = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-dev-shm-usage")
-    for flag in (*flags, "disable-background-networking", f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(executable_path=programs[1]))
-    # A window without focus, as a headless one may be, sends no focus events.
-    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
-    try:
-        yield browser
-    finally:
-        browser.quit()
 
 
 @pytest.fixture
@@ -54,6 +25,12 @@ def page(driver, tmp_path):
     path = tmp_path / "graph.html"
     labels = {(0, 0): NASTY, (1, 1): "second"}
     path.write_text(graph_page(graph, modules, [1.0, 1.0], title="Two blocks", labels=labels))
+    # Pages before this one may have left messages, a size and a colour scheme.
+    driver.get("about:blank")
+    for log in ("performance", "browser"):
+        driver.get_log(log)
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     driver.get(path.as_uri())
     yield driver
     assert [m for m in driver.get_log("browser") if m["level"] == "SEVERE"] == []

@@ -2,10 +2,7 @@
 
 import base64
 import io
-import os
-import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -201,30 +198,3 @@ def png(grey):
     written = io.BytesIO()
     Image.fromarray(grey).save(written, "PNG")
     return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory):
-    """Headless Chromium that keeps a log of every request and message; one for all tests."""
-    programs = shutil.which("chromium"), shutil.which("chromedriver")
-    if None in programs:
-        reason = "needs a browser: install chromium and chromium-driver"
-        if os.environ.get("SUBSCAPE_BROWSER_TESTS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(programs[0])
-    profile: Path = tmp_path_factory.mktemp("profile")
-    quiet = "no-first-run disable-background-networking disable-component-update disable-sync"
-    plain = "headless no-sandbox disable-gpu disable-quic disable-dev-shm-usage hide-scrollbars"
-    for flag in (*quiet.split(), *plain.split(), f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(executable_path=programs[1]))
-    try:
-        yield browser
-    finally:
-        browser.quit()
