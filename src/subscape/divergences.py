@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,6 +113,11 @@ def output_gradient(
         return torch.autograd.grad(values.sum(), leaf)[0]
 
 
+def shape_or_type(value: Any) -> str:
+    """What a user's function returned, in words."""
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def row_values(
     divergence: Divergence,
     outputs: Float[Tensor, "row *output"],
@@ -119,17 +125,13 @@ def row_values(
 ) -> Float[Tensor, " row"]:
     """D of every row; refuses what is not one value per row, or has lost the gradient of the outputs."""
     values = divergence(outputs, reference)
-    if not isinstance(values, Tensor) or values.shape != outputs.shape[:1]:
-        raise ValueError(
-            problem(
-                "divergence",
-                f"one value per row, shape {[outputs.shape[0]]}",
-                f"shape {list(values.shape)}"
-                if isinstance(values, Tensor)
-                else type(values).__name__,
-                "Reduce over the output axes only, not over rows: x.flatten(1).mean(1).",
-            )
-        )
+    require(
+        isinstance(values, Tensor) and values.shape == outputs.shape[:1],
+        "divergence",
+        f"one value per row, shape {[outputs.shape[0]]}",
+        shape_or_type(values),
+        "Reduce over the output axes only, not over rows: x.flatten(1).mean(1).",
+    )
     require(
         values.requires_grad or not outputs.requires_grad,
         "divergence",

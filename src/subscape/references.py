@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 import torch
 from torch import Tensor
 
-from subscape._checks import nearest, problem, require
+from subscape._checks import nearest, require
 from subscape._hash import sha256_of
 from subscape._shapes import Float, Int
 from subscape.rows import Rows
@@ -82,15 +82,13 @@ class Pairs:
     def __call__(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The outputs of the rows' samples, or of their positions where every position is a row."""
         index = rows.samples if rows.per_sample == 1 else rows.index
-        if self.outputs.shape[1:] != outputs.shape[1:] or index.max() >= self.outputs.shape[0]:
-            raise ValueError(
-                problem(
-                    "reference",
-                    f"pairs with one output {list(outputs.shape[1:])} for every sample",
-                    f"shape {list(self.outputs.shape)}",
-                    "Give references [sample, *output] in the order of the data.",
-                )
-            )
+        require(
+            self.outputs.shape[1:] == outputs.shape[1:] and int(index.max()) < len(self.outputs),
+            "reference",
+            f"pairs with one output {list(outputs.shape[1:])} for every sample",
+            f"shape {list(self.outputs.shape)}",
+            "Give references [sample, *output] in the order of the data.",
+        )
         return self.outputs.to(outputs)[index.to(self.outputs.device)]
 
 

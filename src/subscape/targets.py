@@ -222,15 +222,13 @@ def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     require(bool(every), "model", "a module with at least one parameter", type(model).__name__)
     chosen = match(every, patterns)
     not_float = [name for name in chosen if not every[name].is_floating_point()]
-    if not_float:
-        raise ValueError(
-            problem(
-                "parameters",
-                "floating-point parameters",
-                f"{not_float} of integer or quantised type",
-                f"Exclude them: '!{not_float[0]}'.",
-            )
-        )
+    require(
+        len(not_float) == 0,
+        "parameters",
+        "floating-point parameters",
+        f"{not_float} of integer or quantised type",
+        f"Exclude them: {', '.join(repr(f'!{name}') for name in not_float)}.",
+    )
     return _first_names(every, chosen)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from subscape._checks import problem
+from subscape._checks import require
 from subscape._shapes import Int
 
 
@@ -57,15 +57,14 @@ class Call:
 
     def check_untouched(self, name: str) -> None:
         """Refuse inputs that were changed in place after the call."""
-        if self.versions != [x._version for x in self.inputs() if isinstance(x, Tensor)]:
-            raise UnsafeModuleError(
-                problem(
-                    "model",
-                    f"inputs of {name!r} that stay as they are",
-                    "one that is changed in place later",
-                    "Use engine='vmap', or take the in-place operation out.",
-                )
-            )
+        require(
+            self.versions == [x._version for x in self.inputs() if isinstance(x, Tensor)],
+            "model",
+            f"inputs of {name!r} that stay as they are",
+            "one that is changed in place later",
+            "Use engine='vmap', or take the in-place operation out.",
+            error=UnsafeModuleError,
+        )
 
 
 class UnsafeModuleError(ValueError):

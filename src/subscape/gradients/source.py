@@ -13,11 +13,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from subscape._checks import problem, require
+from subscape._checks import require
 from subscape._hash import sha256_of
 from subscape._shapes import Float, Int
 from subscape.data import Samples, as_samples, form_of, n_samples, take, to_device
-from subscape.divergences import Divergence, Values, as_divergence, output_gradient
+from subscape.divergences import Divergence, Values, as_divergence, output_gradient, shape_or_type
 from subscape.gradients.engines import jacobian, row_outputs
 from subscape.gradients.geometry import Geometry, RowWeight, check_row_weight, kronecker
 from subscape.gradients.memory import MemoryUse
@@ -233,17 +233,13 @@ class GradientSource:
 
     def _reference_of(self, outputs: Tensor, rows: Rows) -> Tensor:
         reference = self.reference(outputs, rows)
-        if not isinstance(reference, Tensor) or reference.shape != outputs.shape:
-            raise ValueError(
-                problem(
-                    "reference",
-                    f"one output per row, shape {list(outputs.shape)}",
-                    f"shape {list(reference.shape)}"
-                    if isinstance(reference, Tensor)
-                    else type(reference).__name__,
-                    "A rule (outputs, rows) returns what has the shape of outputs.",
-                )
-            )
+        require(
+            isinstance(reference, Tensor) and reference.shape == outputs.shape,
+            "reference",
+            f"one output per row, shape {list(outputs.shape)}",
+            shape_or_type(reference),
+            "A rule (outputs, rows) returns what has the shape of outputs.",
+        )
         return reference
 
     def _mean_reference(self) -> FixedOutput:

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from subscape._checks import nearest, problem, require
+from subscape._checks import nearest, require
 from subscape.data import Samples, take
 from subscape.gradients.capture import Call, Calls, UnsafeModuleError, all_calls, captured, frozen
 from subscape.gradients.probe import check_rows_alone, probed_outputs
@@ -225,23 +225,21 @@ def _head(
 def check_calls(calls: Calls, n: int) -> None:
     """Refuse modules that were not called, or not on whole samples, or whose inputs changed later."""
     for name, of_module in calls.items():
-        if not of_module:
-            raise UnsafeModuleError(
-                problem(
-                    "engine",
-                    f"a model that calls {name!r}",
-                    "no call, so its weights are used from outside",
-                    "Use engine='auto' or 'vmap'.",
-                )
-            )
+        require(
+            bool(of_module),
+            "engine",
+            f"a model that calls {name!r}",
+            "no call, so its weights are used from outside",
+            "Use engine='auto' or 'vmap'.",
+            error=UnsafeModuleError,
+        )
     for name, call in all_calls(calls):
         call.check_untouched(name)
-        if _first_axis(call) != n:
-            raise UnsafeModuleError(
-                problem(
-                    "engine",
-                    f"outputs of {name!r} with one entry per sample first ({n})",
-                    f"shapes {[list(y.shape) for y in call.outputs]}",
-                    "Use engine='auto', or 'replay' or 'vmap' for its parameters.",
-                )
-            )
+        require(
+            _first_axis(call) == n,
+            "engine",
+            f"outputs of {name!r} with one entry per sample first ({n})",
+            f"shapes {[list(y.shape) for y in call.outputs]}",
+            "Use engine='auto', or 'replay' or 'vmap' for its parameters.",
+            error=UnsafeModuleError,
+        )
