@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from subscape.subnetworks.selection import (
     SELECTIONS,
     BatchTopK,
+    GroupTopK,
     JumpReLU,
     Selection,
     largest,
@@ -35,7 +36,8 @@ def jump(l0, *thresholds):
 
 
 def test_selections_are_found_by_name():
-    assert {"batch-top-k": BatchTopK, "jumprelu": JumpReLU} == SELECTIONS
+    known = {"batch-top-k": BatchTopK, "group-top-k": GroupTopK, "jumprelu": JumpReLU}
+    assert known == SELECTIONS
     assert all(selection_of(kind) is made for kind, made in SELECTIONS.items())
     with pytest.raises(ValueError, match="selection: expected one of .* Did you mean 'jumprelu'?"):
         selection_of("jump-relu")
