@@ -45,6 +45,8 @@ class Reproduction:
 
     def of_toy(self, settings: Mapping[str, Any]) -> Reproduction:
         """The same with another toy, and as many subnetworks as before per feature."""
+        if not settings:
+            return self
         known = inspect.signature(TOYS[self.toy]).parameters
         for name in settings:
             require(
