@@ -340,11 +340,16 @@ SETTINGS: list[tuple[str, Any, str]] = [
     ("rank", "4", "a fraction in (0, 1) or an integer | '4' | Write 4, not 4.0."),
     ("form", "svd", "'tucker' or 'cp' | {}"),
     ("schedule", "linear", "'cosine', 'step' or 'constant' | {}"),
-    ("selection", "top-k", "['batch-top-k', 'jumprelu'] | {} | Did you mean 'batch-top-k'?"),
+    (
+        "selection",
+        "top-k",
+        "['batch-top-k', 'group-top-k', 'jumprelu'] | {} | Did you mean 'batch-top-k'?",
+    ),
     ("rows", "word", "['sample', 'sampled-token', 'token'] | {}"),
     ("engine", "hooks", "'auto', 'jacobian', 'rule', 'replay', 'vmap' or 'loop' | {}"),
     ("row_weight", "length", "'norm', 'output', 'unit' | {}"),
     ("n_subnetworks", 2.5, "a whole number of at least 1 | {}"),
+    ("group_size", 0, "a whole number of at least 1 | {}"),
     ("steps", 0, "a whole number of at least 1 | {}"),
     ("batch_size", "8", "a whole number of at least 1 | {}"),
     ("micro_batch_size", 0, "a whole number of at least 1 | {}"),
@@ -365,6 +370,11 @@ def test_settings(name, value, said):
 def test_two_settings_that_say_the_same():
     said = "l0 | l0 or active_fraction | l0=1 and active_fraction=0.3 | Leave one of them out."
     refused(lambda: find(l0=1, active_fraction=0.3), said)
+
+
+def test_groups_by_learned_thresholds():
+    said = "group_size | 1 with selection='jumprelu' | 2 | Use selection='batch-top-k' for groups."
+    refused(lambda: find(selection="jumprelu", group_size=2), said)
 
 
 # Files

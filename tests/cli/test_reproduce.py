@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 
@@ -13,7 +14,7 @@ def run(*arguments):
 @pytest.fixture
 def quick_tms(monkeypatch):
     short = ToyTraining(n_steps=100, n_candidates=4)
-    monkeypatch.setitem(TOYS, "tms", lambda seeds: tms.many(seeds, training=short))
+    monkeypatch.setitem(TOYS, "tms", partial(tms.many, training=short))
 
 
 def reproduce_tms(out, seeds: str):
@@ -37,6 +38,22 @@ def test_reproduce_writes_results_that_do_not_depend_on_the_seeds_beside_it(
     (second,) = json.loads((tmp_path / "second" / "results.json").read_text())["runs"]
     assert second["seed"] == 1
     assert second["fvu"] == pytest.approx(results["runs"][1]["fvu"], rel=1e-3)
+
+
+def test_settings_of_the_toy_and_of_the_decomposition(tmp_path, quick_tms):
+    toy = "--n-features 4 --n-hidden 3 --large-input 10"
+    flags = f"--seeds 1 {toy} --metric kronecker --metric-damping 1e-4 --group-size 2"
+    assert reproduce_tms(tmp_path, flags) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["toy_settings"] == {
+        "large_input": 10.0,
+        "n_features": 4,
+        "n_hidden": 3,
+    }
+    (of_seed,) = results["runs"]
+    assert len(of_seed["active_rate"]) == 8  # two directions for each feature
+    assert of_seed["active_scalars"] == pytest.approx(2 * of_seed["l0"])
+    assert {"pushes_mmcs", "in_spans", "all_in_spans"} <= of_seed.keys()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from subscape.measures.measure import measure
 from subscape.measures.oracle import pca_fvu
 from subscape.report.build import page_data
 from subscape.report.page import render_page
+from subscape.subnetworks.dictionary import Dictionary
+from subscape.subnetworks.selection import GroupTopK
 
 SHARES = -1, -1 / 2, -1 / 4, 0, 1 / 4, 1 / 2, 1
 CONFIG = MeasureConfig(
@@ -56,6 +58,28 @@ def whole(small, tmp_path_factory):
 
 def doubled(model, batch):
     return 2 * model(batch)
+
+
+def test_groups_are_measured_direction_by_direction(small):
+    # Two groups of two: both directions of one are active in the same rows.
+    made = make(small, "mlp", k=4)
+    one = made.decomposition
+    like = one.decoder.weights
+    selection = GroupTopK(1.0, torch.Size([4]), like, 2)
+    selection.threshold.fill_(0.1)
+    dictionary = Dictionary(one.encoder, one.decoder, selection).requires_grad_(False)
+    grouped = replace(made, decomposition=replace(one, dictionary=dictionary))
+    found = run(grouped)
+    assert [entry.index for entry in found] == [0, 1, 2, 3]
+    rates = [entry.active_rate for entry in found]
+    assert rates[0] == rates[1]
+    assert rates[2] == rates[3]
+    assert float(found.coactivation[0, 1]) == 1
+    assert found.quality.l0 == 1.0
+    # Principal directions have as many coefficients a row.
+    assert [base.l0 for base in found.quality.baselines] == [2.0, 2.0]
+    page = page_data(grouped.decomposition, found, title="Groups")
+    assert "Groups" in render_page(page)
 
 
 def test_another_outputs_function_is_refused(small):

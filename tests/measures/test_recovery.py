@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from subscape.measures.recovery import match, recovery
+from subscape.measures.recovery import match, recovery, span_cosines
 
 EYE = torch.eye(3)
 
@@ -86,3 +86,11 @@ def test_matching_without_scipy_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(ImportError, match=r"subscape\[toys\]"):
         match(EYE)
+
+
+def test_span_cosines_by_hand():
+    # (1, 1, 1) / √3 has √(2/3) of its length in a coordinate plane; a leaning basis spans the same plane.
+    spans = torch.stack([torch.stack([EYE[0], EYE[1]]), torch.stack([EYE[1], EYE[1] + 3 * EYE[2]])])
+    truth = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, -2.0]])
+    expected = torch.tensor([[2 / 3, 2 / 3], [0.0, 1.0]]).double().sqrt()
+    torch.testing.assert_close(span_cosines(truth, spans), expected)

@@ -21,3 +21,14 @@ def test_the_published_recipe_keeps_what_belongs_to_the_toy():
     assert published.training.n_subnetworks == ours.training.n_subnetworks == 10
     with pytest.raises(ValueError, match="name: expected one of .* Did you mean 'tmcs'"):
         reproduction("tmc")
+
+
+def test_other_sizes_have_as_many_subnetworks_for_each_feature():
+    assert reproduction("tms").of_toy({"n_features": 20}).training.n_subnetworks == 20
+    assert reproduction("high-rank").of_toy({"n_features": 50}).training.n_subnetworks == 20
+    larger = reproduction("tms-40-10").of_toy({"n_features": 60, "n_hidden": 12})
+    assert (larger.training.n_subnetworks, larger.toy_settings["n_hidden"]) == (60, 12)
+    with pytest.raises(
+        ValueError, match="n_hidden: expected a setting of the toy; got n_hidden, which"
+    ):
+        reproduction("squared").of_toy({"n_hidden": 3})

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from subscape.gradients import DenseRowGradients, GradientSource
 from subscape.reproduce.toys import summarise, true_directions
-from subscape.toys import SparseInputs, Toy
-from subscape.toys.networks import Perceptron
+from subscape.targets import Target
+from subscape.toys import SparseInputs, Toy, ToyTraining, row_gradients, tms
+from subscape.toys.networks import Bottleneck, Perceptron
 
 RUN = {"seed": 4, "fvu": 0.2, "fvu_oracle": 0.1, "success": True, "matched": 5, "truths": 5}
 OTHER = {"seed": 7, "fvu": 0.4, "fvu_oracle": 0.2, "success": False, "matched": 3, "truths": 5}
@@ -34,3 +36,35 @@ def test_inputs_of_two_signs_have_a_circuit_for_each():
     for sign in (0, 1):
         assert (truth.directions[sign, 1 - sign : 6 : 2].abs() < 1e-9).all()
         assert (truth.directions[sign, sign:6:2].abs() > 0.1).all()
+
+
+def test_where_negative_inputs_have_no_circuit_there_is_one_for_each_input():
+    share = torch.zeros(1)
+    model, inputs = Bottleneck(1, 1), SparseInputs(1, low=-1.0)
+    with torch.no_grad():
+        for name in ("W_in", "W_out"):
+            getattr(model, name).fill_(1.0)
+    toy = Toy("by hand", 0, model, inputs, 0.0, share, share <= 1, positive_only=True)
+    truth = true_directions(toy, "mse")
+    # Where the ReLU is open, (∂W_in, ∂W_out, ∂b) = (x, x, 1) 2 (f − r).
+    assert truth.directions.shape == (1, 3)
+    assert float(truth.directions[0, 0]) == pytest.approx(float(truth.directions[0, 1]))
+
+
+def test_the_truth_in_a_metric_is_that_of_gradients_in_it():
+    toy = tms(0, 3, 2, training=ToyTraining(n_steps=200, n_candidates=2))
+    source = GradientSource(
+        Target(toy.model), toy.sample(500, torch.Generator()), metric="kronecker"
+    )
+    plain = true_directions(toy, "mse").directions
+    truth = true_directions(toy, "mse", source.geometry).directions
+    x, others = toy.single(1, 40, torch.Generator()), toy.sample(40, torch.Generator())
+    rows = row_gradients(toy, x, others)
+    measured = row_gradients(toy, x, others, geometry=source.geometry)
+    # What a metric does is linear, mode by mode.
+    dense = DenseRowGradients(rows, source.shapes)
+    metric = source.geometry.metric
+    torch.testing.assert_close(measured, dense.in_metric(metric.to(rows)).flat)
+    explained = (measured @ truth.mT).square().sum(0) / measured.square().sum()
+    assert explained.argmax() == 1
+    assert explained[1] > (measured @ plain[1]).square().sum() / measured.square().sum()

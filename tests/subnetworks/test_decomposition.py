@@ -113,7 +113,7 @@ def test_encode_keeps_what_reaches_the_threshold(make, kind):
     reached = coefficients.abs() >= made.threshold
     assert 0 < int(reached.sum()) < reached.numel()
     assert torch.equal(encoded, torch.where(reached, coefficients, 0))
-    assert made.threshold.shape == (() if kind == "batch-top-k" else (5,))
+    assert made.threshold.shape == ((5,) if kind == "jumprelu" else ())
     # Every row by itself.
     for i in range(gradients.n_rows):
         alone = made.encode_gradients(gradients.rows(slice(i, i + 1)))
@@ -259,7 +259,7 @@ def test_the_folder_holds_json_and_safetensors_only(make, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     assert config["format_version"] == FORMAT_VERSION == "2.0"
     assert config["n_subnetworks"] == 5
-    assert config["selection"] == {"kind": "jumprelu", "l0": 1.0}
+    assert config["selection"] == {"kind": "jumprelu", "l0": 1.0, "group_size": 1}
     # A pickle starts with 0x80; a safetensors file with the length of its JSON header.
     raw = (folder / "subnetworks.safetensors").read_bytes()
     length = int.from_bytes(raw[:8], "little")

@@ -7,9 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from subscape.gradients import DenseRowGradients
+from subscape.lowrank import Stack, initial_stack, make_layout
+from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.selection import (
     SELECTIONS,
     BatchTopK,
+    GroupTopK,
     JumpReLU,
     Selection,
     largest,
@@ -35,7 +39,8 @@ def jump(l0, *thresholds):
 
 
 def test_selections_are_found_by_name():
-    assert {"batch-top-k": BatchTopK, "jumprelu": JumpReLU} == SELECTIONS
+    known = {"batch-top-k": BatchTopK, "group-top-k": GroupTopK, "jumprelu": JumpReLU}
+    assert known == SELECTIONS
     assert all(selection_of(kind) is made for kind, made in SELECTIONS.items())
     with pytest.raises(ValueError, match="selection: expected one of .* Did you mean 'jumprelu'?"):
         selection_of("jump-relu")
@@ -74,6 +79,110 @@ def test_alone_no_row_influences_another(kind):
     whole = made.alone(coefficients)
     assert 0 < int(whole.sum()) < whole.numel()
     assert torch.equal(torch.cat([made.alone(row[None]) for row in coefficients]), whole)
+
+
+# Groups
+
+
+def groups(l0, size, n_directions, gram=None):
+    made = GroupTopK(l0, torch.Size([n_directions]), DOUBLE, size)
+    if gram is not None:
+        made.gram.copy_(torch.tensor(gram))
+    return made
+
+
+def test_groups_go_by_the_length_of_what_they_add_by_hand():
+    # Lengths 5 and 4.5 in row 0, 1 and 6 in row 1, where the largest coefficients are 4.5 and 6.
+    coefficients = torch.tensor([[3.0, -4.0, 4.5, 0.0], [1.0, 0.0, 0.0, 6.0]]).double()
+    made = groups(1.0, 2, 4)
+    assert made.sizes(coefficients).tolist() == [[5.0, 4.5], [1.0, 6.0]]
+    expected = torch.tensor([[3.0, -4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 6.0]]).double()
+    assert torch.equal(made(coefficients), expected)
+    made.calibrate(coefficients)
+    assert float(made.threshold) == 5.0
+    assert torch.equal(coefficients * made.alone(coefficients), expected)
+
+
+def test_directions_of_a_group_may_lean_on_each_other_by_hand():
+    # |a − b|² = 1 + 1 − 2 · 0.6 = 0.8 and |a + b|² = 3.2.
+    made = groups(1.0, 2, 2, [[[1.0, 0.6], [0.6, 1.0]]])
+    sizes = made.sizes(torch.tensor([[1.0, -1.0], [1.0, 1.0]]).double())
+    torch.testing.assert_close(sizes, torch.tensor([[0.8], [3.2]]).double().sqrt())
+
+
+def test_it_does_not_matter_which_directions_span_a_group():
+    layout = make_layout({"w": (5,)}, 1)
+    basis, change = torch.randn(2, 5).double(), torch.tensor([[2.0, 1.0], [0.5, 3.0]]).double()
+    codes = torch.randn(7, 2).double()
+    first, second = groups(1.0, 2, 2), groups(1.0, 2, 2)
+    first.follow(Stack(layout, basis))
+    second.follow(Stack(layout, change @ basis))
+    torch.testing.assert_close(first.sizes(codes @ change), second.sizes(codes))
+    torch.testing.assert_close(second.sizes(codes)[:, 0], (codes @ change @ basis).norm(dim=1))
+
+
+def test_groups_of_one_are_batch_top_k_exactly():
+    coefficients = torch.randn(3, 16, 6)
+    one = GroupTopK(1.5, torch.Size([3, 6]), torch.zeros(()))
+    other = BatchTopK(1.5, torch.Size([3, 6]), torch.zeros(()))
+    one.follow(Stack(make_layout({"w": (4,)}, 1), torch.randn(3, 6, 4)))
+    for made in (one, other):
+        made.calibrate(coefficients)
+    assert torch.equal(one(coefficients), other(coefficients))
+    assert torch.equal(one.alone(coefficients), other.alone(coefficients))
+
+
+def test_more_groups_at_once_than_there_are():
+    with pytest.raises(ValueError, match=r"l0: expected a number .* in \(0, 2\]"):
+        groups(2.1, 2, 4)
+
+
+@pytest.mark.parametrize("form", ["dense", "factored"])
+def test_groups_cheaply_as_by_their_definition(form):
+    shapes = {"a": (6, 5), "b": (5,)}
+    layout = make_layout(shapes, 2)
+    stacks = [
+        initial_stack(layout, (6,), torch.Generator().manual_seed(seed), DOUBLE) for seed in (0, 1)
+    ]
+    dictionary = Dictionary(*stacks, groups(1.0, 2, 6))
+    rows = DenseRowGradients(torch.randn(8, 35).double(), shapes)
+    gradients = rows if form == "dense" else rows.factored()
+    batch = dictionary(gradients)
+    v_in, v_out, g = dictionary.encoder.flat(), dictionary.decoder.flat(), rows.flat
+    codes = (g @ v_in.mT).unflatten(1, (3, 2))
+    added = torch.einsum("rgi,gip->rgp", codes, v_out.unflatten(0, (3, 2)))
+    keep = largest(added.norm(dim=-1).detach(), len(g))  # one group a row
+    torch.testing.assert_close(batch.codes, (codes * keep[..., None]).flatten(1))
+    error = (g - (added * keep[..., None]).sum(1)).square().sum()
+    torch.testing.assert_close(batch.error, error)
+    torch.testing.assert_close(dictionary.reconstruct(gradients).error, error)
+
+
+def test_groups_are_trained_saved_and_loaded(tmp_path):
+    from subscape import Decomposition, decompose
+
+    made = decompose(
+        torch.nn.Linear(4, 3),
+        torch.randn(200, 4),
+        group_size=2,
+        n_subnetworks=4,
+        l0=1.0,
+        rank=1,
+        steps=30,
+        batch_size=16,
+        n_restarts=2,
+        resample_every=5,
+        progress=False,
+        out=tmp_path,
+    )
+    assert (len(made), made.group_size) == (8, 2)
+    assert made.metrics["active_scalars"] == 2 * made.metrics["l0"] == 2.0
+    loaded = Decomposition.from_pretrained(tmp_path / "final")
+    assert (len(loaded), loaded.group_size) == (8, 2)
+    gradients = DenseRowGradients(torch.randn(9, 15), {"weight": (3, 4), "bias": (3,)})
+    assert torch.equal(made.encode_gradients(gradients), loaded.encode_gradients(gradients))
+    active = loaded.encode_gradients(gradients).unflatten(1, (4, 2)) != 0
+    assert torch.equal(active[..., 0], active[..., 1])
 
 
 # The largest of a batch

@@ -42,3 +42,23 @@ def test_same_generator_seed_gives_same_inputs():
         SparseInputs(n_features=5, group_size=2)
     with pytest.raises(ValueError, match="one of 0..4"):
         SparseInputs(n_features=5).single(5, 1, generator())
+
+
+def test_correlated_features_are_on_together_in_that_share_of_their_rows():
+    inputs = SparseInputs(n_features=3, probability=0.4, correlation=0.5)
+    on = inputs.sample(40_000, generator()) != 0
+    first, second, third = (on[:, i].double() for i in range(3))
+    assert float((first * second).sum() / first.sum()) == pytest.approx(0.5, abs=0.02)
+    assert float((first * second).sum() / second.sum()) == pytest.approx(0.5, abs=0.02)
+    # P(any) = 1 − P(neither of two) P(not the third) = 1 − (1 − 0.4 − 0.2) · 0.6 = 0.76.
+    rates = [float(feature.mean()) for feature in (first, second, third)]
+    assert rates == pytest.approx([0.4 / 0.76] * 3, abs=0.02)
+    with pytest.raises(ValueError, match="correlation: expected in"):
+        SparseInputs(n_features=3, correlation=1.5)
+
+
+def test_the_first_feature_in_other_units():
+    plain, scaled = SparseInputs(n_features=3), SparseInputs(n_features=3, first_scale=100.0)
+    factors = torch.tensor([100.0, 1.0, 1.0])
+    assert torch.equal(plain.sample(50, generator()) * factors, scaled.sample(50, generator()))
+    assert torch.equal(plain.single(0, 9, generator()) * 100, scaled.single(0, 9, generator()))

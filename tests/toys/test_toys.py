@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from subscape.toys import TOYS, ToyTraining, tms, tms_parallel
+from subscape.toys import TOYS, SparseInputs, ToyTraining, squared, tmcs, tms, tms_parallel
+from subscape.toys.recipe import Recipe
+from subscape.toys.training import train_many
 
 SHORT = ToyTraining(n_steps=20, n_samples=256, n_candidates=2)
 
@@ -81,3 +85,62 @@ def test_training_settings_are_checked():
         ToyTraining(n_samples=64)
     with pytest.raises(ValueError, match="seeds: expected at least one"):
         tms.many([])
+
+
+QUICK = ToyTraining(n_steps=20, n_candidates=1)
+
+
+def test_the_same_function_of_a_first_input_in_other_units():
+    plain, scaled = tms(0, training=QUICK), tms(0, large_input=100.0, training=QUICK)
+    x = plain.sample(20, torch.Generator().manual_seed(0))
+    y = scaled.sample(20, torch.Generator().manual_seed(0))
+    assert float(y[:, 0].max()) > 10
+    torch.testing.assert_close(plain.model(x), scaled.model(y))
+    with pytest.raises(ValueError, match="large_input: expected a positive number; got 0"):
+        tms(0, large_input=0.0, training=QUICK)
+
+
+def test_signed_inputs_are_answered_by_their_positive_parts():
+    toy = tms(0, 4, 4, signed=True, training=ToyTraining(n_steps=400, n_candidates=1))
+    x = toy.sample(200, torch.Generator().manual_seed(0))
+    assert x.min() < -0.5
+    error = (toy.model(x).detach() - x.relu()).square().mean()
+    assert error < 0.1 * x.relu().square().mean()
+    assert not toy.has_two_signs
+
+
+def test_mixing_with_other_numbers_of_outputs():
+    toy = tmcs(0, 4, 3, 2, training=QUICK)
+    assert (toy.name, toy.mixing.shape) == ("tmcs-4-3-2", (2, 4))
+    assert toy.model(toy.sample(7, torch.Generator())).shape == (7, 2)
+
+
+def test_the_published_squares_start_as_published():
+    start = ToyTraining(n_steps=1, learning_rate=1e-12, n_candidates=1)
+    parameters = dict(squared(0, variant="published", training=start).model.named_parameters())
+    biases = torch.cat([p for name, p in parameters.items() if name.endswith("bias")])
+    assert 0.01 <= float(biases.min()) < 0.2
+    assert 0.8 < float(biases.max()) <= 1
+    hidden = torch.cat([parameters[f"layers.{i}.weight"].flatten() for i in (1, 2, 3)])
+    assert float(hidden.var()) == pytest.approx(2 / 10, rel=0.3)
+
+
+class Unmoved(torch.nn.Module):
+    """Outputs of zero, whatever its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return 0 * x * self.weight
+
+
+def test_weight_decay_at_a_constant_rate_by_hand():
+    def initial(generator):
+        return {"weight": torch.ones(1)}
+
+    recipe = Recipe("unmoved", Unmoved(), SparseInputs(1), initial, lambda x, _: x)
+    decay = ToyTraining(4, 1.0, n_candidates=1, schedule="constant", weight_decay=0.5)
+    assert train_many(recipe, [0], decay)[0].model.weight.item() == 0.5**4
+    assert train_many(recipe, [0], replace(decay, weight_decay=0.0))[0].model.weight.item() == 1

@@ -6,6 +6,7 @@ import torch
 from subscape.gradients import DenseRowGradients
 from subscape.lowrank import Stack, make_layout
 from subscape.subnetworks import SELECTIONS, BatchTopK, Dictionary
+from subscape.subnetworks.selection import GroupTopK
 from subscape.training import Trainer
 from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, replacements
 from tests.training.conftest import SMALL, uniform_source
@@ -68,6 +69,22 @@ def test_a_candidate_is_not_judged_by_the_row_it_comes_from(n_alike, replaced_on
     flat = torch.cat([rows(3.0, 3.0, 2.0).flat, alike])
     found = replaced(DenseRowGradients(flat, {"w": (4,)}), dictionary("012"))
     assert found.subnetwork.tolist() == replaced_ones
+
+
+def test_a_group_becomes_what_rows_of_one_kind_need_by_hand():
+    # Rows along axis 0, and (5, ±2) along 2 and 3; the second group looks along axis 1, where none is. A row's own
+    # direction explains (25 − 4)/29 of the rows of the other sign; what is left of these is the rest of the plane.
+    flat = torch.cat([
+        9 * E[[0]].expand(8, 4),
+        (5 * E[2] + 2 * torch.tensor([[1.0], [-1.0]]) * E[3]).repeat(4, 1),
+    ])
+    weights = E[[0, 1, 1, 1]][None].clone()
+    stack = Stack(make_layout({"w": (4,)}, 1), weights)
+    selection = GroupTopK(1.0, weights.shape[:-1], weights, 2)
+    found = replaced(DenseRowGradients(flat, {"w": (4,)}), Dictionary(stack, stack, selection))
+    assert found.subnetwork.tolist() == [2, 3]
+    span = found.weights.mT @ found.weights
+    torch.testing.assert_close(span, torch.diag(torch.tensor([0.0, 0.0, 1.0, 1.0]).double()))
 
 
 def test_replicas_are_judged_each_by_itself():

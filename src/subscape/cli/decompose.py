@@ -263,7 +263,7 @@ def picked(prepared: Prepared) -> str:
         "rank": (rank, "--rank 2, 0.1, GLOB=RANK"),
         "k": (
             f"{config.n_active:g} of {config.n_subnetworks} subnetworks a row",
-            "--l0 or --active-fraction, --n-subnetworks",
+            "--l0 or --active-fraction, --n-subnetworks, --group-size",
         ),
     }
     return "\n".join(

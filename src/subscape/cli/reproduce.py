@@ -15,9 +15,11 @@ import tyro
 from subscape._checks import require
 from subscape._io import check_free, json_object, writable, write_json
 from subscape.cli.basis import BasisFile, keep_settings, load_task
+from subscape.gradients.geometry import RowWeight
+from subscape.gradients.source import MetricName
 from subscape.reproduce.basis import CONFIG, PICTURE, TOLERANCES, reproduce_basis
-from subscape.reproduce.recipes import Recipe, Reproduction, reproduction
-from subscape.reproduce.toys import reproduce
+from subscape.reproduce.recipes import OF_TOYS, Recipe, Reproduction, reproduction
+from subscape.reproduce.toys import GEOMETRY, reproduce
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ReproduceRun:
             "high-rank",
             "squared",
             "squared-paper",
+            "squared-published",
             "modular-addition",
             "digits-mlp",
         ],
@@ -58,6 +61,8 @@ class ReproduceRun:
     """Starts per seed, trained side by side; the one of lowest held-out FVU is kept."""
     n_subnetworks: int | None = None
     """Another number of subnetworks."""
+    group_size: int | None = None
+    """Directions of a subnetwork, which are active together."""
     rank: int | None = None
     """Another rank of the matrices."""
     active_fraction: float | None = None
@@ -72,6 +77,26 @@ class ReproduceRun:
     """Another share of steps in which all coefficients are active."""
     resample_every: int | None = None
     """Another number of steps between resamplings; 0 for none, as published."""
+    n_features: int | None = None
+    """Another number of features, with as many subnetworks for each."""
+    n_hidden: int | None = None
+    """Another width of the bottleneck."""
+    n_outputs: int | None = None
+    """tmcs: another number of outputs than of features."""
+    signed: bool = False
+    """tms: inputs of both signs, of which the outputs are to be the positive parts."""
+    correlation: float | None = None
+    """tms: share of its rows in which the second feature is active where the first is."""
+    large_input: float | None = None
+    """tms: the first input this many times as large, and its weights as many times smaller."""
+    row_weight: RowWeight = "norm"
+    """How much a row counts: norm, output, unit, or a power of the norm between 0 and 1."""
+    metric: MetricName = "euclidean"
+    """What gradients are measured in: euclidean or kronecker; success is judged in it."""
+    metric_power: float = 0.5
+    """kronecker: p of F^(−p); ½ whitens fully."""
+    metric_damping: float = 0.01
+    """kronecker: damping, as a share of the mean eigenvalue."""
     side_by_side: int = 20
     """Seeds that share one vectorised run."""
     data: Path | None = None
@@ -85,6 +110,7 @@ class ReproduceRun:
 TRAINING_FLAGS = (
     "n_restarts",
     "n_subnetworks",
+    "group_size",
     "rank",
     "active_fraction",
     "steps",
@@ -133,6 +159,8 @@ def _is_results(path: Path) -> bool:
 
 
 def _with_flags(what: Reproduction, settings: ReproduceRun) -> Reproduction:
+    of_toy = {k: v for k in sorted(OF_TOYS) if (v := getattr(settings, k)) not in (None, False)}
+    what = what.of_toy(of_toy)
     given = {k: v for k in TRAINING_FLAGS if (v := getattr(settings, k)) is not None}
     n = what.n_samples if settings.n_samples is None else settings.n_samples
     require(n >= 1, "n_samples", "a whole number of at least 1", n)
@@ -141,6 +169,7 @@ def _with_flags(what: Reproduction, settings: ReproduceRun) -> Reproduction:
         training=replace(what.training, **given),
         divergence=settings.divergence or what.divergence,
         n_samples=n,
+        **{name: getattr(settings, name) for name in GEOMETRY},
     )
 
 
@@ -186,7 +215,7 @@ def _toy_lines(results: Mapping[str, Any]) -> list[str]:
         "FVU on rows not trained on": spread("fvu"),
         "  mean of batches, as published": spread("fvu_of_batches"),
         "oracle FVU at the same L0": f"{s['fvu_oracle']['mean']:.3f}   gap {s['oracle_gap']:+.3f}",
-        "L0": f"{s['l0']['mean']:.2f}",
+        "L0": f"{s['l0']['mean']:.2f}, active scalars {s['active_scalars']['mean']:.2f}",
         "success": f"{s['success']} of {n}",
         "true subnetworks matched": f"{s['matched']} of {s['truths']}",
         "MMCS": f"{s['mmcs']['mean']:.4f} (min {s['mmcs']['min']:.3f})",
@@ -196,6 +225,13 @@ def _toy_lines(results: Mapping[str, Any]) -> list[str]:
     for key in ("pearson_published", "r2_target", "r2_read_out", "purity"):
         if key in s:
             rows[key] = f"{s[key]['mean']:.4f} (min {s[key]['min']:.4f})"
+    if "all_paths" in s:
+        rows["one path for each, and all paths"] = f"{s['all_paths']} of {n}"
+        rows["oracle FVU, one direction each"] = f"{s['fvu_oracle_by_input']['mean']:.3f}"
+    if "all_in_spans" in s:
+        rows["all circuits in a group's span"] = f"{s['all_in_spans']} of {n}"
+    if "pushes_matched" in s:
+        rows["all directions to push matched"] = f"{s['pushes_matched']} of {n}"
     if s["failed_seeds"]:
         rows["failed seeds"] = str(s["failed_seeds"])
     return [

@@ -74,6 +74,10 @@ class Geometry:
             return 1.0 if self.row_weight == "unit" else 0.0
         return float(self.row_weight)
 
+    def to(self, like: Tensor) -> Geometry:
+        """On another device and in another type."""
+        return self if self.metric is None else replace(self, metric=self.metric.to(like))
+
     def state(self) -> dict[str, Tensor]:
         """All but the row weight, as tensors by name."""
         typical = torch.tensor([self.typical_output, self.typical_row], dtype=torch.float64)

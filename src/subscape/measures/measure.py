@@ -197,14 +197,19 @@ def _scene(
     generator = generator_of(config.seed, 12)
     samples = torch.randperm(n, generator=generator)[: max(2, min(config.n_others, n))]
     n_draws = config.n_references
+    selection = decomposition.dictionary.selection
     size = torch.cat([
-        coefficients_over_references(source, draws, decomposition.encoder)[0].abs().mean(0).cpu()
+        selection
+        .sizes(coefficients_over_references(source, draws, decomposition.encoder)[0])
+        .mean(0)
+        .cpu()
         for draws in draws_of(source, samples, n_draws, config.batch_size, first=-n_draws)
     ]).unflatten(0, (len(samples), per_sample))
     # One position of every sample: the first and only one where a sample is a row.
     place = torch.randint(0, per_sample, (len(samples),), generator=generator)
     others = RowSet(samples, None if source.kind == "sample" else place)
-    idle = size[torch.arange(len(samples)), place] < decomposition.threshold.cpu()
+    small = size[torch.arange(len(samples)), place] < decomposition.threshold.cpu()
+    idle = selection.of_directions(small)
     divergence = source.divergence.of_changes
     outputs = outputs_at(source.target, source.data, others)
     scene = Scene(

@@ -19,16 +19,16 @@ N_ROWS = 1024
 def quality_of(
     decomposition: Decomposition, source: GradientSource, config: MeasureConfig
 ) -> Quality:
-    """FVU and L0 on rows of the data, with baselines."""
+    """FVU and L0 on rows of the data, with baselines of as many active scalars."""
     per_sample = source.draws.per_sample
     n = min(N_ROWS, source.n_rows)
     n = max(n - n % per_sample, per_sample)
     size = max(2, min(config.batch_size, n) // per_sample) * per_sample
     size = min(size, source.n_rows)
     found = evaluate(source, decomposition.dictionary, n_rows=n, batch_size=size)
-    l0 = float(found.l0)
-    baselines = _baselines(source, found.n_rows // size, size, len(decomposition), l0)
-    return Quality(rounded(float(found.fvu)), rounded(l0), found.n_rows, baselines)
+    scalars = float(found.active_scalars)
+    baselines = _baselines(source, found.n_rows // size, size, len(decomposition), scalars)
+    return Quality(rounded(float(found.fvu)), rounded(float(found.l0)), found.n_rows, baselines)
 
 
 def _baselines(

@@ -79,15 +79,25 @@ def recovery(
         truth.shape[1],
         "Use the same parameter patterns for both.",
     )
-    alive_at, truth_at = _indices(alive, subnetworks), _indices(represented, truth)
+    return recovery_by(absolute_cosines(truth, subnetworks), alive=alive, represented=represented)
+
+
+def recovery_by(
+    every: Float[Tensor, "truth subnetwork"],
+    *,
+    alive: Bool[Tensor, " subnetwork"] | None = None,
+    represented: Bool[Tensor, " truth"] | None = None,
+) -> Recovery:
+    """`recovery` from the |cosines|, or from `span_cosines` of groups."""
+    alive_at, truth_at = _indices(alive, every.mT), _indices(represented, every)
     require(len(truth_at) > 0, "represented", "at least one true entry", "none")
-    cosines = absolute_cosines(truth[truth_at], subnetworks[alive_at])
+    cosines = every[truth_at][:, alive_at]
 
     row, column = match(cosines)
-    cosine = cosines.new_full((len(truth),), torch.nan)
+    cosine = cosines.new_full((len(every),), torch.nan)
     cosine[truth_at] = 0.0
     cosine[truth_at[row]] = cosines[row, column]
-    index = torch.full((len(truth),), -1, device=truth.device)
+    index = torch.full((len(every),), -1, device=every.device)
     index[truth_at[row]] = alive_at[column]
     others = cosines.clone()
     others[row, column] = 0.0
@@ -113,6 +123,15 @@ def absolute_cosines(
     """|cos| of every pair, in float64."""
     left, right = (v.double() / v.double().norm(dim=1, keepdim=True) for v in (left, right))
     return (left @ right.mT).abs()
+
+
+def span_cosines(
+    truth: Float[Tensor, "truth parameter"], groups: Float[Tensor, "group direction parameter"]
+) -> Float[Tensor, "truth group"]:
+    """Cosine of every true direction with what it has in the span of every group, in float64."""
+    truth = truth.double() / truth.double().norm(dim=1, keepdim=True)
+    bases = torch.linalg.qr(groups.double().mT).Q
+    return torch.einsum("tp,gpm->tgm", truth, bases).norm(dim=-1)
 
 
 def match(score: Float[Tensor, "left right"]) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:

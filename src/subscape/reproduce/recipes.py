@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from subscape._checks import nearest, require
+from subscape.gradients.geometry import RowWeight
+from subscape.gradients.source import MetricName
+from subscape.toys import TOYS
 from subscape.training import TrainingConfig
 
 Recipe = Literal["default", "published"]
+OF_TOYS = {"n_features", "n_hidden", "n_outputs", "signed", "correlation", "large_input"}
+"""Settings of toys on the command line, by the names that the functions of `TOYS` have for them."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,34 @@ class Reproduction:
     """Inputs trained on."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Settings of the decomposition."""
+    toy_settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the toy is made with, where it is not its default."""
+    row_weight: RowWeight = "norm"
+    """How much a row counts."""
+    metric: MetricName = "euclidean"
+    """What gradients are measured in."""
+    metric_power: float = 0.5
+    """Of the Kronecker metric."""
+    metric_damping: float = 0.01
+    """Of the Kronecker metric."""
+
+    def of_toy(self, settings: Mapping[str, Any]) -> Reproduction:
+        """The same with another toy, and as many subnetworks as before per feature."""
+        if not settings:
+            return self
+        known = inspect.signature(TOYS[self.toy]).parameters
+        for name in settings:
+            require(
+                name in known,
+                name,
+                "a setting of the toy",
+                f"{name}, which {self.name} does not have",
+                f"Leave it out: {self.name} has {', '.join(sorted(OF_TOYS & known.keys()))}.",
+            )
+        features: int = known["n_features"].default
+        n = self.training.n_subnetworks * settings.get("n_features", features) // features
+        training = replace(self.training, n_subnetworks=n)
+        return replace(self, training=training, toy_settings=settings)
 
 
 DEFAULT = TrainingConfig(
@@ -61,6 +96,7 @@ REPRODUCTIONS = {
         _of("high-rank", 10, 3),
         _of("squared", 10, 2, toy="squared-code", divergence="half-reference-mse"),
         _of("squared-paper", 10, 2, toy="squared", divergence="half-reference-mse"),
+        _of("squared-published", 5, 2, divergence="half-reference-mse"),
     )
 }
 

@@ -18,10 +18,19 @@ from torch import Tensor
 
 from subscape._progress import bar
 from subscape._shapes import Bool
-from subscape.gradients import GradientSource
+from subscape.gradients import DenseRowGradients, GradientSource
+from subscape.gradients.geometry import Geometry
 from subscape.measures.oracle import oracle
-from subscape.measures.recovery import MATCHED, Recovery, recovery
+from subscape.measures.recovery import (
+    MATCHED,
+    Recovery,
+    absolute_cosines,
+    recovery,
+    recovery_by,
+    span_cosines,
+)
 from subscape.reproduce.mixing import mixing_recovery
+from subscape.reproduce.paths import paths
 from subscape.reproduce.purity import purity
 from subscape.reproduce.recipes import Reproduction
 from subscape.rows import generator_of
@@ -32,7 +41,16 @@ from subscape.toys import TOYS, Toy, Truth, true_subnetworks
 from subscape.training import train_side_by_side
 
 N_HELDOUT = 2_000
-METRICS = ("fvu", "fvu_of_batches", "fvu_of_restarts", "l0", "dead", "active_rate")
+METRICS = (
+    "fvu",
+    "fvu_of_batches",
+    "fvu_of_restarts",
+    "l0",
+    "active_scalars",
+    "dead",
+    "active_rate",
+)
+GEOMETRY = ("row_weight", "metric", "metric_power", "metric_damping")
 VERDICTS = ("mmcs", "min_cosine", "second_cosine", "precision", "all_matched", "success")
 
 
@@ -51,20 +69,25 @@ def reproduce(
 
 
 def _run_group(what: Reproduction, seeds: list[int], progress: bool) -> list[dict[str, Any]]:
-    toys = TOYS[what.toy](seeds)
+    toys = TOYS[what.toy](seeds, **what.toy_settings)
 
-    def sources(part: int, n: int) -> list[GradientSource]:
+    of_geometry: Any = {name: getattr(what, name) for name in GEOMETRY}
+
+    def sources(part: int, n: int, geometries: Sequence[Geometry | None]) -> list[GradientSource]:
         return [
             GradientSource(
                 Target(toy.model),
                 toy.sample(n, generator_of(seed, 7, part)),
                 divergence=what.divergence,
                 seed=2 * seed + part,
+                geometry=geometry,
+                **of_geometry,
             )
-            for toy, seed in zip(toys, seeds, strict=True)
+            for toy, seed, geometry in zip(toys, seeds, geometries, strict=True)
         ]
 
-    train, heldout = sources(0, what.n_samples), sources(1, N_HELDOUT)
+    train = sources(0, what.n_samples, [None] * len(toys))
+    heldout = sources(1, N_HELDOUT, [source.geometry for source in train])
     config = replace(what.training, n_heldout_rows=N_HELDOUT)
     started = time.perf_counter()
     decompositions = train_side_by_side(train, heldout, config, progress=progress)
@@ -76,36 +99,46 @@ def _run_group(what: Reproduction, seeds: list[int], progress: bool) -> list[dic
 
 
 class Comparison(NamedTuple):
-    """A decomposition beside the truth of its toy."""
+    """A decomposition beside the truth of its toy; of groups, each group's span beside it."""
 
     truth: Truth
-    alive: Bool[Tensor, " subnetwork"]
+    alive: Bool[Tensor, " direction"]
     """Active often enough to count."""
     recovery: Recovery
 
 
 def compared_with_truth(toy: Toy, decomposition: Decomposition, divergence: str) -> Comparison:
-    """Which subnetworks of a decomposition stand for which true ones."""
-    truth = true_directions(toy, divergence)
+    """Which subnetworks of a decomposition stand for which true ones, in the metric it was made in."""
+    truth = true_directions(toy, divergence, decomposition.geometry)
     alive = torch.tensor(decomposition.metrics["active_rate"]) > DEAD_RATE
-    represented = toy.represented.repeat(len(truth.directions) // toy.n_groups)
-    directions = decomposition.decoder.flat()
-    found = recovery(directions, truth.directions, alive=alive, represented=represented)
-    return Comparison(truth, alive, found)
+    represented, directions = toy.represented, decomposition.decoder.flat()
+    if decomposition.group_size == 1:
+        cosines = absolute_cosines(truth.directions, directions)
+        represented = represented.repeat(len(cosines) // toy.n_groups)
+        return Comparison(truth, alive, recovery_by(cosines, alive=alive, represented=represented))
+    # Of two signs a group is to have both, and every input a group of its own.
+    spans = _spans(truth, decomposition).unflatten(0, (-1, toy.n_groups)).amin(0)
+    of_groups = alive.unflatten(0, (-1, decomposition.group_size)).any(1)
+    return Comparison(truth, alive, recovery_by(spans, alive=of_groups, represented=represented))
 
 
-def true_directions(toy: Toy, divergence: str) -> Truth:
-    """The toy's true subnetworks; inputs of two signs have a circuit for each.
+def true_directions(toy: Toy, divergence: str, geometry: Geometry | None = None) -> Truth:
+    """The toy's true subnetworks; of inputs of two signs one for each.
 
     A network that squares passes positive and negative inputs through different units: their gradients
     are nearly orthogonal (|cos| about 0.2), so one direction cannot stand for both. The positive inputs' come
     first, then the others'.
     """
-    if toy.inputs.low >= 0:
-        return true_subnetworks(toy, divergence)
+    if not toy.has_two_signs:
+        return true_subnetworks(toy, divergence, geometry=geometry)
+    signs = [(0.0, toy.inputs.high), (toy.inputs.low, 0.0)]
     halves = [
-        true_subnetworks(replace(toy, inputs=replace(toy.inputs, low=low, high=high)), divergence)
-        for low, high in ((0.0, toy.inputs.high), (toy.inputs.low, 0.0))
+        true_subnetworks(
+            replace(toy, inputs=replace(toy.inputs, low=low, high=high)),
+            divergence,
+            geometry=geometry,
+        )
+        for low, high in signs
     ]
     return Truth(*(torch.cat(both) for both in zip(*map(astuple, halves), strict=True)))
 
@@ -122,7 +155,7 @@ def _figures(
         "n_restarts": training.n_restarts,
         "steps": training.steps,
         **{name: metrics[name] for name in METRICS},
-        "fvu_oracle": oracle(gradients.flat, truth.directions, metrics["l0"]).fvu,
+        "fvu_oracle": oracle(gradients.flat, truth.directions, metrics["active_scalars"]).fvu,
         **{name: getattr(compared, name) for name in VERDICTS},
         "matched": compared.n_matched,
         "truths": compared.n_truths,
@@ -132,9 +165,15 @@ def _figures(
     }
     if what.toy == "tmcs":
         figures |= _mixing_figures(toy, decomposition, alive)
-    if toy.inputs.low < 0:
-        by_sign = (compared.cosine >= MATCHED).unflatten(0, (2, toy.n_groups))
-        figures |= {"paths": int(by_sign.any(0).sum()), "all_paths": bool(by_sign.any(0).all())}
+    if decomposition.geometry.metric is not None:
+        figures |= _push_figures(decomposition, truth, alive, toy.represented)
+    if toy.has_two_signs:
+        figures |= _path_figures(decomposition, alive)
+        by_input = true_subnetworks(toy, what.divergence, geometry=decomposition.geometry)
+        one_each = oracle(gradients.flat, by_input.directions, metrics["active_scalars"])
+        figures |= {"fvu_oracle_by_input": one_each.fvu}
+    if training.group_size > 1:
+        figures |= _span_figures(toy, truth, decomposition)
     if what.toy == "high-rank":
         codes = decomposition.dictionary.reconstruct(gradients).codes
         inputs = heldout.data
@@ -143,6 +182,45 @@ def _figures(
         pure = purity(codes, groups, alive=alive)
         figures |= {"purity": pure.mean, "groups_fired_for": pure.n_groups}
     return figures
+
+
+def _spans(truth: Truth, decomposition: Decomposition) -> Tensor:
+    groups = decomposition.decoder.flat().unflatten(0, (-1, decomposition.group_size))
+    return span_cosines(truth.directions, groups)
+
+
+def _span_figures(toy: Toy, truth: Truth, decomposition: Decomposition) -> dict[str, Any]:
+    """Circuits in the span of some group, be it that of others too."""
+    best = _spans(truth, decomposition).amax(1)
+    in_spans = best[toy.represented.repeat(len(best) // toy.n_groups)] >= MATCHED
+    return {"in_spans": int(in_spans.sum()), "all_in_spans": bool(in_spans.all())}
+
+
+def _path_figures(decomposition: Decomposition, alive: Tensor) -> dict[str, Any]:
+    parts = [
+        part for name, part in decomposition.decoder.dense().items() if name.endswith("weight")
+    ]
+    led = paths(parts[0], parts[-1], alive=alive)
+    return {"paths": led.n_found, "all_paths": led.all_found, "path_share": led.share.tolist()}
+
+
+def _push_figures(
+    decomposition: Decomposition, truth: Truth, alive: Tensor, represented: Tensor
+) -> dict[str, Any]:
+    """The directions to push beside F^(−p) of the true ones, in the parameters' own coordinates."""
+    metric = decomposition.geometry.metric
+    assert metric is not None
+    true = DenseRowGradients(
+        truth.directions, {t.name: t.shape for t in decomposition.layout.tensors}
+    )
+    pushes = true.in_metric(metric.to(truth.directions)).flat
+    of_pushes = recovery(
+        decomposition.directions.flat(),
+        pushes,
+        alive=alive,
+        represented=represented.repeat(len(pushes) // len(represented)),
+    )
+    return {"pushes_matched": of_pushes.all_matched, "pushes_mmcs": of_pushes.mmcs}
 
 
 def _mixing_figures(toy: Toy, decomposition: Decomposition, alive: Tensor) -> dict[str, Any]:

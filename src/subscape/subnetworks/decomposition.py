@@ -42,7 +42,7 @@ from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.evaluation import Evaluation, evaluate
 from subscape.subnetworks.formats import FORMAT_VERSION, checked_config
 from subscape.subnetworks.lora import save_lora
-from subscape.subnetworks.selection import selection_of
+from subscape.subnetworks.selection import build, selection_of
 from subscape.targets import Outputs, Target
 
 
@@ -118,10 +118,12 @@ class Decomposition:
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Decomposition:
         """The same on another device, or in another floating-point type."""
         moved = copy.deepcopy(self.dictionary).to(device=device, dtype=dtype)
-        metric = self.geometry.metric
-        if metric is not None:
-            metric = metric.to(moved.decoder_weights)
-        return replace(self, dictionary=moved, geometry=replace(self.geometry, metric=metric))
+        return replace(self, dictionary=moved, geometry=self.geometry.to(moved.decoder_weights))
+
+    @property
+    def group_size(self) -> int:
+        """Directions of a subnetwork; with more than one, all that goes by index goes by direction."""
+        return self.dictionary.selection.group_size
 
     def __len__(self) -> int:
         return self.decoder.weights.shape[0]
@@ -430,8 +432,12 @@ class Decomposition:
             "subscape_version": version.__version__,
             "torch_version": torch.__version__,
             "method": "l3d",
-            "n_subnetworks": len(self),
-            "selection": {"kind": selection.kind, "l0": selection.l0},
+            "n_subnetworks": len(self) // self.group_size,
+            "selection": {
+                "kind": selection.kind,
+                "l0": selection.l0,
+                "group_size": self.group_size,
+            },
             "row_weight": self.geometry.row_weight,
             "target": dict(self.target),
             "layout": [
@@ -464,13 +470,13 @@ class Decomposition:
                 for t in config["layout"]
             )
         )
-        n = config["n_subnetworks"]
+        group_size = config["selection"].get("group_size", 1)
+        n = config["n_subnetworks"] * group_size
         encoder, decoder = (
             _stack(layout, tensors, side, n, folder) for side in ("encoder", "decoder")
         )
-        selection = selection_of(config["selection"]["kind"])(
-            config["selection"]["l0"], torch.Size([n]), decoder.weights
-        )
+        kind, l0 = selection_of(config["selection"]["kind"]), config["selection"]["l0"]
+        selection = build(kind, l0, torch.Size([n]), decoder.weights, group_size)
         for name, values in selection.state_dict().items():
             values.copy_(_tensor(tensors, f"selection.{name}", tuple(values.shape), folder))
         output = tensors.get("reference.output")

@@ -42,6 +42,8 @@ class Reconstruction(NamedTuple):
 class Dictionary(nn.Module):
     """Subnetworks: V_in, V_out and the selection between them, all with the axes [*replica, subnetwork].
 
+    Of groups, that axis holds the directions, group after group.
+
     Args:
         encoder: V_in.
         decoder: V_out; its rows are unit vectors over all tensors together.
@@ -54,6 +56,7 @@ class Dictionary(nn.Module):
         self.encoder_weights = nn.Parameter(encoder.weights)
         self.decoder_weights = nn.Parameter(decoder.weights)
         self.selection = selection
+        selection.follow(decoder)
 
     @property
     def encoder(self) -> Stack:
@@ -96,6 +99,7 @@ class Dictionary(nn.Module):
     def normalise(self) -> None:
         """Scale every decoder row to unit length."""
         self.decoder_weights.copy_(unit(self.decoder).weights)
+        self.selection.follow(self.decoder)
 
     def select(self, index: int) -> Dictionary:
         """One replica of the first leading axis, frozen."""

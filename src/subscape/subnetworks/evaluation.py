@@ -23,7 +23,7 @@ class Evaluation:
     fvu: Float[Tensor, "*replica"]
     """Fraction of variance unexplained, pooled over all rows, uncentred."""
     l0: Float[Tensor, "*replica"]
-    """Mean number of active subnetworks per row."""
+    """Mean number of active subnetworks per row; a group counts once."""
     active_rate: Float[Tensor, "*replica subnetwork"]
     """P_act: share of rows in which a subnetwork is active."""
     n_rows: int
@@ -31,6 +31,11 @@ class Evaluation:
     fvu_of_batches: Float[Tensor, "*replica"]
     """Mean of every batch's own FVU, as published: all batches count the same, however large their
     gradients."""
+
+    @property
+    def active_scalars(self) -> Float[Tensor, "*replica"]:
+        """Mean number of coefficients per row: the L0 times the directions of a subnetwork."""
+        return self.active_rate.sum(-1)
 
     @property
     def dead(self) -> Float[Tensor, "*replica"]:
@@ -70,7 +75,8 @@ def evaluate(
     seen = n_batches * batch_size
     # A batch without any gradient has no FVU.
     of_batches = torch.stack(by_batch).nanmean(0)
-    return Evaluation(error / total, active.sum(-1) / seen, active / seen, seen, of_batches)
+    l0 = active.sum(-1) / seen / dictionary.selection.group_size
+    return Evaluation(error / total, l0, active / seen, seen, of_batches)
 
 
 @torch.no_grad()
@@ -82,14 +88,14 @@ def calibrate(
     batch_size: int,
     micro_batch_size: int | None = None,
 ) -> None:
-    """Set the threshold from which a coefficient counts as active when rows are encoded one by one."""
+    """Set the threshold from which a subnetwork counts as active when rows are encoded one by one."""
     batch_size = _batch_size(batch_size, source)
-    sizes = []
+    coefficients = []
     for number in range(-(-n_rows // batch_size)):
         rows = source.rows(number, batch_size)
         gradients = source.gradients(rows, micro_batch_size=micro_batch_size)
-        sizes.append(gradients.inner(dictionary.encoder).abs())
-    dictionary.selection.calibrate(torch.cat(sizes, dim=-2))
+        coefficients.append(gradients.inner(dictionary.encoder))
+    dictionary.selection.calibrate(torch.cat(coefficients, dim=-2))
 
 
 def check_not_zero(total: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subscape._checks import nearest, problem, require
 from subscape._shapes import Bool, Float
+from subscape.lowrank import Stack
 
 
 class Selection(nn.Module):
@@ -21,21 +22,28 @@ class Selection(nn.Module):
 
     Args:
         l0: active subnetworks per row to aim at.
-        lead: replicas and subnetworks, [*replica, subnetwork].
+        lead: replicas and directions, [*replica, direction]; a subnetwork is one, or a group of neighbours.
         like: device and dtype to follow.
     """
 
     kind: str
     """Name in settings and files."""
     threshold: Tensor
-    """From which size on a coefficient is active where rows are encoded one by one, [*replica] or
+    """From which size on a subnetwork is active where rows are encoded one by one, [*replica] or
     [*replica, subnetwork]."""
+
+    group_size: int = 1
+    """Directions of a subnetwork."""
 
     def __init__(self, l0: float, lead: torch.Size, like: Tensor) -> None:
         super().__init__()
-        check_l0(l0, lead[-1])
+        check_l0(l0, lead[-1] // self.group_size)
         self.l0 = l0
         self.lead = lead
+
+    def sizes(self, coefficients: Tensor) -> Float[Tensor, "*replica row subnetwork"]:
+        """What subnetworks are selected by."""
+        return coefficients.abs()
 
     def forward(self, coefficients: Tensor) -> Float[Tensor, "*replica row subnetwork"]:
         """The coefficients of a batch of rows, zero where they are not active; differentiable."""
@@ -46,8 +54,12 @@ class Selection(nn.Module):
         return None
 
     @torch.no_grad()
-    def calibrate(self, sizes: Float[Tensor, "*replica row subnetwork"]) -> None:
-        """Set `threshold` after training, from the sizes of the coefficients of many rows."""
+    def calibrate(self, coefficients: Float[Tensor, "*replica row direction"]) -> None:
+        """Set `threshold` after training, from the coefficients of many rows."""
+
+    @torch.no_grad()
+    def follow(self, decoder: Stack) -> None:
+        """Take notice of new directions."""
 
     @torch.no_grad()
     def restart(self, at: tuple[int | Tensor, ...]) -> None:
@@ -58,12 +70,21 @@ class Selection(nn.Module):
         threshold = self.threshold
         of_each = threshold.dim() == len(self.lead)
         cut = threshold[..., None, :] if of_each else threshold[..., None, None]
-        return coefficients.abs() >= cut
+        return self.of_directions(self.sizes(coefficients) >= cut)
+
+    def of_directions(
+        self, active: Bool[Tensor, "*replica row subnetwork"]
+    ) -> Bool[Tensor, "*replica row direction"]:
+        """What is said of subnetworks, said of each of their directions."""
+        if self.group_size == 1:
+            return active
+        return active.repeat_interleave(self.group_size, dim=-1)
 
     def select(self, index: int) -> Selection:
         """The selection of one replica of the first leading axis."""
         state = {name: values[index] for name, values in self.state_dict().items()}
-        one = type(self)(self.l0, self.lead[1:], next(iter(state.values())))
+        like = next(iter(state.values()))
+        one = build(type(self), self.l0, self.lead[1:], like, self.group_size)
         one.load_state_dict(state)
         return one
 
@@ -79,13 +100,46 @@ class BatchTopK(Selection):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """See `Selection`."""
-        n_rows = coefficients.shape[-2]
-        return coefficients * largest(coefficients.detach(), max(1, round(self.l0 * n_rows)))
+        keep = max(1, round(self.l0 * coefficients.shape[-2]))
+        return coefficients * self.of_directions(largest(self.sizes(coefficients.detach()), keep))
 
-    def calibrate(self, sizes: Tensor) -> None:
+    def calibrate(self, coefficients: Tensor) -> None:
         """The cut that keeps l0 per row over all rows together, whatever the luck of one batch."""
-        keep = max(1, round(self.l0 * sizes.shape[-2]))
-        self.threshold.copy_(sizes.flatten(-2).topk(keep, dim=-1).values.amin(-1))
+        keep = max(1, round(self.l0 * coefficients.shape[-2]))
+        largest_sizes = self.sizes(coefficients).flatten(-2).topk(keep, dim=-1).values
+        self.threshold.copy_(largest_sizes.amin(-1))
+
+
+class GroupTopK(BatchTopK):
+    """Batch top-k over groups of directions that are active together, by the length of what each would add.
+
+    That length, ‖Σ_k s_k v_k‖ = √(s K sᵀ) with K the Gram matrix of a group's decoder rows, does not depend on
+    which directions span the group, so they need not be orthonormal, which those of low rank cannot be made.
+    """
+
+    kind = "group-top-k"
+    gram: Tensor
+    """K of every group, [*replica, group, direction, direction]."""
+
+    def __init__(self, l0: float, lead: torch.Size, like: Tensor, group_size: int = 1) -> None:
+        self.group_size = group_size
+        super().__init__(l0, lead, like)
+        n_groups = (*lead[:-1], lead[-1] // group_size)
+        start = torch.eye(group_size, dtype=like.dtype, device=like.device)
+        self.register_buffer("gram", start.expand(*n_groups, -1, -1).clone())
+
+    def sizes(self, coefficients: Tensor) -> Tensor:
+        """See `Selection`; exactly |s| for groups of one."""
+        if self.group_size == 1:
+            return coefficients.abs()
+        grouped = coefficients.unflatten(-1, (-1, self.group_size))
+        along = torch.einsum("...rgi,...gij->...rgj", grouped, self.gram)
+        return (along * grouped).sum(-1).clamp_min(0).sqrt()
+
+    def follow(self, decoder: Stack) -> None:
+        """See `Selection`."""
+        grouped = decoder.weights.detach().unflatten(-2, (-1, self.group_size))
+        self.gram.copy_(Stack(decoder.layout, grouped).gram())
 
 
 class JumpReLU(Selection):
@@ -161,7 +215,7 @@ class _Step(torch.autograd.Function):
         return None, -(grad_outputs[0] * near / ctx.width).sum(-2, keepdim=True), None
 
 
-SELECTIONS: dict[str, type[Selection]] = {s.kind: s for s in (BatchTopK, JumpReLU)}
+SELECTIONS: dict[str, type[Selection]] = {s.kind: s for s in (BatchTopK, GroupTopK, JumpReLU)}
 """By name."""
 
 
@@ -175,6 +229,13 @@ def selection_of(kind: str) -> type[Selection]:
         nearest(kind, SELECTIONS),
     )
     return SELECTIONS[kind]
+
+
+def build(
+    kind: type[Selection], l0: float, lead: torch.Size, like: Tensor, group_size: int
+) -> Selection:
+    """A selection; only that of groups is told how large they are."""
+    return kind(l0, lead, like, *([group_size] if group_size > 1 else []))
 
 
 def check_l0(l0: float, n_subnetworks: int) -> None:

@@ -24,6 +24,7 @@ TOYS: dict[str, Callable[[Sequence[int]], list[Toy]]] = {
     "high-rank": high_rank.many,
     "squared": squared.many,
     "squared-code": partial(squared.many, variant="code"),
+    "squared-published": partial(squared.many, variant="published"),
 }
 """By the name the command line knows them, functions from seeds to one trained toy per seed."""
 

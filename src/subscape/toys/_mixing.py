@@ -30,6 +30,7 @@ def tmcs(
     seeds: Sequence[int],
     n_features: int = 10,
     n_hidden: int = 5,
+    n_outputs: int | None = None,
     *,
     probability: float = 0.05,
     training: ToyTraining = TMCS_TRAINING,
@@ -38,13 +39,14 @@ def tmcs(
 
     Args:
         seeds: one per toy; each has its own A, in `Toy.mixing`.
-        n_features: number of features and of outputs.
+        n_features: number of features.
         n_hidden: width of the bottleneck.
+        n_outputs: number of outputs; as many as features if None.
         probability: probability that a feature is active.
         training: how to train; the best of its candidates is kept per seed.
     """
     inputs = SparseInputs(n_features, probability=probability)
-    return train_many(_recipe("tmcs", inputs, n_hidden), seeds, training)
+    return train_many(_recipe("tmcs", inputs, n_hidden, n_outputs), seeds, training)
 
 
 @Maker
@@ -71,22 +73,24 @@ def high_rank(
     return train_many(_recipe("high-rank", inputs, n_hidden), seeds, training)
 
 
-def _recipe(name: str, inputs: SparseInputs, n_hidden: int) -> Recipe:
-    n = inputs.n_features
+def _recipe(kind: str, inputs: SparseInputs, n_hidden: int, n_outputs: int | None = None) -> Recipe:
+    n_in = inputs.n_features
+    n_out = n_in if n_outputs is None else n_outputs
 
     def initial(generator: Generator) -> Parameters:
         return {
-            "W_in": xavier_normal(n_hidden, n, generator),
-            "W_out": xavier_normal(n, n_hidden, generator),
-            "bias": torch.zeros(n),
+            "W_in": xavier_normal(n_hidden, n_in, generator),
+            "W_out": xavier_normal(n_out, n_hidden, generator),
+            "bias": torch.zeros(n_out),
         }
 
     def mixing(generator: Generator) -> Tensor:
-        return MAX_COEFFICIENT * torch.rand(n, n, generator=generator)
+        return MAX_COEFFICIENT * torch.rand(n_out, n_in, generator=generator)
 
     def label(x: Tensor, mixing: Tensor | None) -> Tensor:
         assert mixing is not None
         return x @ mixing.mT
 
-    model = Bottleneck(n, n_hidden)
-    return Recipe(f"{name}-{n}-{n_hidden}", model, inputs, initial, label, mixing=mixing)
+    name = f"{kind}-{n_in}-{n_hidden}" + ("" if n_out == n_in else f"-{n_out}")
+    model = Bottleneck(n_in, n_hidden, n_out)
+    return Recipe(name, model, inputs, initial, label, mixing=mixing)

@@ -9,12 +9,14 @@ trained model as the blocks of one dense network, as in the authors' code; all e
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Generator
 
+from subscape._checks import require
 from subscape.toys.inputs import SparseInputs
 from subscape.toys.networks import Bottleneck, xavier_normal
 from subscape.toys.recipe import Parameters, Recipe
@@ -33,6 +35,9 @@ def tms(
     n_hidden: int = 2,
     *,
     probability: float = 0.05,
+    signed: bool = False,
+    correlation: float | None = None,
+    large_input: float = 1.0,
     training: ToyTraining = DEFAULT_TRAINING,
 ) -> list[Toy]:
     """Train one toy model of superposition per seed, side by side.
@@ -42,9 +47,26 @@ def tms(
         n_features: number of features.
         n_hidden: width of the bottleneck.
         probability: probability that a feature is active.
+        signed: inputs of both signs, of which the outputs, behind a ReLU, are to be the positive parts.
+        correlation: share of its rows in which the second feature is active where the first is.
+        large_input: multiplies the first input and divides its weights after training: the same function of
+            an input in other units.
         training: how to train; the best of its candidates is kept per seed.
     """
-    return train_many(_recipe(n_features, n_hidden, probability), seeds, training)
+    require(large_input > 0, "large_input", "a positive number", large_input)
+    recipe = _recipe(n_features, n_hidden, probability)
+    inputs = replace(recipe.inputs, low=-1.0 if signed else 0.0, correlation=correlation)
+    recipe = replace(recipe, inputs=inputs, label=lambda x, _: x.relu())
+    toys = [replace(t, positive_only=signed) for t in train_many(recipe, seeds, training)]
+    return toys if large_input == 1 else [_in_other_units(toy, large_input) for toy in toys]
+
+
+def _in_other_units(toy: Toy, scale: float) -> Toy:
+    """The same network for a first input that is `scale` times as large."""
+    model = copy.deepcopy(toy.model)
+    with torch.no_grad():
+        dict(model.named_parameters())["W_in"][:, 0] /= scale
+    return replace(toy, model=model, inputs=replace(toy.inputs, first_scale=scale))
 
 
 @Maker

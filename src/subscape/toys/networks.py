@@ -13,14 +13,17 @@ from subscape._shapes import Float
 class Bottleneck(nn.Module):
     """x -> ReLU(W_out W_in x + bias), or W_out W_hidden W_in x: no non-linearity at the bottleneck."""
 
-    def __init__(self, n_inputs: int, n_hidden: int, *, hidden_layer: bool = False) -> None:
+    def __init__(
+        self, n_inputs: int, n_hidden: int, n_outputs: int = 0, *, hidden_layer: bool = False
+    ) -> None:
         super().__init__()
+        n_outputs = n_outputs or n_inputs
         self.W_in = nn.Parameter(torch.zeros(n_hidden, n_inputs))
         self.W_hidden = nn.Parameter(torch.eye(n_hidden)) if hidden_layer else None
-        self.W_out = nn.Parameter(torch.zeros(n_inputs, n_hidden))
-        self.bias = nn.Parameter(torch.zeros(n_inputs))
+        self.W_out = nn.Parameter(torch.zeros(n_outputs, n_hidden))
+        self.bias = nn.Parameter(torch.zeros(n_outputs))
 
-    def forward(self, x: Float[Tensor, "row input"]) -> Float[Tensor, "row input"]:
+    def forward(self, x: Float[Tensor, "row input"]) -> Float[Tensor, "row output"]:
         """The outputs."""
         hidden = x @ self.W_in.mT
         if self.W_hidden is not None:
@@ -61,3 +64,8 @@ class Perceptron(nn.Module):
 def xavier_normal(n_out: int, n_in: int, generator: Generator) -> Float[Tensor, "output input"]:
     """A weight with variance 2 / (inputs + outputs)."""
     return torch.randn(n_out, n_in, generator=generator) * (2 / (n_in + n_out)) ** 0.5
+
+
+def kaiming_normal(n_out: int, n_in: int, generator: Generator) -> Float[Tensor, "output input"]:
+    """A weight with variance 2 / inputs."""
+    return torch.randn(n_out, n_in, generator=generator) * (2 / n_in) ** 0.5

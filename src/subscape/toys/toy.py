@@ -30,6 +30,13 @@ class Toy:
     """Whether the target computes a group: `single_loss` at most `REPRESENTED_SHARE`."""
     mixing: Float[Tensor, "output feature"] | None = None
     """A of a target trained on X -> AX, output by input; None for others."""
+    positive_only: bool = False
+    """Whether negative inputs have no circuit, as where the right output is the positive part."""
+
+    @property
+    def has_two_signs(self) -> bool:
+        """Whether positive and negative inputs have a circuit each."""
+        return self.inputs.low < 0 and not self.positive_only
 
     @property
     def n_groups(self) -> int:

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Concatenate, Generic, ParamSpec
+from typing import Concatenate, Generic, Literal, ParamSpec
 
 import torch
 from torch import Generator, Tensor
@@ -33,7 +33,7 @@ N_SINGLE = 256
 
 @dataclass(frozen=True)
 class ToyTraining:
-    """How a target is trained: Adam on a fixed sample, cosine decay to zero."""
+    """How a target is trained: AdamW on a fixed sample."""
 
     n_steps: int = 2000
     """Optimiser steps."""
@@ -45,6 +45,10 @@ class ToyTraining:
     """Inputs in the sample; 10,000 in the authors' scripts."""
     n_candidates: int = 8
     """Initial values tried per seed, all on the same inputs."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """`cosine` falls to 0 at the end."""
+    weight_decay: float = 0.0
+    """Of AdamW, per unit of learning rate."""
 
     def __post_init__(self) -> None:
         require(self.n_steps >= 1, "n_steps", "at least 1", self.n_steps)
@@ -115,8 +119,14 @@ def _fit(
     training: ToyTraining,
 ) -> Parameters:
     free = {name: value.clone().requires_grad_(True) for name, value in free.items()}
-    optimiser = torch.optim.Adam(list(free.values()), lr=training.learning_rate)
-    cosine = LambdaLR(optimiser, lambda step: (1 + math.cos(math.pi * step / training.n_steps)) / 2)
+    optimiser = torch.optim.AdamW(
+        list(free.values()), training.learning_rate, weight_decay=training.weight_decay
+    )
+    falling = training.schedule == "cosine"
+    schedule = LambdaLR(
+        optimiser,
+        lambda step: (1 + math.cos(math.pi * step / training.n_steps)) / 2 if falling else 1.0,
+    )
     size, n_batches = training.batch_size, training.n_samples // training.batch_size
     for step in range(training.n_steps):
         # The sample is in random order, so its slices are as good as random batches.
@@ -128,7 +138,7 @@ def _fit(
         for value, gradient in zip(free.values(), gradients, strict=True):
             value.grad = gradient
         optimiser.step()
-        cosine.step()
+        schedule.step()
     return {name: value.detach() for name, value in free.items()}
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from subscape._checks import require
 from subscape._shapes import Float
 from subscape.divergences import Divergence, Values, as_divergence, output_gradient
-from subscape.gradients import row_outputs, vmap_gradients
+from subscape.gradients import DenseRowGradients, row_outputs, vmap_gradients
+from subscape.gradients.geometry import Geometry
 from subscape.targets import Target
 from subscape.toys.toy import Toy
 
@@ -42,6 +43,7 @@ def true_subnetworks(
     n_samples: int = 512,
     seed: int = 0,
     direction: MatrixFunction | None = None,
+    geometry: Geometry | None = None,
 ) -> Truth:
     """Find the true subnetworks of a toy.
 
@@ -53,13 +55,19 @@ def true_subnetworks(
         seed: seed of the inputs and references.
         direction: from one group's gradients [row, parameter] to its direction; the top right singular
             vector if None.
+        geometry: how rows are weighted and measured; the directions are those of gradients so measured.
     """
     generator = torch.Generator().manual_seed(seed)
     directions, energies = [], []
     for group in range(toy.n_groups):
         inputs = toy.single(group, n_samples, generator)
         gradients = row_gradients(
-            toy, inputs, toy.sample(n_samples, generator), divergence, parameters=parameters
+            toy,
+            inputs,
+            toy.sample(n_samples, generator),
+            divergence,
+            parameters=parameters,
+            geometry=geometry,
         )
         total = gradients.square().sum()
         require(
@@ -83,6 +91,7 @@ def row_gradients(
     divergence: str | Divergence | Values = "mse",
     *,
     parameters: str | list[str] = "*",
+    geometry: Geometry | None = None,
 ) -> Float[Tensor, "row parameter"]:
     """∇_W D of every input against its reference, dense and in float64.
 
@@ -92,7 +101,9 @@ def row_gradients(
         reference_inputs: one per row; their outputs are the references.
         divergence: as for `subscape.decompose`.
         parameters: which parameters, as for `subscape.Target`; flattened and concatenated in model order.
+        geometry: how rows are weighted and measured.
     """
+    geometry = geometry or Geometry()
     target = Target(copy.deepcopy(toy.model).double(), parameters)
     inputs, reference_inputs = inputs.double(), reference_inputs.double()
     towards = output_gradient(
@@ -100,8 +111,9 @@ def row_gradients(
         row_outputs(target, inputs, None),
         row_outputs(target, reference_inputs, None),
     )
-    by_name = vmap_gradients(target, inputs, None, towards)
-    return torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
+    by_name = vmap_gradients(target, inputs, None, geometry.of_outputs(towards))
+    flat = torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
+    return geometry.to(flat).of_rows(DenseRowGradients(flat, target.shapes)).flat
 
 
 def top_right_singular_vector(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " column"]:

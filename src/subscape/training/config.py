@@ -8,7 +8,7 @@ from typing import Literal
 
 from subscape._checks import require
 from subscape.lowrank.layout import Form, RankChoice
-from subscape.subnetworks.selection import check_l0, selection_of
+from subscape.subnetworks.selection import BatchTopK, GroupTopK, check_l0, selection_of
 
 DEFAULT_FRACTION = 0.1
 """k in the paper."""
@@ -31,6 +31,9 @@ class TrainingConfig:
     selection: str = "batch-top-k"
     """Which are active: `batch-top-k`, the largest coefficients of a batch; `jumprelu`, those above a learned
     threshold of each; or another key of `SELECTIONS`."""
+    group_size: int = 1
+    """Directions of a subnetwork, which are active together; of more than one, batch top-k selects by the length
+    of what they add together."""
     steps: int = 10_000
     """Optimiser steps."""
     batch_size: int = 128
@@ -66,6 +69,16 @@ class TrainingConfig:
     """Steps between two checkpoints, where there is a run folder."""
 
     @property
+    def n_directions(self) -> int:
+        """Directions of all subnetworks."""
+        return self.n_subnetworks * self.group_size
+
+    @property
+    def selection_kind(self) -> str:
+        """Key of `SELECTIONS`."""
+        return self.selection if self.group_size == 1 else GroupTopK.kind
+
+    @property
     def n_active(self) -> float:
         """Active subnetworks per row."""
         if self.l0 is not None:
@@ -95,8 +108,16 @@ class TrainingConfig:
             repr(self.micro_batch_size),
         )
         selection_of(self.selection)
+        require(
+            self.group_size == 1 or self.selection in (BatchTopK.kind, GroupTopK.kind),
+            "group_size",
+            f"1 with selection={self.selection!r}",
+            repr(self.group_size),
+            f"Use selection={BatchTopK.kind!r} for groups.",
+        )
         for name in (
             "n_subnetworks",
+            "group_size",
             "steps",
             "batch_size",
             "decay_every",

@@ -73,11 +73,11 @@ def estimate(source: GradientSource, config: TrainingConfig) -> Estimate:
     """
     layout = make_layout(source.shapes, config.rank, config.form)
     entry = source.target.like.element_size()
-    n_directions = config.n_restarts * config.n_subnetworks
+    n_directions = config.n_restarts * config.n_directions
     model = sum(p.numel() * p.element_size() for p in source.target.model.parameters())
     subnetworks = 8 * n_directions * layout.size * entry
     directions = sum(
-        _directions(t, n_directions, config.n_subnetworks, entry) for t in layout.tensors
+        _directions(t, n_directions, config.n_directions, entry) for t in layout.tensors
     )
     per_row = _per_row(
         source, layout, min(config.batch_size, TYPICAL_ROWS), 2 * n_directions, entry

@@ -11,6 +11,8 @@ a local minimum that gradient steps do not leave. Now and then we therefore comp
   rows are drawn most, so that with it chance directions push out subnetworks that have a circuit.
 
 and replace k by u where Γ(u) is well above Δ_k. A dead subnetwork has Δ = 0 and always goes.
+
+A group of directions is judged and replaced as one: by u, and by what is left of the rows that u explains.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Replacements(NamedTuple):
     replica: Int[Tensor, " replaced"]
     """Replica of each."""
     subnetwork: Int[Tensor, " replaced"]
-    """Index of each within its replica."""
+    """Index of each within its replica: a subnetwork, or a direction of a group."""
     weights: Float[Tensor, "replaced size"]
     """Pieces of the new unit directions."""
 
@@ -52,11 +54,13 @@ def replacements(
 ) -> Replacements:
     """Choose subnetworks to replace and directions to put in their place."""
     decoder, selection = dictionary.decoder, dictionary.selection
+    size = selection.group_size
     kept = selection(gradients.inner(dictionary.encoder))
     along = gradients.inner(decoder) - kept @ decoder.gram()  # e · v_k
-    use = (2 * kept * along + kept.square()).sum(-2)
+    linear = (2 * kept * along).unflatten(-1, (-1, size)).sum(-1)
+    use = (linear + selection.sizes(kept).square()).sum(-2)
     residual = residual_of(gradients, kept, decoder)
-    fair = max(1, round(selection.l0 / kept.shape[-1] * kept.shape[-2]))
+    fair = max(1, round(selection.l0 / use.shape[-1] * kept.shape[-2]))
     order = use.argsort(dim=-1)
     replicas, indices, news = [], [], []
     for turn, draws in enumerate(picks.split(N_CANDIDATES, dim=-1)):
@@ -65,13 +69,21 @@ def replacements(
         better = gain > MARGIN * use.gather(-1, worst[:, None])[:, 0].clamp_min(0)
         if not better.any():
             break
+        rows = [row]
+        left = residual.without(row, fair)
+        for _ in range(size - 1):
+            rows.append(_companion(residual, left, fair))
+            left = left.without(rows[-1], fair)
+        residual = left
         for replica in better.nonzero()[:, 0].tolist():
-            replicas.append(replica)
-            indices.append(int(worst[replica]))
             own = decoder.select(replica)
-            direction = residual_row(gradients, kept[replica], own, int(row[replica]))
-            news.append(unit(project(decoder.layout, direction[None])).weights)
-        residual = residual.without(row, fair)
+            directions = [
+                residual_row(gradients, kept[replica], own, int(row[replica])) for row in rows
+            ]
+            new, ok = _orthogonal(torch.stack(directions))
+            replicas += [replica] * len(ok)
+            indices += (int(worst[replica]) * size + ok).tolist()
+            news.append(unit(project(decoder.layout, new)).weights)
     if not news:
         empty = torch.zeros(0, dtype=torch.long)
         return Replacements(empty, empty, decoder.weights[0, :0])
@@ -91,3 +103,25 @@ def _best_candidate(residual: Residual, draws: Tensor, fair: int) -> tuple[Tenso
     at = at.clamp_max(square.shape[-1] - 1)
     gain, best = residual.gains(at, fair).max(-1)
     return at.gather(1, best[:, None])[:, 0], gain
+
+
+def _companion(before: Residual, after: Residual, fair: int) -> Int[Tensor, " replica"]:
+    """Of the rows that a new direction explains most of, the one of which most is left."""
+    left = after.square()
+    explained = (before.square() - left).topk(fair, dim=-1).indices
+    return explained.gather(-1, left.gather(-1, explained).argmax(-1, keepdim=True))[:, 0]
+
+
+def _orthogonal(
+    rows: Float[Tensor, "row parameter"],
+) -> tuple[Float[Tensor, "kept parameter"], Int[Tensor, " kept"]]:
+    """Each row without what lies along those before it, where more than rounding is left; and which these are."""
+    kept, index = [rows[0]], [0]
+    for number, row in enumerate(rows[1:], start=1):
+        rest = row
+        for other in kept:
+            rest = rest - (rest @ other) / (other @ other) * other
+        if rest.norm() > torch.finfo(row.dtype).eps ** 0.5 * row.norm():
+            kept.append(rest)
+            index.append(number)
+    return torch.stack(kept), torch.tensor(index)

@@ -73,7 +73,8 @@ def train_side_by_side(
                 )
                 shown.set_postfix(fvu=f"{fvu.min():.3f}")
                 if folder is not None:
-                    append_jsonl(folder / METRICS, _metrics(step, fvu, batch.codes != 0))
+                    active = batch.codes != 0
+                    append_jsonl(folder / METRICS, _metrics(step, fvu, active, config.group_size))
             if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
                 save_checkpoint(folder, trainer)
     seconds = time.perf_counter() - started
@@ -83,13 +84,13 @@ def train_side_by_side(
     ]
 
 
-def _metrics(step: int, fvu: Tensor, active: Tensor) -> dict[str, Any]:
+def _metrics(step: int, fvu: Tensor, active: Tensor, group_size: int) -> dict[str, Any]:
     """One line of metrics; lists run over sources, then restarts."""
     rate = active.to(fvu.dtype).mean(-2)
     return {
         "step": step,
         "fvu": fvu.flatten().tolist(),
-        "l0": rate.sum(-1).flatten().tolist(),
+        "l0": (rate.sum(-1) / group_size).flatten().tolist(),
         "silent": (rate == 0).to(fvu.dtype).mean(-1).flatten().tolist(),
     }
 
@@ -132,6 +133,7 @@ def _figures(result: Evaluation, alone: Evaluation, best: int) -> dict[str, Any]
         "fvu": float(result.fvu[best]),
         "fvu_of_batches": float(result.fvu_of_batches[best]),
         "l0": float(result.l0[best]),
+        "active_scalars": float(result.active_scalars[best]),
         "dead": float(result.dead[best]),
         "active_rate": result.active_rate[best].tolist(),
         "fvu_row_by_row": float(alone.fvu),

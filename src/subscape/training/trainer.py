@@ -15,7 +15,7 @@ from subscape.gradients import GradientSource
 from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.rows import generator_of
 from subscape.subnetworks.dictionary import Dictionary, Reconstruction
-from subscape.subnetworks.selection import selection_of
+from subscape.subnetworks.selection import build, selection_of
 from subscape.training.config import TrainingConfig
 from subscape.training.estimate import estimate
 from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, replacements
@@ -35,12 +35,13 @@ class Trainer:
         self.sources, self.config = list(sources), config
         layout = make_layout(self.sources[0].shapes, config.rank, config.form)
         like = self.sources[0].target.like
-        lead = (config.n_restarts, config.n_subnetworks)
+        lead = (config.n_restarts, config.n_directions)
         start = torch.stack([
             initial_stack(layout, lead, generator_of(source.seed, 2), like).weights
             for source in self.sources
         ])
-        selection = selection_of(config.selection)(config.n_active, start.shape[:-1], like)
+        kind = selection_of(config.selection_kind)
+        selection = build(kind, config.n_active, start.shape[:-1], like, config.group_size)
         # The encoder starts equal to the decoder.
         self.dictionary = Dictionary(Stack(layout, start.clone()), Stack(layout, start), selection)
         self.optimiser = torch.optim.Adam(
@@ -91,6 +92,7 @@ class Trainer:
                 for key, values in self.optimiser.state[parameter].items():
                     if key != "step":
                         values[at] = 0
+        self.dictionary.selection.follow(self.dictionary.decoder)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the rest of the run depends on."""
