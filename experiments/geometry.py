@@ -5,7 +5,9 @@
 Decomposes one block of `stories260k` under every setting and measures, on rows that were not trained on:
 
 - agree: share of the subnetworks of whose 10 top positions at least 8 share the current token, the next token or
-  the word class;
+  the word class; distinct: the same of the 10 top positions whose contexts differ. (Windows of text begin with the
+  same tokens again and again: rows that are equal fill a list of top positions by themselves, for random
+  directions too.);
 - ratio, AUROC, share: one subnetwork is pushed until the median KL of its top 1 % rows is 0.1 nats; how much more
   those rows move than the median other row, how well the movement tells them from the others, and how much of all
   movement falls on them (40 subnetworks, both signs averaged);
@@ -33,7 +35,14 @@ from typing import Any
 
 import torch
 import transformers
-from token_agreement import agreement, chance_of, places_of, texts_of
+from token_agreement import (
+    N_TOP,
+    agreement,
+    chance_of,
+    distinct_contexts,
+    places_of,
+    texts_of,
+)
 from torch import Tensor, nn
 
 import subscape
@@ -85,6 +94,8 @@ ATTENTION, MLP = "model.layers.2.self_attn.*", "model.layers.3.mlp.*"
 LENGTH = 16
 N_AGREE = 20_000
 """Rows among which the top positions are looked for."""
+N_REPEATS = 80
+"""Top positions looked through for 10 of distinct contexts."""
 N_PUSHED, N_WINDOWS, TOP_SHARE, AIM = 40, 256, 0.01, 0.1
 N_DRAWS = 10
 """Partners that a row meets, where it has any."""
@@ -165,13 +176,23 @@ def n_draws(result: Decomposition) -> int:
 # Attention: agreement, selectivity, stability
 
 
-def agrees(result: Decomposition, source: GradientSource, text: Text) -> float:
-    """Share of subnetworks whose top positions agree on something."""
+def agrees(result: Decomposition, source: GradientSource, text: Text) -> tuple[float, float]:
+    """Share of subnetworks whose 10 top positions agree on something: of all positions, of distinct contexts."""
     found = impact(
-        result, source, n_rows=N_AGREE, n_references=n_draws(result), n_top=10, progress=False
+        result,
+        source,
+        n_rows=N_AGREE,
+        n_references=n_draws(result),
+        n_top=N_REPEATS,
+        progress=False,
     )
-    groups = agreement(places_of(found), text.held, text.texts)
-    return groups["any of the three"]["share_of_subnetworks"]
+    places = places_of(found)
+    every, distinct = (
+        agreement([group[:N_TOP] for group in groups], text.held, text.texts)
+        for groups in (places, distinct_contexts(places, text.held))
+    )
+    kind = "any of the three"
+    return every[kind]["share_of_subnetworks"], distinct[kind]["share_of_subnetworks"]
 
 
 @torch.no_grad()
@@ -258,12 +279,15 @@ def attention(folder: Path, text: Text, options: dict[str, Any], seed: int) -> d
     )
     theirs = coefficients(other, other.source(text.model, text.held), samples)[1]
     random = replace(chance, geometry=result.geometry)
+    agree, agree_random = (agrees(one, source, text) for one in (result, chance))
     return {
         "fvu": result.metrics["fvu"],
         "l0": result.metrics["l0"],
         "dead": result.metrics["dead"],
-        "agree": agrees(result, source, text),
-        "agree_random": agrees(chance, source, text),
+        "agree": agree[0],
+        "agree_distinct": agree[1],
+        "agree_random": agree_random[0],
+        "agree_distinct_random": agree_random[1],
         "stable": stability(codes, theirs),
         "seconds": seconds,
         **pushed(result, source.target, sizes, text.held[samples]),
@@ -389,6 +413,8 @@ PARTS = ("attention", "planted", "base")
 COLUMNS = {
     "agree": (lambda r: r["attention"]["agree"], "{:.0%}"),
     "agree, random": (lambda r: r["attention"]["agree_random"], "{:.0%}"),
+    "distinct": (lambda r: r["attention"]["agree_distinct"], "{:.0%}"),
+    "distinct, random": (lambda r: r["attention"]["agree_distinct_random"], "{:.0%}"),
     "ratio": (lambda r: r["attention"]["ratio"], "{:.0f}"),
     "AUROC": (lambda r: r["attention"]["auroc"], "{:.2f}"),
     "share": (lambda r: r["attention"]["share"], "{:.0%}"),
@@ -402,7 +428,7 @@ COLUMNS = {
     "FVU": (lambda r: r["attention"]["fvu"], "{:.2f}"),
     "seconds": (lambda r: r["attention"]["seconds"], "{:.0f}"),
 }
-JUDGED = ("agree", "ratio", "AUROC", "share", "stable", "found", "plants")
+JUDGED = ("distinct", "ratio", "AUROC", "share", "stable", "found", "plants")
 """Columns by which settings are ranked: of all more is better, and none depends on the metric."""
 
 

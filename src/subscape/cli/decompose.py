@@ -29,6 +29,7 @@ from subscape.training import TrainingConfig, prepare
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.checkpoint import is_checkpoint
 from subscape.training.decompose import Prepared
+from subscape.training.recipes import RECIPES, RecipeName
 
 LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
@@ -67,21 +68,20 @@ class DecomposeRun:
     divergence: Literal["mse", "half-reference-mse", "kl"] | None = None
     """Between a row's output and its reference; kl takes logits. By default kl for a causal language model,
     otherwise mse."""
+    recipe: RecipeName = "whitened"
+    """What the next three are where they are not said: whitened (mean, 0.5, kronecker) or published
+    (another-row, norm, euclidean)."""
     reference: Literal["another-row", "mean", "batch-mean", "uniform"] | None = None
-    """Which output a row is compared with. By default mean for a causal language model, otherwise another-row."""
+    """Which output a row is compared with."""
     row_weight: Literal["norm", "output", "unit"] | float | None = None
-    """How much a row counts: as its gradient is long (norm, published), by an output gradient of length 1, all
-    the same (unit), or by a power of the length between 0 (norm) and 1 (unit). By default 0.5 for a causal
-    language model, otherwise norm."""
+    """How much a row counts: as its gradient is long (norm), by an output gradient of length 1 (output), all the
+    same (unit), or by a power of the length between 0 (norm) and 1 (unit)."""
     metric: MetricName | None = None
-    """What gradients are measured in: as published (euclidean), or by their own second moments. By default
-    kronecker for a causal language model, otherwise euclidean."""
+    """What gradients are measured in: as they are (euclidean), or by their own second moments (kronecker)."""
     metric_power: float = 0.5
     """Of the Kronecker metric; 0.5 makes rows isotropic."""
     metric_damping: float = 0.01
     """Of the Kronecker metric, as a share of the mean eigenvalue."""
-    recipe: Literal["by-model", "published"] = "by-model"
-    """What is not said: by the kind of model, or reference, row weight and metric as published."""
     engine: EngineName = "auto"
     """How row gradients are made."""
     device: str = "cpu"
@@ -171,10 +171,11 @@ def run(settings: DecomposeRun) -> Decomposition:
         data,
         heldout=heldout,
         divergence=settings.divergence or "mse",
-        reference=settings.reference or "another-row",
         rows=settings.rows or "sample",
-        row_weight="norm" if settings.row_weight is None else settings.row_weight,
-        metric=settings.metric or "euclidean",
+        recipe=settings.recipe,
+        reference=settings.reference,
+        row_weight=settings.row_weight,
+        metric=settings.metric,
         metric_power=settings.metric_power,
         metric_damping=settings.metric_damping,
         engine=settings.engine,
@@ -208,21 +209,14 @@ def _check_out(settings: DecomposeRun) -> None:
     )
 
 
-PUBLISHED = {"reference": "another-row", "row_weight": "norm", "metric": "euclidean"}
-OF_LANGUAGE = {"reference": "mean", "row_weight": 0.5, "metric": "kronecker"}
-"""Good in every column of docs/geometry.md: agreement, selectivity, stability, planted rules found."""
-
-
 def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     """What was not said, by the kind of model: run.toml then says it."""
     causal = getattr(model, "can_generate", lambda: False)()
-    picks: dict[str, Any] = dict(PUBLISHED)
-    picks |= {"rows": "sample", "divergence": "mse", "parameters": ("*",)}
+    picks: dict[str, Any] = {"rows": "sample", "divergence": "mse", "parameters": ("*",)}
     if causal:
-        picks |= {"rows": "token", "divergence": "kl"}
+        picks = {"rows": "token", "divergence": "kl"}
         picks["parameters"] = middle_attention(model) or ("*",)
-        if settings.recipe == "by-model":
-            picks |= OF_LANGUAGE
+    picks |= RECIPES[settings.recipe]
     return replace(
         settings, **{k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}
     )

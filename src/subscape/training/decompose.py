@@ -26,6 +26,7 @@ from subscape.targets import Outputs, Target
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
 from subscape.training.estimate import estimate
+from subscape.training.recipes import RecipeName, with_recipe
 from subscape.training.run import train
 
 HELDOUT_SHARE = 0.1
@@ -42,10 +43,11 @@ def decompose(
     parameters: str | Sequence[str] = "*",
     outputs: Outputs | None = None,
     divergence: str | Divergence | Values = "mse",
-    reference: str | Reference = "another-row",
     rows: RowKind = "sample",
-    row_weight: RowWeight = "norm",
-    metric: MetricName = "euclidean",
+    recipe: RecipeName = "whitened",
+    reference: str | Reference | None = None,
+    row_weight: RowWeight | None = None,
+    metric: MetricName | None = None,
     metric_power: float = 0.5,
     metric_damping: float = 0.01,
     engine: Engine = "auto",
@@ -65,11 +67,13 @@ def decompose(
         outputs: how to get a tensor out of the model; see `Target`.
         divergence: `mse`, `half-reference-mse`, `kl`, a `Divergence`, or a function
             `(outputs, reference) -> [row]`.
-        reference: `another-row`, `mean`, `batch-mean`, `uniform`, or a callable; see `subscape.references`.
         rows: `sample`; of a sequence model `token` for a row per position, or `sampled-token` for one position
             of every sequence, drawn anew every time.
-        row_weight: how much a row counts: `norm` (published), `output`, `unit`, or a power between 0 and 1.
-        metric: `euclidean` (published) or `kronecker`; see `lowrank.metric`.
+        recipe: what reference, row weight and metric are where they are not given: `whitened` (mean, 0.5,
+            kronecker) or `published` (another-row, norm, euclidean); see `training.recipes`.
+        reference: `another-row`, `mean`, `batch-mean`, `uniform`, or a callable; see `subscape.references`.
+        row_weight: how much a row counts: `norm`, `output`, `unit`, or a power between 0 and 1.
+        metric: `euclidean` or `kronecker`; see `lowrank.metric`.
         metric_power: of the Kronecker metric; ½ whitens fully.
         metric_damping: of the Kronecker metric, as a share of the mean eigenvalue.
         engine: how row gradients are made; `auto` chooses.
@@ -94,8 +98,9 @@ def decompose(
         parameters=parameters,
         outputs=outputs,
         divergence=divergence,
-        reference=reference,
         rows=rows,
+        recipe=recipe,
+        reference=reference,
         row_weight=row_weight,
         metric=metric,
         metric_power=metric_power,
@@ -155,10 +160,11 @@ def prepare(
     parameters: str | Sequence[str] = "*",
     outputs: Outputs | None = None,
     divergence: str | Divergence | Values = "mse",
-    reference: str | Reference = "another-row",
     rows: RowKind = "sample",
-    row_weight: RowWeight = "norm",
-    metric: MetricName = "euclidean",
+    recipe: RecipeName = "whitened",
+    reference: str | Reference | None = None,
+    row_weight: RowWeight | None = None,
+    metric: MetricName | None = None,
     metric_power: float = 0.5,
     metric_damping: float = 0.01,
     engine: Engine = "auto",
@@ -174,8 +180,9 @@ def prepare(
         parameters: globs over parameter names.
         outputs: how to get a tensor out of the model.
         divergence: between a row's output and its reference.
-        reference: which output a row is compared with.
         rows: what a row is.
+        recipe: what the next three are where they are not given.
+        reference: which output a row is compared with.
         row_weight: how much a row counts.
         metric: what gradients are measured in.
         metric_power: of the Kronecker metric.
@@ -198,6 +205,9 @@ def prepare(
         )
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
     config = with_settings(config or TrainingConfig(), settings)
+    geometry = {"reference": reference, "row_weight": row_weight, "metric": metric}
+    geometry = with_recipe(recipe, geometry)
+    reference = geometry.pop("reference")
     (samples, pairs), (kept, kept_pairs) = _split(as_samples(data), heldout, reference, config.seed)
     source = GradientSource(
         target,
@@ -207,20 +217,18 @@ def prepare(
         rows=rows,
         engine=engine,
         seed=config.seed,
-        row_weight=row_weight,
-        metric=metric,
         metric_power=metric_power,
         metric_damping=metric_damping,
+        **geometry,
     )
     held = source.over(kept, seed=config.seed + 1, reference=kept_pairs)
     names = {
         "outputs": target.outputs_name,
         "divergence": source.divergence.name,
         "reference": reference if isinstance(reference, str) else name_of(reference),
-        "row_weight": row_weight,
-        "metric": metric,
         "metric_power": metric_power,
         "metric_damping": metric_damping,
+        **geometry,
     }
     return Prepared(source, held, config, names)
 
