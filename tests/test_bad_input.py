@@ -444,8 +444,8 @@ config(format_version="1.0")
     saved/config.json | the config of a saved decomposition | ['threshold'] | save_pretrained
 config(format_version="3.0")
     saved/config.json | format_version 2.0 or 1.0 | '3.0' | Update subscape
-config(selection={"kind": "batch-topk", "l0": 1})
-    selection | ['batch-top-k', 'jumprelu'] | 'top-k'
+config(selection={"kind": "top-k", "l0": 1})
+    selection | ['batch-top-k', 'group-top-k', 'jumprelu'] | 'top-k'
 """)
 def test_saved_decompositions(code, said):
     run(code)
