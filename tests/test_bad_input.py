@@ -342,7 +342,7 @@ SETTINGS: list[tuple[str, Any, str]] = [
     ("schedule", "linear", "'cosine', 'step' or 'constant' | {}"),
     (
         "selection",
-        "top-k",
+        "batch-topk",
         "['batch-top-k', 'group-top-k', 'jumprelu'] | {} | Did you mean 'batch-top-k'?",
     ),
     ("rows", "word", "['sample', 'sampled-token', 'token'] | {}"),
@@ -445,7 +445,7 @@ config(format_version="1.0")
 config(format_version="3.0")
     saved/config.json | format_version 2.0 or 1.0 | '3.0' | Update subscape
 config(selection={"kind": "top-k", "l0": 1})
-    selection | ['batch-top-k', 'jumprelu'] | 'top-k'
+    selection | ['batch-top-k', 'group-top-k', 'jumprelu'] | 'top-k'
 """)
 def test_saved_decompositions(code, said):
     run(code)

@@ -117,7 +117,7 @@ def test_mixing_with_other_numbers_of_outputs():
 
 def test_the_published_squares_start_as_published():
     start = ToyTraining(n_steps=1, learning_rate=1e-12, n_candidates=1)
-    parameters = dict(squared(0, variant="published", training=start).model.named_parameters())
+    parameters = squared(0, variant="published", training=start).model.state_dict()
     biases = torch.cat([p for name, p in parameters.items() if name.endswith("bias")])
     assert 0.01 <= float(biases.min()) < 0.2
     assert 0.8 < float(biases.max()) <= 1
