@@ -13,24 +13,28 @@ from subscape.toys import true_subnetworks
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
-@pytest.mark.parametrize(("form", "seed"), [("tucker", 0), ("cp", 1)])
-def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form, seed):
+@pytest.mark.parametrize(
+    ("form", "seed", "recipe"), [("tucker", 0, "whitened"), ("cp", 1, "published")]
+)
+def test_planted_subnetworks_are_found_to_the_last_digits(make_planted, form, seed, recipe):
     planted = make_planted(seed)
-    result = decompose(
-        planted.model, planted.data, steps=1200, n_restarts=2, form=form, **planted.options
-    )
+    options = planted.options | {"form": form, "recipe": recipe}
+    result = decompose(planted.model, planted.data, steps=1200, n_restarts=2, **options)
     assert result.metrics["fvu"] < 1e-10
     assert result.metrics["l0"] == 2.0
     assert result.metrics["dead"] == 0.0
-    cosines = (planted.subnetworks @ result.decoder.flat().mT).abs()
+    metric = result.geometry.metric
+    made_of = result.decoder if metric is None else metric.to_gradients(result.decoder)
+    read_by = result.encoder if metric is None else metric.to_push(result.encoder)
+    lengths = made_of.flat().norm(dim=1)
+    cosines = (planted.subnetworks @ made_of.flat().mT / lengths).abs()
     assert (cosines.amax(1) > 1 - 1e-8).all()
     # One subnetwork for each of the nine.
     assert cosines.argmax(1).unique().numel() == 9
     # Inactive coefficients only have to stay below the cut, but active ones must be exact.
-    found = result.decoder.flat()[cosines.argmax(1)]
-    encoder = result.encoder.flat()[cosines.argmax(1)]
-    signs = (planted.subnetworks * found).sum(1).sign()
-    active = (planted.subnetworks * encoder).sum(1) * signs
+    own = cosines.argmax(1)
+    signs = (planted.subnetworks * made_of.flat()[own]).sum(1).sign()
+    active = (planted.subnetworks * read_by.flat()[own]).sum(1) * signs * lengths[own]
     torch.testing.assert_close(active, torch.ones(9).double(), rtol=0, atol=1e-4)
     # One row at a time, the stored threshold selects as well as the batch did.
     assert result.metrics["fvu_row_by_row"] < 0.02
