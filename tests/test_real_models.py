@@ -62,6 +62,7 @@ def test_attention_is_decomposed(stories, windows, tmp_path):
     before = {name: p.detach().clone() for name, p in stories.named_parameters()}
     options = {"divergence": "kl", "rows": "sampled-token", "n_heldout_rows": 64, "steps": 20}
     options |= {"n_subnetworks": 20, "rank": 0.1, "l0": 2.0, "batch_size": 32, "progress": False}
+    options |= {"recipe": "published"}
     result = decompose(stories, windows, parameters=ATTENTION, out=tmp_path, **options)
     # Ranks of a tenth: 6 of 64, 3 of 32.
     assert [t.ranks for t in result.layout.tensors] == [(6, 6), (3, 6), (3, 6), (6, 6)]

@@ -222,7 +222,9 @@ def test_what_was_picked_is_said(folder, capsys):
     for line in (
         "rows        sample",
         "divergence  mse",
-        "reference   another-row",
+        "reference   mean",
+        "row weight  0.5",
+        "metric      kronecker",
         "rank        1",
         "k           2 of 4 subnetworks a row",
     ):
