@@ -182,7 +182,8 @@ def worths(
         lost[k] = (own[rows] - price * n_active[rows] - best).clamp_min(0).sum()
         grown = codes_of(rest, cosines, chosen_now, n_now).square().sum(0)
         taken_over[k, others] = grown - codes[rows][:, others].square().sum(0)
-    return Worth(codes.square().sum(0), lost, taken_over, own.sum(), codes)
+    use = (codes.square().sum(0) - price * (codes != 0).sum(0)).clamp_min(0)
+    return Worth(use, lost, taken_over, own.sum() - price * n_active.sum(), codes)
 
 
 def _out(worth: Worth, gram: Tensor) -> list[int]:
