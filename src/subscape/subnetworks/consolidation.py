@@ -4,15 +4,19 @@ Nobody knows the true number of circuits, and spare subnetworks split them: the 
 drifts there. With the best codes at the same L0 (`sparse_codes`), take subnetwork k away and let the others do
 what they can in the rows where it was active:
 
-    lost_k       what is then explained less, a freed place being worth what it brings elsewhere
+    lost_k       what is then explained less
     use_k        Σ s_k², what k explains as things are
     unique_k     lost_k / use_k: how little the others can stand in for it
 
+both above the price of the places it takes, which could be filled elsewhere.
+
 A subnetwork goes if the others make up for a fifth of what it does, unique_k < `UNIQUE`, or if it is worth less
-than a quarter of a fair share, lost_k < `SHARE` · explained / n. Least lost goes first, a tenth at a time and never
-two that are alike, until none is left to go. Where one other takes over most of what k did, they are merged: the
-other becomes the best direction for what both explained. Otherwise k is dropped. The first measure has no scale: a
-circuit that is quiet stays, if it is one of its own.
+than a quarter of a fair share, lost_k < `SHARE` · explained / n. Least lost goes first, a tenth at a time and
+never two that are alike, until none is left to go. Where one other takes over most of what k did, they are merged:
+the other becomes the best direction for what both explained. Otherwise k is dropped.
+
+L0 may be too large as well: places are filled, best first, while one explains at least a fiftieth of what they do
+on average.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from torch import Tensor
 from subscape._shapes import Float
 from subscape.lowrank import Stack
 from subscape.lowrank.project import project
+from subscape.lowrank.stack import unit
 from subscape.subnetworks.sparse_codes import SMALL_PIVOT, codes_of, pursuit, slopes, spread
 
 UNIQUE = 0.8
@@ -36,6 +41,8 @@ SHARE = 0.25
 """Share of a fair share, explained / n, that must be lost without it."""
 AT_ONCE = 0.1
 """Share of the subnetworks that go in one round at most (but at least one)."""
+WORTH_A_PLACE = 0.02
+"""Share of what an active subnetwork explains on average that one more must explain."""
 ALIKE = 0.2
 """|cosine| from which two do not go in the same round: the second may be what stands in for the first."""
 TAKEN_OVER = 0.5
@@ -66,6 +73,8 @@ class Consolidation:
     """Those that stay, by their places before."""
     gone: list[Gone]
     """Those that went, in order."""
+    l0: float
+    """Active subnetworks per row: as asked, or as many as are worth a place."""
     mix: Float[Tensor, "kept before"]
     """What of the directions before makes each of those that stay: a unit direction."""
 
@@ -74,17 +83,19 @@ class Consolidation:
         return {
             "before": len(self.kept) + len(self.gone),
             "after": len(self.kept),
+            "l0": self.l0,
             "kept": self.kept,
             "gone": [asdict(each) for each in self.gone],
         }
 
-    def applied_to(self, stack: Stack) -> Stack:
-        """The directions that stay, of the same ranks; encoders are merged as decoders are."""
+    def applied_to(self, stack: Stack, *, normalise: bool = False) -> Stack:
+        """The directions that stay, of the same ranks; encoders are merged as decoders are, without a norm."""
         weights = stack.weights[self.kept].clone()
         for place in (self.mix != 0).sum(1).gt(1).nonzero()[:, 0].tolist():
             parts = self.mix[place].nonzero()[:, 0]
             union = self.mix[place, parts].to(weights) @ stack.select(parts).flat()
-            weights[place] = project(stack.layout, union[None]).weights[0]
+            merged = project(stack.layout, union[None])
+            weights[place] = (unit(merged) if normalise else merged).weights[0]
         return Stack(stack.layout, weights)
 
 
@@ -108,6 +119,8 @@ class Worth(NamedTuple):
     """Energy that all explain together."""
     codes: Float[Tensor, "row subnetwork"]
     """The best codes."""
+    l0: float
+    """Active ones per row: as asked, or as many as are worth a place."""
 
 
 def consolidate(
@@ -125,7 +138,7 @@ def consolidate(
     inner, gram = inner.double(), gram.double()
     mix = torch.eye(len(gram)).to(gram)
     kept, gone = list(range(len(gram))), []
-    while len(kept) > 1:
+    while True:
         cosines = mix @ gram @ mix.mT
         worth = worths(inner @ mix.mT, cosines, l0_of(len(kept)))
         out = _out(worth, cosines)
@@ -151,7 +164,7 @@ def consolidate(
                 )
         stay = [place for place in range(len(kept)) if place not in out]
         kept, mix = [kept[place] for place in stay], mix[stay]
-    return Consolidation(kept, gone, mix)
+    return Consolidation(kept, gone, worth.l0, mix)
 
 
 def worths(
@@ -159,13 +172,9 @@ def worths(
 ) -> Worth:
     """What every subnetwork is worth with the best codes, `l0` active ones a row on average."""
     n_rows, n = inner.shape
-    largest = min(n, max(6, math.ceil(3 * l0)))
-    budget = max(1, round(l0 * n_rows))
-    explained, chosen = pursuit(inner, gram, largest)
+    explained, chosen = pursuit(inner, gram, min(n, max(6, math.ceil(3 * l0))))
+    budget, price = _budget(explained, l0)
     n_active = spread(explained, budget)
-    # What a place is worth where the budget ends.
-    price = slopes(explained).flatten().topk(min(budget, n_rows * largest)).values[-1]
-    price = price.clamp_min(SMALL_PIVOT * explained.max())
     own = explained.gather(1, n_active[:, None])[:, 0]
     codes = codes_of(inner, gram, chosen, n_active)
     lost, taken_over = inner.new_zeros(n), inner.new_zeros(n, n)
@@ -183,7 +192,20 @@ def worths(
         grown = codes_of(rest, cosines, chosen_now, n_now).square().sum(0)
         taken_over[k, others] = grown - codes[rows][:, others].square().sum(0)
     use = (codes.square().sum(0) - price * (codes != 0).sum(0)).clamp_min(0)
-    return Worth(use, lost, taken_over, own.sum() - price * n_active.sum(), codes)
+    return Worth(
+        use, lost, taken_over, own.sum() - price * n_active.sum(), codes, min(l0, budget / n_rows)
+    )
+
+
+def _budget(explained: Tensor, l0: float) -> tuple[int, Tensor]:
+    """How many places are filled in all rows together, and what a place is worth where they end."""
+    gains = slopes(explained).flatten().sort(descending=True).values
+    asked = min(max(1, round(l0 * len(explained))), len(gains))
+    means = gains[:asked].cumsum(0) / torch.arange(1, asked + 1, device=gains.device)
+    budget = max(1, int((gains[:asked] >= WORTH_A_PLACE * means).sum()))
+    # Not zero, so that a place is not filled for nothing.
+    price = gains[budget - 1].clamp_min(SMALL_PIVOT * gains[0])
+    return (budget if budget < asked else max(1, round(l0 * len(explained)))), price
 
 
 def _out(worth: Worth, gram: Tensor) -> list[int]:

@@ -54,7 +54,8 @@ def pursuit(
         residual = residual - torch.where(gain > 0, step, 0.0) * unit
         outside = outside - unit.square()
         basis.append(unit)
-    return Pursuit(torch.stack(explained, dim=1), torch.stack(steps, dim=1))
+    none = torch.zeros(len(inner), 0, dtype=torch.long, device=inner.device)
+    return Pursuit(torch.stack(explained, dim=1), torch.stack(steps, dim=1) if steps else none)
 
 
 def codes_of(

@@ -53,9 +53,9 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
                     "(--overwrite).",
                 )
             )
-    trainer.load_state(read_tensors(path))
     if "consolidation" in metadata:
         trainer.consolidation = json.loads(metadata["consolidation"])
+    trainer.load_state(read_tensors(path))
     return True
 
 

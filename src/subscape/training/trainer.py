@@ -56,7 +56,7 @@ class Trainer:
     def _start(self, directions: Stack) -> None:
         """A fresh dictionary of these directions, and its optimiser."""
         config, weights = self.config, directions.weights
-        n_active = config.n_active_of(weights.shape[-2])
+        n_active = self.consolidation["l0"] if self.consolidation else config.n_active
         selection = selection_of(config.selection)(n_active, weights.shape[:-1], weights)
         # The encoder starts equal to the decoder.
         self.dictionary = Dictionary(
@@ -119,15 +119,14 @@ class Trainer:
         inner = self.stream.inner(index, self.step_number, decoder, CONSOLIDATION_ROWS)
         found = consolidate(inner, decoder.gram(), self.config.n_active_of)
         one = Trainer([self.sources[index]], self.config)
+        one.consolidation = {"step": self.step_number, "restart": best, **found.record()}
         state = {k: v if v.dim() == 0 else v[index, best] for k, v in self.state().items()}
         # What is of a subnetwork goes with it: moments, thresholds.
         state = {k: v[found.kept] if v.dim() > 0 else v for k, v in state.items()}
-        for name, stack in (("encoder", encoder), ("decoder", decoder)):
-            state[f"dictionary.{name}_weights"] = found.applied_to(stack).weights
+        state["dictionary.encoder_weights"] = found.applied_to(encoder).weights
+        state["dictionary.decoder_weights"] = found.applied_to(decoder, normalise=True).weights
         lead = {k for k in state if k != "step" and not k.endswith(".step")}
         one.load_state({k: v[None, None] if k in lead else v for k, v in state.items()})
-        one.dictionary.normalise()
-        one.consolidation = {"step": self.step_number, "restart": best, **found.record()}
         return one
 
     def state(self) -> dict[str, Tensor]:
@@ -145,7 +144,7 @@ class Trainer:
         self.step_number = int(state["step"])
         weights = {k.split(".", 1)[1]: v for k, v in state.items() if k.startswith("dictionary.")}
         decoder = weights["decoder_weights"]
-        if decoder.shape != self.dictionary.decoder_weights.shape:  # some were merged or dropped
+        if self.consolidation:  # fewer subnetworks, of one restart
             self._start(Stack(self.dictionary.layout, decoder.to(self.dictionary.decoder_weights)))
         self.dictionary.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}
