@@ -12,7 +12,7 @@ both above the price of the places it takes, which could be filled elsewhere.
 
 A subnetwork goes if the others make up for a fifth of what it does, unique_k < `UNIQUE`, or if it is worth less
 than a quarter of a fair share, lost_k < `SHARE` · explained / n. Least lost goes first, a tenth at a time and
-never two that are alike, until none is left to go. Where one other takes over most of what k did, they are merged:
+never two that are alike, until none is left to go. Where it is one other that makes up for most, they are merged:
 the other becomes the best direction for what both explained. Otherwise k is dropped.
 
 L0 may be too large as well: places are filled, best first, while one explains at least a fiftieth of what they do
@@ -46,7 +46,7 @@ WORTH_A_PLACE = 0.02
 ALIKE = 0.2
 """|cosine| from which two do not go in the same round: the second may be what stands in for the first."""
 TAKEN_OVER = 0.5
-"""Share of what a subnetwork explained that one other must take over for the two to count as merged."""
+"""Share of what the others make up for that one of them must, for the two to count as merged."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ def _budget(explained: Tensor, l0: float) -> tuple[int, Tensor]:
     asked = min(max(1, round(l0 * len(explained))), len(gains))
     means = gains[:asked].cumsum(0) / torch.arange(1, asked + 1, device=gains.device)
     budget = max(1, int((gains[:asked] >= WORTH_A_PLACE * means).sum()))
-    # Not zero, so that a place is not filled for nothing.
-    price = gains[budget - 1].clamp_min(SMALL_PIVOT * gains[0])
+    # What the first place that is not filled would bring; not zero, so that none is filled for nothing.
+    price = gains[budget:][:1].sum().clamp_min(SMALL_PIVOT * gains[0])
     return (budget if budget < asked else max(1, round(l0 * len(explained)))), price
 
 
@@ -214,22 +214,24 @@ def _out(worth: Worth, gram: Tensor) -> list[int]:
     replaceable = worth.lost < UNIQUE * worth.use
     small = worth.lost <= SHARE * worth.explained / n
     out: list[int] = []
-    for k in worth.lost.argsort(stable=True).tolist():
+    # Of equal ones that of no use goes first.
+    order = sorted(range(n), key=lambda k: (float(worth.lost[k]), float(worth.use[k])))
+    for k in order:
         if len(out) == max(1, int(AT_ONCE * n)):
             break
-        dead = bool(worth.use[k] == 0)
-        if dead or ((replaceable[k] or small[k]) and not (gram[k, out].abs() > ALIKE).any()):
+        if (replaceable[k] or small[k]) and not (gram[k, out].abs() > ALIKE).any():
             out.append(k)
     return out[: n - 1]
 
 
 def _heir(worth: Worth, gram: Tensor, k: int, out: list[int]) -> tuple[int | None, float]:
-    """Who takes over most of what k did, if it is most of it, and the cosine."""
+    """Who of the others makes up for most of what can be made up for, if k is replaceable; and the cosine."""
     growth = worth.taken_over[k].clone()
     cosines = gram[k].abs().clone()
     growth[out], cosines[out] = -torch.inf, -torch.inf
     into = int(growth.argmax())
-    if worth.use[k] > 0 and growth[into] >= TAKEN_OVER * worth.use[k]:
+    made_up = worth.use[k] - worth.lost[k]
+    if worth.lost[k] < UNIQUE * worth.use[k] and growth[into] >= TAKEN_OVER * made_up:
         return into, float(gram[k, into])
     return None, float(cosines.max())
 

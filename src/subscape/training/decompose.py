@@ -198,7 +198,7 @@ def prepare(
         )
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
     config = with_settings(config or TrainingConfig(), settings)
-    (samples, pairs), (kept, kept_pairs) = _split(as_samples(data), heldout, reference, config.seed)
+    (samples, pairs), (kept, kept_pairs) = split(as_samples(data), heldout, reference, config.seed)
     source = GradientSource(
         target,
         samples,
@@ -247,7 +247,7 @@ Part = tuple[Samples, str | Reference]
 """Samples, and the reference rule that goes with them."""
 
 
-def _split(
+def split(
     samples: Samples, heldout: Any, reference: str | Reference, seed: int
 ) -> tuple[Part, Part]:
     """Rows to train on and rows held out, no sample of which is trained on."""

@@ -72,23 +72,23 @@ def train_side_by_side(
         mininterval=0.5,
     )
     with bar:
-        _steps(trainer, min(at, config.steps), folder, bar)
+        run_steps(trainer, min(at, config.steps), folder, bar)
         trainers = [trainer]
         if at <= config.steps and trainer.consolidation is None:
             trainers = [trainer.consolidated(index) for index in range(len(sources))]
-            for each in trainers:
+            for each in trainers if progress else ():
                 bar.write(f"consolidate: {summary(each.consolidation or {})}")
         for each in trainers:
             bar.n = each.step_number
-            _steps(each, config.steps, folder, bar)
+            run_steps(each, config.steps, folder, bar)
     seconds = time.perf_counter() - started
     metrics = {"seconds": seconds, "steps": config.steps}
     if trainers[0] is trainer:
-        return [_best(trainer, index, held, metrics) for index, held in enumerate(heldout)]
-    return [_best(each, 0, held, metrics) for each, held in zip(trainers, heldout, strict=True)]
+        return [best_of(trainer, index, held, metrics) for index, held in enumerate(heldout)]
+    return [best_of(each, 0, held, metrics) for each, held in zip(trainers, heldout, strict=True)]
 
 
-def _steps(trainer: Trainer, until: int, folder: Path | None, bar: Any) -> None:
+def run_steps(trainer: Trainer, until: int, folder: Path | None, bar: Any) -> None:
     """Train up to a step, with metrics and checkpoints on the way."""
     config = trainer.config
     while trainer.step_number < until:
@@ -130,9 +130,10 @@ def _cut_metrics(path: Path, step: int) -> None:
         path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
-def _best(
+def best_of(
     trainer: Trainer, index: int, heldout: GradientSource, metrics: dict[str, Any]
 ) -> Decomposition:
+    """The restart of one source with the lowest FVU on held-out rows, with its figures."""
     config, source = trainer.config, trainer.sources[index]
     restarts = trainer.dictionary.select(index)
     amount: dict[str, Any] = {
