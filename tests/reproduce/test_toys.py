@@ -5,8 +5,24 @@ from subscape.reproduce.toys import summarise, true_directions
 from subscape.toys import SparseInputs, Toy
 from subscape.toys.networks import Perceptron
 
-RUN = {"seed": 4, "fvu": 0.2, "fvu_oracle": 0.1, "success": True, "matched": 5, "truths": 5, "subnetworks": 6}
-OTHER = {"seed": 7, "fvu": 0.4, "fvu_oracle": 0.2, "success": False, "matched": 3, "truths": 5, "subnetworks": 5}
+RUN = {
+    "seed": 4,
+    "fvu": 0.2,
+    "fvu_oracle": 0.1,
+    "success": True,
+    "matched": 5,
+    "truths": 5,
+    "subnetworks": 6,
+}
+OTHER = {
+    "seed": 7,
+    "fvu": 0.4,
+    "fvu_oracle": 0.2,
+    "success": False,
+    "matched": 3,
+    "truths": 5,
+    "subnetworks": 5,
+}
 
 
 def test_a_summary_by_hand():
