@@ -6,12 +6,11 @@ import torch
 from subscape.measures.oracle import (
     best_subsets,
     oracle,
-    orthogonal_least_squares,
     pca_fvu,
     pca_fvu_of_grams,
     principal_directions,
-    spread,
 )
+from subscape.subnetworks.sparse_codes import pursuit, spread
 
 
 def test_orthogonal_and_other_directions_by_hand():
@@ -55,7 +54,7 @@ def test_best_subsets_are_the_least_squares_of_every_subset():
 
 def test_orthogonal_least_squares_is_never_better_and_ends_at_the_full_span():
     g, t = random_problem(20, 8, 6)
-    greedy = orthogonal_least_squares(g @ t.mT, t @ t.mT, 6)
+    greedy = pursuit(g @ t.mT, t @ t.mT, 6).explained
     for size in (1, 2, 3):
         assert (greedy[:, size] <= best_subsets(g @ t.mT, t @ t.mT, size) + 1e-9).all()
     torch.testing.assert_close(greedy[:, 1], (g @ t.mT).square().amax(1))

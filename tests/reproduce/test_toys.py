@@ -7,8 +7,24 @@ from subscape.targets import Target
 from subscape.toys import SparseInputs, Toy, ToyTraining, row_gradients, tms
 from subscape.toys.networks import Bottleneck, Perceptron
 
-RUN = {"seed": 4, "fvu": 0.2, "fvu_oracle": 0.1, "success": True, "matched": 5, "truths": 5}
-OTHER = {"seed": 7, "fvu": 0.4, "fvu_oracle": 0.2, "success": False, "matched": 3, "truths": 5}
+RUN = {
+    "seed": 4,
+    "fvu": 0.2,
+    "fvu_oracle": 0.1,
+    "success": True,
+    "matched": 5,
+    "truths": 5,
+    "subnetworks": 6,
+}
+OTHER = {
+    "seed": 7,
+    "fvu": 0.4,
+    "fvu_oracle": 0.2,
+    "success": False,
+    "matched": 3,
+    "truths": 5,
+    "subnetworks": 5,
+}
 
 
 def test_a_summary_by_hand():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +22,7 @@ from subscape.cli.loading import device_of, is_code, load_data, load_model, refu
 from subscape.cli.run_folder import CONFIG
 from subscape.gradients.source import EngineName, MetricName
 from subscape.rows import RowKind
+from subscape.subnetworks.consolidation import summary
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.formats import RENAMED, ROWS
 from subscape.targets import Target
@@ -278,9 +279,14 @@ def _print(result: Decomposition, settings: DecomposeRun) -> None:
 {figures["fvu"]:.3f}
   L0 (active subnetworks per row)  {figures["l0"]:.2f}
   row by row with the threshold    FVU {figures["fvu_row_by_row"]:.3f}, L0 {figures["l0_row_by_row"]:.2f}
-  dead subnetworks                 {figures["dead"]:.1%}
+  dead subnetworks                 {figures["dead"]:.1%}{_consolidated(figures)}
 
 Saved in {settings.out / "final"}; next
   subscape measure {settings.out}{trust}
 Replay with
   subscape decompose --config {settings.out / CONFIG}{trust} --out ANOTHER""")
+
+
+def _consolidated(figures: Mapping[str, Any]) -> str:
+    record = figures.get("consolidation")
+    return f"\n  consolidated                     {summary(record)}" if record else ""

@@ -16,6 +16,7 @@ ERRORS = (ValueError, TypeError, ImportError, OSError)
 
 COMMANDS = {
     "decompose": "Decompose a model into sparsely active, low-rank directions in parameter space.",
+    "consolidate": "Merge and drop subnetworks of a run that are not one of their own, and refit.",
     "measure": "Measure what every subnetwork of a run is for, and what pushing it does.",
     "top": "List the subnetworks of a measured run, or the top samples of one.",
     "report": "Write a measured run as one HTML file.",

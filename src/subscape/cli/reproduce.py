@@ -66,7 +66,11 @@ class ReproduceRun:
     rank: int | None = None
     """Another rank of the matrices."""
     active_fraction: float | None = None
-    """Another k."""
+    """Another k, as a share of all subnetworks, also of those that are left."""
+    l0: float | None = None
+    """Another number of active subnetworks per row, however many there are."""
+    consolidate: bool = False
+    """Merge and drop subnetworks that are not one of their own, after 60 % of the steps."""
     steps: int | None = None
     """Another number of steps."""
     batch_size: int | None = None
@@ -113,6 +117,7 @@ TRAINING_FLAGS = (
     "group_size",
     "rank",
     "active_fraction",
+    "l0",
     "steps",
     "batch_size",
     "dense_warmup",
@@ -166,7 +171,7 @@ def _with_flags(what: Reproduction, settings: ReproduceRun) -> Reproduction:
     require(n >= 1, "n_samples", "a whole number of at least 1", n)
     return replace(
         what,
-        training=replace(what.training, **given),
+        training=replace(what.training, **given, consolidate=settings.consolidate),
         divergence=settings.divergence or what.divergence,
         n_samples=n,
         **{name: getattr(settings, name) for name in GEOMETRY},
@@ -216,6 +221,7 @@ def _toy_lines(results: Mapping[str, Any]) -> list[str]:
         "  mean of batches, as published": spread("fvu_of_batches"),
         "oracle FVU at the same L0": f"{s['fvu_oracle']['mean']:.3f}   gap {s['oracle_gap']:+.3f}",
         "L0": f"{s['l0']['mean']:.2f}, active scalars {s['active_scalars']['mean']:.2f}",
+        "subnetworks": ", ".join(f"{n} in {k} seeds" for n, k in sorted(s["subnetworks"].items())),
         "success": f"{s['success']} of {n}",
         "true subnetworks matched": f"{s['matched']} of {s['truths']}",
         "MMCS": f"{s['mmcs']['mean']:.4f} (min {s['mmcs']['min']:.3f})",

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from subscape._checks import require
 from subscape._shapes import Float, Int
+from subscape.subnetworks.sparse_codes import SMALL_PIVOT, pursuit, spread
 
 MAX_SUBSETS = 3000
 """Subsets of one size that are all tried: every pair of 77, triple of 27, quadruple of 17."""
 ROW_CHUNK = 512
-SMALL_PIVOT = 1e-10
-"""A unit direction whose part outside the chosen ones has a smaller square is taken to lie in their span."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _explained(
     inner: Float[Tensor, "row direction"], gram: Float[Tensor, "direction direction"], largest: int
 ) -> tuple[Float[Tensor, "row size"], int]:
     """Energy explained per row with 0..largest active ones; the largest size tried exhaustively."""
-    explained = orthogonal_least_squares(inner, gram, largest)
+    explained = pursuit(inner, gram, largest).explained.clone()
     tried = 0
     for size in range(1, largest + 1):
         if math.comb(inner.shape[1], size) > MAX_SUBSETS:
@@ -111,53 +110,6 @@ def best_subsets(
         for p in (rows[:, subsets] for rows in inner.split(ROW_CHUNK))
     ]
     return torch.cat(best)
-
-
-def orthogonal_least_squares(
-    inner: Float[Tensor, "row direction"], gram: Float[Tensor, "direction direction"], largest: int
-) -> Float[Tensor, "row size"]:
-    """Energy explained with 0..largest directions, each added where it then explains most.
-
-    Gram-Schmidt in the space of inner products: u_1, u_2, … is the orthonormal basis of a row's chosen
-    directions, `basis[i]` holds ⟨u_i, t_l⟩ for every l.
-    """
-    residual = inner.clone()
-    outside = gram.diagonal().expand_as(inner).clone()
-    explained = [inner.new_zeros(len(inner))]
-    basis: list[Tensor] = []
-    for _ in range(largest):
-        gain = torch.where(outside > SMALL_PIVOT, residual.square() / outside, 0.0)
-        gain, chosen = gain.max(1, keepdim=True)
-        explained.append(explained[-1] + gain[:, 0])
-        along = gram[chosen[:, 0]]
-        for u in basis:
-            along = along - u.gather(1, chosen) * u
-        # Where nothing is left to gain the step is void.
-        pivot = outside.gather(1, chosen)
-        unit = torch.where(gain > 0, along / pivot.clamp(min=SMALL_PIVOT).sqrt(), 0.0)
-        step = residual.gather(1, chosen) / pivot.clamp(min=SMALL_PIVOT).sqrt()
-        residual = residual - torch.where(gain > 0, step, 0.0) * unit
-        outside = outside - unit.square()
-        basis.append(unit)
-    return torch.stack(explained, dim=1)
-
-
-def spread(explained: Float[Tensor, "row size"], budget: int) -> Int[Tensor, " row"]:
-    """Spread a budget of active directions over rows, best gain per direction first.
-
-    A row's gains need not fall with size (two directions may help only together), so they are replaced by
-    the slopes of their concave hull: min over a ≤ i of max over b ≥ i of the mean gain of steps a..b.
-    """
-    n_sizes = explained.shape[1] - 1
-    slopes = torch.empty_like(explained[:, 1:])
-    for i in range(n_sizes):
-        ends = torch.arange(i + 1, n_sizes + 1, device=explained.device)
-        means = [(explained[:, ends] - explained[:, [a]]) / (ends - a) for a in range(i + 1)]
-        slopes[:, i] = torch.stack([m.amax(1) for m in means]).amin(0)
-    # Stable and row by row: the steps of a row stay in order and those of a joint gain together.
-    order = slopes.flatten().sort(descending=True, stable=True)
-    taken = order.indices[: max(budget, 0)][order.values[: max(budget, 0)] > 0]
-    return torch.bincount(taken // n_sizes, minlength=len(explained))
 
 
 def pca_fvu(

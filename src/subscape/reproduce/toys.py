@@ -9,6 +9,7 @@ toys are trained several times and the best is kept, see `subscape.toys`).
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, replace
 from typing import Any, NamedTuple
@@ -157,6 +158,7 @@ def _figures(
         **{name: metrics[name] for name in METRICS},
         "fvu_oracle": oracle(gradients.flat, truth.directions, metrics["active_scalars"]).fvu,
         **{name: getattr(compared, name) for name in VERDICTS},
+        "subnetworks": len(decomposition),
         "matched": compared.n_matched,
         "truths": compared.n_truths,
         "energy": truth.energy.mean().item(),
@@ -253,6 +255,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "min": t.min().item(),
                 "max": t.max().item(),
             }
+    summary["subnetworks"] = dict(Counter(run["subnetworks"] for run in runs))
     summary["matched"] = sum(run["matched"] for run in runs)
     summary["truths"] = sum(run["truths"] for run in runs)
     summary["oracle_gap"] = summary["fvu"]["mean"] - summary["fvu_oracle"]["mean"]

@@ -37,6 +37,7 @@ from subscape.lowrank import Layout, Stack, TensorLayout
 from subscape.lowrank.stack import unit
 from subscape.references import FixedOutput, Reference
 from subscape.rows import RowKind
+from subscape.subnetworks.consolidation import consolidate
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.evaluation import Evaluation, evaluate
@@ -258,6 +259,54 @@ class Decomposition:
         """Itself on the model's device."""
         device = next((model.model if isinstance(model, Target) else model).parameters()).device
         return self if device == self.decoder.weights.device else self.to(device)
+
+    def consolidated(
+        self,
+        model: nn.Module | Target,
+        inputs: Any,
+        *,
+        n_rows: int = 2048,
+        batch_size: int = 256,
+        **options: Any,
+    ) -> Decomposition:
+        """The same with subnetworks merged that are parts of one, and without those of little worth.
+
+        Which, and why, is in `metrics["consolidation"]`; the other figures are to be measured anew. Nothing is
+        trained: `subscape.training.refit.refit` does that.
+
+        Args:
+            model: the model, or the target, that this decomposition was made for.
+            inputs: inputs, best those that were trained on.
+            n_rows: rows to judge by.
+            batch_size: rows made at once.
+            **options: as for `source`.
+
+        Returns:
+            The smaller decomposition.
+        """
+        source = self.source(model, inputs, **options)
+        rows = source.rows_of(torch.arange(len(source))).micro_batches(batch_size)
+        gradients = [source.gradients(part) for part in rows[: -(-n_rows // batch_size)]]
+        selection = self.dictionary.selection
+        with torch.no_grad():
+            inner = torch.cat([g.inner(self.decoder) for g in gradients])
+            found = consolidate(inner, self.decoder.gram(), self._l0_of)
+            encoder = found.applied_to(self.encoder)
+            decoder = found.applied_to(self.decoder, normalise=True)
+            smaller = selection.of(found.kept, found.l0)
+            smaller.calibrate(torch.cat([g.inner(encoder) for g in gradients]).abs())
+        return replace(
+            self,
+            dictionary=Dictionary(encoder, decoder, smaller).requires_grad_(False),
+            metrics={"consolidation": found.record()},
+        )
+
+    def _l0_of(self, n_subnetworks: int) -> float:
+        """Active ones per row where there are so many: a share of them, unless a number was asked for."""
+        l0 = self.dictionary.selection.l0
+        if self.settings.get("l0") is not None:
+            return min(l0, n_subnetworks)
+        return l0 / len(self) * n_subnetworks
 
     def encode_gradients(self, gradients: RowGradients) -> Float[Tensor, "row subnetwork"]:
         """Codes of row gradients of the target; see `encode`."""

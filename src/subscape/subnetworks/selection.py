@@ -7,6 +7,7 @@ a class here (or anywhere) and its entry in `SELECTIONS`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy
 import torch
@@ -87,6 +88,17 @@ class Selection(nn.Module):
         one = build(type(self), self.l0, self.lead[1:], like, self.group_size)
         one.load_state_dict(state)
         return one
+
+    def of(self, kept: Sequence[int], l0: float) -> Selection:
+        """The selection of some of the subnetworks, with another l0."""
+        state = {
+            name: values[..., kept] if values.shape == self.lead else values
+            for name, values in self.state_dict().items()
+        }
+        lead = torch.Size([*self.lead[:-1], len(kept)])
+        some = type(self)(l0, lead, next(iter(state.values())))
+        some.load_state_dict(state)
+        return some
 
 
 class BatchTopK(Selection):

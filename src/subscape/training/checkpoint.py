@@ -20,7 +20,10 @@ NAME = "checkpoint.safetensors"
 
 def save_checkpoint(folder: Path, trainer: Trainer) -> None:
     """Write the trainer's state into a run folder, atomically, over the one before it."""
-    write_tensors(folder / NAME, trainer.state(), {"state": json.dumps(_identity(trainer))})
+    metadata = {"state": json.dumps(_identity(trainer))}
+    if trainer.consolidation is not None:
+        metadata["consolidation"] = json.dumps(trainer.consolidation)
+    write_tensors(folder / NAME, trainer.state(), metadata)
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
@@ -28,7 +31,8 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
     path = folder / NAME
     if not path.exists():
         return False
-    written = read_metadata(path).get("state")
+    metadata = read_metadata(path)
+    written = metadata.get("state")
     if written is None:
         raise ValueError(
             problem(
@@ -49,6 +53,8 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
                     "(--overwrite).",
                 )
             )
+    if "consolidation" in metadata:
+        trainer.consolidation = json.loads(metadata["consolidation"])
     trainer.load_state(read_tensors(path))
     return True
 

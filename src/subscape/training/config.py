@@ -54,6 +54,9 @@ class TrainingConfig:
     """Steps between resamplings: subnetworks that are dead or of little use start anew (0: never)."""
     resample_until: float = 0.5
     """Share of the steps after which nothing is resampled any more."""
+    consolidate: bool = False
+    """Merge and drop subnetworks that are not one of their own, after 60 % of the steps: n_subnetworks may then be
+    too many, and the number that is left is a result."""
     n_heldout_rows: int = 1024
     """Rows not trained on, over which the restarts are compared and the FVU is reported."""
     memory_gib: float = 4.0
@@ -81,9 +84,13 @@ class TrainingConfig:
     @property
     def n_active(self) -> float:
         """Active subnetworks per row."""
+        return self.n_active_of(self.n_subnetworks)
+
+    def n_active_of(self, n_subnetworks: int) -> float:
+        """Active subnetworks per row where only so many are left: l0 stays, a fraction is one of them."""
         if self.l0 is not None:
-            return self.l0
-        return (self.active_fraction or DEFAULT_FRACTION) * self.n_subnetworks
+            return min(self.l0, n_subnetworks)
+        return (self.active_fraction or DEFAULT_FRACTION) * n_subnetworks
 
     def __post_init__(self) -> None:
         require(
@@ -115,6 +122,12 @@ class TrainingConfig:
             repr(self.group_size),
             f"Use selection={BatchTopK.kind!r} for groups.",
         )
+        require(
+            self.group_size == 1 or not self.consolidate,
+            "consolidate",
+            "False with groups, which are not merged",
+            f"True with group_size={self.group_size}",
+        )
         for name in (
             "n_subnetworks",
             "group_size",
@@ -145,4 +158,4 @@ class TrainingConfig:
         for name in ("dense_warmup", "resample_until"):
             value = getattr(self, name)
             require(0 <= value <= 1, name, "a share of the steps in [0, 1]", repr(value))
-        check_l0(self.n_active, self.n_subnetworks)
+        check_l0(self.n_active if self.l0 is None else self.l0, self.n_subnetworks)

@@ -208,7 +208,7 @@ def prepare(
     geometry = {"reference": reference, "row_weight": row_weight, "metric": metric}
     geometry = with_recipe(recipe, geometry)
     reference = geometry.pop("reference")
-    (samples, pairs), (kept, kept_pairs) = _split(as_samples(data), heldout, reference, config.seed)
+    (samples, pairs), (kept, kept_pairs) = split(as_samples(data), heldout, reference, config.seed)
     source = GradientSource(
         target,
         samples,
@@ -255,7 +255,7 @@ Part = tuple[Samples, str | Reference]
 """Samples, and the reference rule that goes with them."""
 
 
-def _split(
+def split(
     samples: Samples, heldout: Any, reference: str | Reference, seed: int
 ) -> tuple[Part, Part]:
     """Rows to train on and rows held out, no sample of which is trained on."""

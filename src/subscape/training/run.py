@@ -17,10 +17,12 @@ from subscape._progress import bar
 from subscape.data import hashes
 from subscape.gradients import GradientSource
 from subscape.references import FixedOutput
+from subscape.subnetworks.consolidation import summary
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import Evaluation, calibrate, check_not_zero, evaluate
 from subscape.training.checkpoint import load_checkpoint, save_checkpoint
 from subscape.training.config import TrainingConfig
+from subscape.training.schedule import consolidation_step
 from subscape.training.trainer import Trainer
 
 METRICS = "metrics.jsonl"
@@ -46,8 +48,12 @@ def train_side_by_side(
     folder: Path | None = None,
     progress: bool = False,
 ) -> list[Decomposition]:
-    """Train several targets of one shape in one vectorised run; see `train`."""
-    trainer = Trainer(sources, config)
+    """Train several targets of one shape in one vectorised run; see `train`.
+
+    Where subnetworks are merged and dropped every target keeps its own number, and from there on trains alone.
+    """
+    trainer, several = Trainer(sources, config), len(sources) > 1
+    assert folder is None or not several
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         load_checkpoint(folder, trainer)
@@ -56,32 +62,48 @@ def train_side_by_side(
         # Found now, not after a whole run on nothing; the trainer keeps these rows for its step.
         check_not_zero(trainer.stream.gradients(trainer.step_number).squared_norm().sum(-1))
     started, first = time.perf_counter(), trainer.step_number
-    steps = {"total": config.steps, "initial": first, "unit": "step", "mininterval": 0.5}
-    with bar("decompose", progress=progress, **steps) as shown:
-        while trainer.step_number < config.steps:
-            batch = trainer.step()
-            step = trainer.step_number
-            shown.update()
-            if step % config.log_every == 0 or step == config.steps:
-                fvu = batch.fvu.detach()
-                require(
-                    bool(torch.isfinite(fvu).all()),
-                    "learning_rate",
-                    "a step size at which the FVU stays finite",
-                    f"{config.learning_rate}, and an FVU of {fvu.flatten().tolist()} at step {step}",
-                    "Lower it.",
-                )
-                shown.set_postfix(fvu=f"{fvu.min():.3f}")
-                if folder is not None:
-                    active = batch.codes != 0
-                    append_jsonl(folder / METRICS, _metrics(step, fvu, active, config.group_size))
-            if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
-                save_checkpoint(folder, trainer)
+    at = consolidation_step(config)
+    shown = {"total": config.steps, "initial": first, "unit": "step", "mininterval": 0.5}
+    with bar("decompose", progress=progress, **shown) as steps:
+        run_steps(trainer, min(at, config.steps), folder, steps)
+        trainers = [trainer]
+        if at <= config.steps and trainer.consolidation is None:
+            trainers = [trainer.consolidated(index) for index in range(len(sources))]
+            for each in trainers if progress else ():
+                steps.write(f"consolidate: {summary(each.consolidation or {})}")
+        for each in trainers:
+            steps.n = each.step_number
+            run_steps(each, config.steps, folder, steps)
     seconds = time.perf_counter() - started
-    return [
-        _best(trainer, index, held, {"seconds": seconds, "steps": config.steps})
-        for index, held in enumerate(heldout)
-    ]
+    metrics = {"seconds": seconds, "steps": config.steps}
+    if trainers[0] is trainer:
+        return [best_of(trainer, index, held, metrics) for index, held in enumerate(heldout)]
+    return [best_of(each, 0, held, metrics) for each, held in zip(trainers, heldout, strict=True)]
+
+
+def run_steps(trainer: Trainer, until: int, folder: Path | None, shown: Any) -> None:
+    """Train up to a step, with metrics and checkpoints on the way."""
+    config = trainer.config
+    while trainer.step_number < until:
+        batch = trainer.step()
+        step = trainer.step_number
+        shown.update()
+        if step % config.log_every == 0 or step == config.steps:
+            fvu = batch.fvu.detach()
+            require(
+                bool(torch.isfinite(fvu).all()),
+                "learning_rate",
+                "a step size at which the FVU stays finite",
+                f"{config.learning_rate}, and an FVU of {fvu.flatten().tolist()} at step {step}",
+                "Lower it.",
+            )
+            shown.set_postfix(fvu=f"{fvu.min():.3f}")
+            if folder is not None:
+                append_jsonl(
+                    folder / METRICS, _metrics(step, fvu, batch.codes != 0, config.group_size)
+                )
+        if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
+            save_checkpoint(folder, trainer)
 
 
 def _metrics(step: int, fvu: Tensor, active: Tensor, group_size: int) -> dict[str, Any]:
@@ -103,9 +125,10 @@ def _cut_metrics(path: Path, step: int) -> None:
         path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
-def _best(
+def best_of(
     trainer: Trainer, index: int, heldout: GradientSource, metrics: dict[str, Any]
 ) -> Decomposition:
+    """The restart of one source with the lowest FVU on held-out rows, with its figures."""
     config, source = trainer.config, trainer.sources[index]
     restarts = trainer.dictionary.select(index)
     amount: dict[str, Any] = {
@@ -119,10 +142,16 @@ def _best(
     calibrate(dictionary, source, **amount)
     alone = evaluate(heldout, dictionary, alone=True, **amount)
     figures = _figures(result, alone, best)
+    consolidation = (
+        {} if trainer.consolidation is None else {"consolidation": trainer.consolidation}
+    )
     return Decomposition(
         dictionary=dictionary,
         target=source.target.fingerprint(),
-        metrics=metrics | figures | {"heldout_samples": len(set(hashes(heldout.data)))},
+        metrics=metrics
+        | figures
+        | consolidation
+        | {"heldout_samples": len(set(hashes(heldout.data)))},
         reference=source.reference if isinstance(source.reference, FixedOutput) else None,
         geometry=source.geometry,
     )

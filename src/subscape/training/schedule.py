@@ -6,6 +6,9 @@ import math
 
 from subscape.training.config import TrainingConfig
 
+CONSOLIDATE_AT = 0.6
+"""Share of the steps made with too many subnetworks; what is left of them settles in the rest."""
+
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Step size of Adam at `step` (counted from 0)."""
@@ -19,3 +22,8 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 def in_dense_warmup(config: TrainingConfig, step: int) -> bool:
     """Whether all coefficients are active at `step`."""
     return step < config.dense_warmup * config.steps
+
+
+def consolidation_step(config: TrainingConfig) -> int:
+    """After how many steps subnetworks are merged and dropped; past the end if never."""
+    return round(CONSOLIDATE_AT * config.steps) if config.consolidate else config.steps + 1

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from subscape._shapes import Float
 from subscape.gradients import DenseRowGradients, GradientSource, RowGradients
-from subscape.lowrank import Layout
+from subscape.lowrank import Layout, Stack
 from subscape.rows import joined
 
 PREFETCH_BUDGET = 32 * 2**20
@@ -61,6 +62,17 @@ class Stream:
         affordable = JUDGING_BUDGET // (self._row_bytes * self.batch_size)
         n = max(1, min(affordable, JUDGING_ROWS // self.batch_size))
         return self._of_steps(self.sources[index], step, n)
+
+    def inner(
+        self, index: int, step: int, stack: Stack, n_rows: int
+    ) -> Float[Tensor, "*replica row subnetwork"]:
+        """⟨g, v⟩ of some `n_rows` rows of one source with a stack: those of the next steps, step by step."""
+        n_steps = -(-n_rows // self.batch_size)
+        parts = [
+            self._of_steps(self.sources[index], s, 1).inner(stack)
+            for s in range(step, step + n_steps)
+        ]
+        return torch.cat(parts, dim=-2)
 
     @property
     def steps_ahead(self) -> int:

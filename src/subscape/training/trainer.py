@@ -7,6 +7,7 @@ What flows out: a dictionary with the axes [source, restart, subnetwork].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.rows import generator_of
+from subscape.subnetworks.consolidation import consolidate
 from subscape.subnetworks.dictionary import Dictionary, Reconstruction
 from subscape.subnetworks.selection import build, selection_of
 from subscape.training.config import TrainingConfig
@@ -21,6 +23,9 @@ from subscape.training.estimate import estimate
 from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, replacements
 from subscape.training.schedule import in_dense_warmup, learning_rate
 from subscape.training.stream import Stream
+
+CONSOLIDATION_ROWS = 2048
+"""Rows on which subnetworks are merged and dropped."""
 
 
 class Trainer:
@@ -33,6 +38,7 @@ class Trainer:
 
     def __init__(self, sources: Sequence[GradientSource], config: TrainingConfig) -> None:
         self.sources, self.config = list(sources), config
+        self.consolidation: dict[str, Any] | None = None
         layout = make_layout(self.sources[0].shapes, config.rank, config.form)
         like = self.sources[0].target.like
         lead = (config.n_restarts, config.n_directions)
@@ -40,18 +46,26 @@ class Trainer:
             initial_stack(layout, lead, generator_of(source.seed, 2), like).weights
             for source in self.sources
         ])
-        kind = selection_of(config.selection_kind)
-        selection = build(kind, config.n_active, start.shape[:-1], like, config.group_size)
-        # The encoder starts equal to the decoder.
-        self.dictionary = Dictionary(Stack(layout, start.clone()), Stack(layout, start), selection)
-        self.optimiser = torch.optim.Adam(
-            self.dictionary.parameters(), lr=config.learning_rate, fused=True
-        )
+        self._start(Stack(layout, start))
         at_once = config.micro_batch_size
         if at_once is None and len(self.sources) == 1 and self.sources[0].plan is not None:
             at_once = estimate(self.sources[0], config).rows_within
         self.stream = Stream(self.sources, layout, config.batch_size, config.steps, at_once)
         self.step_number = 0
+
+    def _start(self, directions: Stack) -> None:
+        """A fresh dictionary of these directions, and its optimiser."""
+        config, weights = self.config, directions.weights
+        n_active = self.consolidation["l0"] if self.consolidation else config.n_active
+        kind = selection_of(config.selection_kind)
+        selection = build(kind, n_active, weights.shape[:-1], weights, config.group_size)
+        # The encoder starts equal to the decoder.
+        self.dictionary = Dictionary(
+            Stack(directions.layout, weights.clone()), directions, selection
+        )
+        self.optimiser = torch.optim.Adam(
+            self.dictionary.parameters(), lr=config.learning_rate, fused=True
+        )
 
     @torch.enable_grad()
     def step(self) -> Reconstruction:
@@ -74,11 +88,11 @@ class Trainer:
     @torch.no_grad()
     def _resample(self) -> None:
         """Replace subnetworks of little use; see `resampling`. Source by source: none depends on another."""
-        config = self.config
-        n_draws = N_CANDIDATES * n_replaced_at_most(config.n_subnetworks)
+        n_restarts, n_subnetworks = self.dictionary.decoder_weights.shape[1:3]
+        n_draws = N_CANDIDATES * n_replaced_at_most(n_subnetworks)
         for index, source in enumerate(self.sources):
             generator = generator_of(source.seed, 4, self.step_number)
-            picks = torch.rand(config.n_restarts, n_draws, generator=generator)
+            picks = torch.rand(n_restarts, n_draws, generator=generator)
             new = replacements(
                 self.stream.judging(index, self.step_number),
                 self.dictionary.select(index),
@@ -94,6 +108,29 @@ class Trainer:
                         values[at] = 0
         self.dictionary.selection.follow(self.dictionary.decoder)
 
+    @torch.no_grad()
+    def consolidated(self, index: int) -> Trainer:
+        """A trainer that goes on with one source, with its best restart, and with what stays of that.
+
+        What was merged and dropped is in its `consolidation`.
+        """
+        restarts = self.dictionary.select(index)
+        rows = self.stream.judging(index, self.step_number)
+        best = int(restarts.reconstruct(rows).fvu.argmin())
+        encoder, decoder = restarts.encoder.select(best), restarts.decoder.select(best)
+        inner = self.stream.inner(index, self.step_number, decoder, CONSOLIDATION_ROWS)
+        found = consolidate(inner, decoder.gram(), self.config.n_active_of)
+        one = Trainer([self.sources[index]], self.config)
+        one.consolidation = {"step": self.step_number, "restart": best, **found.record()}
+        state = {k: v if v.dim() == 0 else v[index, best] for k, v in self.state().items()}
+        # What is of a subnetwork goes with it: moments, thresholds.
+        state = {k: v[found.kept] if v.dim() > 0 else v for k, v in state.items()}
+        state["dictionary.encoder_weights"] = found.applied_to(encoder).weights
+        state["dictionary.decoder_weights"] = found.applied_to(decoder, normalise=True).weights
+        lead = {k for k in state if k != "step" and not k.endswith(".step")}
+        one.load_state({k: v[None, None] if k in lead else v for k, v in state.items()})
+        return one
+
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the rest of the run depends on."""
         moments = {
@@ -108,6 +145,9 @@ class Trainer:
         """Take over what `state` gave."""
         self.step_number = int(state["step"])
         weights = {k.split(".", 1)[1]: v for k, v in state.items() if k.startswith("dictionary.")}
+        decoder = weights["decoder_weights"]
+        if self.consolidation:  # fewer subnetworks, of one restart
+            self._start(Stack(self.dictionary.layout, decoder.to(self.dictionary.decoder_weights)))
         self.dictionary.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, values in state.items():
