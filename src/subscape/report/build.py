@@ -25,7 +25,16 @@ from subscape.subnetworks.decomposition import Decomposition
 LONGEST_VECTOR = 64
 """Vector inputs up to this length are shown."""
 SETTINGS = (
-    *("divergence", "reference", "rows", "n_subnetworks", "rank", "form", "selection", "group_size"),
+    *(
+        "divergence",
+        "reference",
+        "rows",
+        "n_subnetworks",
+        "rank",
+        "form",
+        "selection",
+        "group_size",
+    ),
     *("l0", "active_fraction", "steps", "batch_size", "learning_rate", "n_restarts", "seed"),
 )
 METRICS = ["fvu", "l0", "dead", "heldout_rows", "fvu_row_by_row", "l0_row_by_row"]
