@@ -205,10 +205,10 @@ def prepare(
         )
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
     config = with_settings(config or TrainingConfig(), settings)
-    geometry = {"reference": reference, "row_weight": row_weight, "metric": metric}
-    geometry = with_recipe(recipe, geometry)
-    reference = geometry.pop("reference")
-    (samples, pairs), (kept, kept_pairs) = split(as_samples(data), heldout, reference, config.seed)
+    given = {"reference": reference, "row_weight": row_weight, "metric": metric}
+    geometry = with_recipe(recipe, given)
+    rule: str | Reference = geometry.pop("reference")
+    (samples, pairs), (kept, kept_pairs) = split(as_samples(data), heldout, rule, config.seed)
     source = GradientSource(
         target,
         samples,
@@ -225,7 +225,7 @@ def prepare(
     names = {
         "outputs": target.outputs_name,
         "divergence": source.divergence.name,
-        "reference": reference if isinstance(reference, str) else name_of(reference),
+        "reference": rule if isinstance(rule, str) else name_of(rule),
         "metric_power": metric_power,
         "metric_damping": metric_damping,
         **geometry,
