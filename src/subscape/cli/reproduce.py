@@ -93,6 +93,8 @@ class ReproduceRun:
     """tms: share of its rows in which the second feature is active where the first is."""
     large_input: float | None = None
     """tms: the first input this many times as large, and its weights as many times smaller."""
+    reference: Literal["another-row", "mean"] = "another-row"
+    """What a row's output is compared with."""
     row_weight: RowWeight = "norm"
     """How much a row counts: norm, output, unit, or a power of the norm between 0 and 1."""
     metric: MetricName = "euclidean"

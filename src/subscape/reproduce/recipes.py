@@ -34,6 +34,8 @@ class Reproduction:
     """Settings of the decomposition."""
     toy_settings: Mapping[str, Any] = field(default_factory=dict)
     """What the toy is made with, where it is not its default."""
+    reference: str = "another-row"
+    """What a row's output is compared with."""
     row_weight: RowWeight = "norm"
     """How much a row counts."""
     metric: MetricName = "euclidean"

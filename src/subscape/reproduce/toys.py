@@ -30,6 +30,7 @@ from subscape.measures.recovery import (
     recovery_by,
     span_cosines,
 )
+from subscape.references import FixedOutput
 from subscape.reproduce.mixing import mixing_recovery
 from subscape.reproduce.paths import paths
 from subscape.reproduce.purity import purity
@@ -51,7 +52,7 @@ METRICS = (
     "dead",
     "active_rate",
 )
-GEOMETRY = ("row_weight", "metric", "metric_power", "metric_damping")
+GEOMETRY = ("reference", "row_weight", "metric", "metric_power", "metric_damping")
 VERDICTS = ("mmcs", "min_cosine", "second_cosine", "precision", "all_matched", "success")
 
 
@@ -74,21 +75,20 @@ def _run_group(what: Reproduction, seeds: list[int], progress: bool) -> list[dic
 
     of_geometry: Any = {name: getattr(what, name) for name in GEOMETRY}
 
-    def sources(part: int, n: int, geometries: Sequence[Geometry | None]) -> list[GradientSource]:
-        return [
-            GradientSource(
-                Target(toy.model),
-                toy.sample(n, generator_of(seed, 7, part)),
-                divergence=what.divergence,
-                seed=2 * seed + part,
-                geometry=geometry,
-                **of_geometry,
-            )
-            for toy, seed, geometry in zip(toys, seeds, geometries, strict=True)
-        ]
-
-    train = sources(0, what.n_samples, [None] * len(toys))
-    heldout = sources(1, N_HELDOUT, [source.geometry for source in train])
+    train = [
+        GradientSource(
+            Target(toy.model),
+            toy.sample(what.n_samples, generator_of(seed, 7, 0)),
+            divergence=what.divergence,
+            seed=2 * seed,
+            **of_geometry,
+        )
+        for toy, seed in zip(toys, seeds, strict=True)
+    ]
+    heldout = [
+        source.over(toy.sample(N_HELDOUT, generator_of(seed, 7, 1)), seed=2 * seed + 1)
+        for source, toy, seed in zip(train, toys, seeds, strict=True)
+    ]
     config = replace(what.training, n_heldout_rows=N_HELDOUT)
     started = time.perf_counter()
     decompositions = train_side_by_side(train, heldout, config, progress=progress)
@@ -110,7 +110,7 @@ class Comparison(NamedTuple):
 
 def compared_with_truth(toy: Toy, decomposition: Decomposition, divergence: str) -> Comparison:
     """Which subnetworks of a decomposition stand for which true ones, in the metric it was made in."""
-    truth = true_directions(toy, divergence, decomposition.geometry)
+    truth = true_directions(toy, divergence, decomposition.geometry, decomposition.reference)
     alive = torch.tensor(decomposition.metrics["active_rate"]) > DEAD_RATE
     represented, directions = toy.represented, decomposition.decoder.flat()
     if decomposition.group_size == 1:
@@ -123,7 +123,12 @@ def compared_with_truth(toy: Toy, decomposition: Decomposition, divergence: str)
     return Comparison(truth, alive, recovery_by(spans, alive=of_groups, represented=represented))
 
 
-def true_directions(toy: Toy, divergence: str, geometry: Geometry | None = None) -> Truth:
+def true_directions(
+    toy: Toy,
+    divergence: str,
+    geometry: Geometry | None = None,
+    reference: FixedOutput | None = None,
+) -> Truth:
     """The toy's true subnetworks; of inputs of two signs one for each.
 
     A network that squares passes positive and negative inputs through different units: their gradients
@@ -131,13 +136,14 @@ def true_directions(toy: Toy, divergence: str, geometry: Geometry | None = None)
     first, then the others'.
     """
     if not toy.has_two_signs:
-        return true_subnetworks(toy, divergence, geometry=geometry)
+        return true_subnetworks(toy, divergence, geometry=geometry, reference=reference)
     signs = [(0.0, toy.inputs.high), (toy.inputs.low, 0.0)]
     halves = [
         true_subnetworks(
             replace(toy, inputs=replace(toy.inputs, low=low, high=high)),
             divergence,
             geometry=geometry,
+            reference=reference,
         )
         for low, high in signs
     ]

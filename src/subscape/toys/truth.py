@@ -19,6 +19,7 @@ from subscape._shapes import Float
 from subscape.divergences import Divergence, Values, as_divergence, output_gradient
 from subscape.gradients import DenseRowGradients, row_outputs, vmap_gradients
 from subscape.gradients.geometry import Geometry
+from subscape.references import FixedOutput
 from subscape.targets import Target
 from subscape.toys.toy import Toy
 
@@ -44,6 +45,7 @@ def true_subnetworks(
     seed: int = 0,
     direction: MatrixFunction | None = None,
     geometry: Geometry | None = None,
+    reference: FixedOutput | None = None,
 ) -> Truth:
     """Find the true subnetworks of a toy.
 
@@ -56,6 +58,7 @@ def true_subnetworks(
         direction: from one group's gradients [row, parameter] to its direction; the top right singular
             vector if None.
         geometry: how rows are weighted and measured; the directions are those of gradients so measured.
+        reference: one output for all rows, instead of those of other inputs.
     """
     generator = torch.Generator().manual_seed(seed)
     directions, energies = [], []
@@ -68,6 +71,7 @@ def true_subnetworks(
             divergence,
             parameters=parameters,
             geometry=geometry,
+            reference=reference,
         )
         total = gradients.square().sum()
         require(
@@ -92,6 +96,7 @@ def row_gradients(
     *,
     parameters: str | list[str] = "*",
     geometry: Geometry | None = None,
+    reference: FixedOutput | None = None,
 ) -> Float[Tensor, "row parameter"]:
     """∇_W D of every input against its reference, dense and in float64.
 
@@ -102,15 +107,17 @@ def row_gradients(
         divergence: as for `subscape.decompose`.
         parameters: which parameters, as for `subscape.Target`; flattened and concatenated in model order.
         geometry: how rows are weighted and measured.
+        reference: one output for all rows, instead.
     """
     geometry = geometry or Geometry()
     target = Target(copy.deepcopy(toy.model).double(), parameters)
     inputs, reference_inputs = inputs.double(), reference_inputs.double()
-    towards = output_gradient(
-        as_divergence(divergence),
-        row_outputs(target, inputs, None),
-        row_outputs(target, reference_inputs, None),
-    )
+    own = row_outputs(target, inputs, None)
+    if reference is not None:
+        against = reference.output.to(own).expand_as(own)
+    else:
+        against = row_outputs(target, reference_inputs, None)
+    towards = output_gradient(as_divergence(divergence), own, against)
     by_name = vmap_gradients(target, inputs, None, geometry.of_outputs(towards))
     flat = torch.cat([g.reshape(len(g), -1) for g in by_name.values()], dim=1)
     return geometry.to(flat).of_rows(DenseRowGradients(flat, target.shapes)).flat

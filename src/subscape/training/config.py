@@ -34,11 +34,11 @@ class TrainingConfig:
     group_size: int = 1
     """Directions of a subnetwork, which are active together; of more than one, batch top-k selects by the length
     of what they add together."""
-    steps: int = 10_000
+    steps: int = 2_000
     """Optimiser steps."""
-    batch_size: int = 128
+    batch_size: int = 256
     """Rows per step."""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.006
     """Step size of Adam at the start."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     """`cosine` falls to 0 at the end; `step` multiplies by `decay` after every `decay_every` steps."""
