@@ -23,7 +23,8 @@ found = subscape.decompose(
 )
 print(f"FVU {found.metrics['fvu']:.3f} at L0 {found.metrics['l0']:.2f} on rows not trained on")
 
-truth = true_subnetworks(toy)
+# Measured as the decomposition measures: in its metric, against its reference.
+truth = true_subnetworks(toy, geometry=found.geometry, reference=found.reference)
 source = found.source(toy.model, fresh, seed=1)
 gradients = source.gradients(source.rows(0, len(source)))
 best = oracle(gradients.flat, truth.directions, found.metrics["l0"])
