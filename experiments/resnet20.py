@@ -4,8 +4,8 @@
         --parameters layer2.1 --divergence kl --rank 3 --out runs/resnet20
 
 `SUBSCAPE_DATA` names a folder with `resnet20_cifar10/model.safetensors` and `cifar10/train_first2000.npz`.
-Run as a script it decomposes the block under both recipes and asks of every subnetwork: of the 10 held-out images at
-which its code is largest, do at least 8 show one class? And how well does its code tell that class from the others
+Run as a script it decomposes the block under both recipes and asks of every subnetwork: of the 10 held-out images
+at which its code is largest, do at least 8 show one class? And how well does its code tell that class from the others
 (AUROC)? Beside it the same for random directions of the same norms and ranks, for principal directions and k-means
 centres of the training gradients as the recipe measures them, and (AUROC) for the channels of the block's output.
 1,500 images are trained on; some four minutes of processor time a recipe.
