@@ -25,7 +25,7 @@ from subscape.gradients.capture import (
     captured,
     frozen,
 )
-from subscape.gradients.probe import check_rows_alone, probed_outputs
+from subscape.gradients.probe import check_rows_alone, probed_outputs, unchanged_buffers
 from subscape.gradients.rules import rule_of
 from subscape.rows import RowKind
 from subscape.targets import Target
@@ -92,10 +92,15 @@ def survey(target: Target, inputs: Samples, kind: RowKind) -> Survey:
     leaves = {
         name: p.detach().clone().requires_grad_(True) for name, p in target.parameters.items()
     }
-    with frozen(target.model), captured(around | linear, watch=True) as few:
-        first = probed_outputs(target, take(inputs, slice(0, 2)), kind)
-    with frozen(target.model), captured(around | linear, watch=True) as many, torch.enable_grad():
-        outputs = target.outputs(take(inputs, slice(0, 3)), leaves)
+    with unchanged_buffers(target.model):
+        with frozen(target.model), captured(around | linear, watch=True) as few:
+            first = probed_outputs(target, take(inputs, slice(0, 2)), kind)
+        with (
+            frozen(target.model),
+            captured(around | linear, watch=True) as many,
+            torch.enable_grad(),
+        ):
+            outputs = target.outputs(take(inputs, slice(0, 3)), leaves)
     check_rows_alone(target, inputs, first, outputs)
     n_calls = {name: len(many[name]) for name in around}
     batched = {

@@ -74,6 +74,13 @@ def ablate_stage(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Count the edges that every section needs and draw up the curves: what is in ablation.json."""
+    with locked(folder):
+        return _ablated(task, folder, tolerance, midpoint, curves, progress)
+
+
+def _ablated(
+    task: Task, folder: Path, tolerance: float, midpoint: Midpoint, curves: bool, progress: bool
+) -> dict[str, Any]:
     graphs, chain, on = load_graphs(folder), task.scoring, task.scored
     base, device = on.base(chain), chain.embed(on.inputs[:1]).device
     result: dict[str, Any] = {"score": on.score.name, "base": base, "tolerance": tolerance}
@@ -132,19 +139,20 @@ def modules_stage(
     library: Library = "networkx",
 ) -> dict[str, Any]:
     """Find the modules of both graphs: what is in modules.json."""
-    ablation = read_json(made_by("ablate", folder / "ablation.json"))
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
-    for method, graph in load_graphs(folder).items():
-        found = find_modules(
-            graph,
-            thresholds(ablation, method),
-            resolution=resolution,
-            seed=seed,
-            last_layer=last_layer,
-            library=library,
-        )
-        result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
-    write_json(folder / "modules.json", result)
+    with locked(folder):
+        ablation = read_json(made_by("ablate", folder / "ablation.json"))
+        for method, graph in load_graphs(folder).items():
+            found = find_modules(
+                graph,
+                thresholds(ablation, method),
+                resolution=resolution,
+                seed=seed,
+                last_layer=last_layer,
+                library=library,
+            )
+            result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
+        write_json(folder / "modules.json", result)
     return result
 
 

@@ -40,7 +40,7 @@ from subscape.rows import RowKind
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.evaluation import Evaluation, evaluate
-from subscape.subnetworks.formats import FORMAT_VERSION, checked_config
+from subscape.subnetworks.formats import AGAIN, FORMAT_VERSION, checked_config
 from subscape.subnetworks.lora import save_lora
 from subscape.subnetworks.selection import selection_of
 from subscape.targets import Outputs, Target
@@ -506,35 +506,38 @@ class Decomposition:
         """
         folder = Path(folder)
         config = checked_config(read_json(folder / "config.json"), folder)
-        tensors = read_tensors(folder / "subnetworks.safetensors")
-        if "threshold" in config:  # format 1
-            tensors["selection.threshold"] = torch.tensor(config["threshold"], dtype=torch.float64)
-        layout = Layout(
-            tuple(
-                TensorLayout(t["name"], tuple(t["shape"]), t["form"], tuple(t["ranks"]))
-                for t in config["layout"]
+        file = folder / "subnetworks.safetensors"
+        tensors = read_tensors(file)
+        if config.threshold is not None:
+            tensors["selection.threshold"] = torch.tensor(config.threshold, dtype=torch.float64)
+        layout, n = Layout(config.layout), config.n_subnetworks
+        for name, values in tensors.items():
+            # Thresholds may be kept as logarithms.
+            right = values.is_floating_point() and (
+                name.startswith("selection.") or bool(values.isfinite().all())
             )
-        )
-        n = config["n_subnetworks"]
+            require(right, str(file), f"finite numbers as {name}", f"{values.dtype}", AGAIN)
         encoder, decoder = (
             _stack(layout, tensors, side, n, folder) for side in ("encoder", "decoder")
         )
-        selection = selection_of(config["selection"]["kind"])(
-            config["selection"]["l0"], torch.Size([n]), decoder.weights
+        selection = selection_of(config.selection.kind)(
+            config.selection.l0, torch.Size([n]), decoder.weights
         )
         for name, values in selection.state_dict().items():
             values.copy_(_tensor(tensors, f"selection.{name}", tuple(values.shape), folder))
+        threshold = selection.threshold
+        right = bool((threshold.isfinite() & (threshold >= 0)).all())
+        require(right, str(file), "thresholds from 0 up", f"{threshold.flatten().tolist()}", AGAIN)
         output = tensors.get("reference.output")
         shapes = {t.name: t.shape for t in layout.tensors}
         of_geometry = {k[9:]: v for k, v in tensors.items() if k.startswith("geometry.")}
-        weight = config.get("row_weight", "norm")
         loaded = cls(
             Dictionary(encoder, decoder, selection).requires_grad_(False),
-            target=config["target"],
-            settings=config.get("settings", {}),
-            metrics=config.get("metrics", {}),
+            target=config.target,
+            settings=config.settings,
+            metrics=config.metrics,
             reference=None if output is None else FixedOutput(output),
-            geometry=Geometry.from_state(weight, of_geometry, shapes)
+            geometry=Geometry.from_state(config.row_weight, of_geometry, shapes)
             if of_geometry
             else Geometry(),
         )

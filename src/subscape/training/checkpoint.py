@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from subscape._checks import problem
+from subscape._checks import problem, require
+from subscape._hash import sha256_of
 from subscape._io import read_metadata, read_tensors, write_tensors
 from subscape.training.trainer import Trainer
 
@@ -20,7 +21,9 @@ NAME = "checkpoint.safetensors"
 
 def save_checkpoint(folder: Path, trainer: Trainer) -> None:
     """Write the trainer's state into a run folder, atomically, over the one before it."""
-    write_tensors(folder / NAME, trainer.state(), {"state": json.dumps(_identity(trainer))})
+    state = dict(sorted(trainer.state().items()))
+    said = {"state": json.dumps(_identity(trainer)), "checksum": sha256_of(state)}
+    write_tensors(folder / NAME, state, said)
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
@@ -28,14 +31,23 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
     path = folder / NAME
     if not path.exists():
         return False
-    written = read_metadata(path).get("state")
-    if written is None:
-        raise ValueError(
-            problem(
-                "out", "a run folder", f"{path}, which is no checkpoint", "Choose another folder."
-            )
-        )
-    found = json.loads(written)
+    said = read_metadata(path)
+    require(
+        "state" in said,
+        "out",
+        "a run folder",
+        f"{path}, which is no checkpoint",
+        "Choose another folder.",
+    )
+    state = dict(sorted(read_tensors(path).items()))
+    require(
+        said.get("checksum") == sha256_of(state),
+        str(path),
+        "a checkpoint as it was written",
+        "other values than its checksum says",
+        "Copy it again from its source, or begin anew (--overwrite).",
+    )
+    found = json.loads(said["state"])
     # Once through JSON, as what was written: tuples become lists.
     expected = json.loads(json.dumps(_identity(trainer)))
     for key in expected:
@@ -49,7 +61,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
                     "(--overwrite).",
                 )
             )
-    trainer.load_state(read_tensors(path))
+    trainer.load_state(state)
     return True
 
 
