@@ -13,7 +13,7 @@ def run(*arguments):
 @pytest.fixture
 def quick_tms(monkeypatch):
     short = ToyTraining(n_steps=100, n_candidates=4)
-    monkeypatch.setitem(TOYS, "tms", lambda seeds: tms.many(seeds, training=short))
+    monkeypatch.setitem(TOYS, "tms", lambda seeds, **_: tms.many(seeds, training=short))
 
 
 def reproduce_tms(out, seeds: str):
@@ -42,8 +42,10 @@ def test_reproduce_writes_results_that_do_not_depend_on_the_seeds_beside_it(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--seeds 0", "seeds: expected a whole number of at least 1; got 0"),
-        ("--n-samples 0", "n_samples: expected a whole number of at least 1; got 0"),
+        ("--seeds 0", "seeds: expected a whole number from 1 to 10000; got 0"),
+        ("--n-samples 0", "n_samples: expected at least the 128 inputs of a batch; got 0"),
+        ("--side-by-side 0", "side_by_side: expected a whole number from 1 to 10000; got 0"),
+        ("--first-seed -1", "first_seed: expected at least 0; got -1"),
     ],
 )
 def test_nothing_to_do_is_refused(tmp_path, capsys, flags, message):

@@ -170,7 +170,8 @@ def _check_own(folder: Path) -> None:
     """Refuse a folder with a file of these names that no measurement wrote: it would be replaced."""
     for name, mark in FILES.items():
         path = folder / name
-        if path.exists():
+        # A damaged file of lines is known by the sums beside it.
+        if path.exists() and not (name == CARDS and (folder / IMPACT).exists()):
             with regular(path).open("rb") as file:
                 mine = mark in file.read(2**16)
             got, repair = f"{path}, which is none", "Choose another folder, or move it away."

@@ -528,9 +528,11 @@ class Decomposition:
         threshold = selection.threshold
         right = bool((threshold.isfinite() & (threshold >= 0)).all())
         require(right, str(file), "thresholds from 0 up", f"{threshold.flatten().tolist()}", AGAIN)
-        output = tensors.get("reference.output")
+        output = tensors.pop("reference.output", None)
         shapes = {t.name: t.shape for t in layout.tensors}
         of_geometry = {k[9:]: v for k, v in tensors.items() if k.startswith("geometry.")}
+        more = [name for name in tensors if not name.startswith("geometry.")]
+        require(not more, str(file), "no other tensors than config.json says", f"{more}", AGAIN)
         loaded = cls(
             Dictionary(encoder, decoder, selection).requires_grad_(False),
             target=config.target,
@@ -558,7 +560,7 @@ def piece_keys(tensor: TensorLayout) -> list[str]:
     return factors if tensor.form == "cp" else ["core", *factors]
 
 
-def _stack(layout: Layout, tensors: Mapping[str, Tensor], side: str, n: int, folder: Path) -> Stack:
+def _stack(layout: Layout, tensors: dict[str, Tensor], side: str, n: int, folder: Path) -> Stack:
     parts = [
         _tensor(tensors, f"{side}.{t.name}.{key}", (n, *shape), folder).reshape(n, -1)
         for t in layout.tensors
@@ -567,9 +569,7 @@ def _stack(layout: Layout, tensors: Mapping[str, Tensor], side: str, n: int, fol
     return Stack(layout, torch.cat(parts, dim=1))
 
 
-def _tensor(
-    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], folder: Path
-) -> Tensor:
+def _tensor(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
     if name not in tensors or tuple(tensors[name].shape) != shape:
         raise ValueError(
             problem(
@@ -579,4 +579,4 @@ def _tensor(
                 "The file does not go with config.json: save the decomposition again.",
             )
         )
-    return tensors[name]
+    return tensors.pop(name)

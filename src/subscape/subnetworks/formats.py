@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
-from subscape._checks import problem, require
+from subscape._checks import nearest, problem, require
 from subscape.lowrank import TensorLayout
+from subscape.subnetworks.selection import SELECTIONS
 
 FORMAT_VERSION = "2.0"
 RENAMED = {
@@ -58,11 +58,13 @@ class SavedConfig:
 
     n_subnetworks: Count
     target: Made
-    layout: tuple[TensorLayout, ...]
+    layout: Annotated[tuple[TensorLayout, ...], msgspec.Meta(min_length=1)]
     selection: SavedSelection
     threshold: float | None = None
     """Of format 1."""
-    row_weight: float | Literal["norm", "output", "unit"] = "norm"
+    row_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] | Literal["norm", "output", "unit"] = (
+        "norm"
+    )
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, bool | float | str | list[float] | None] = field(default_factory=dict)
 
@@ -86,14 +88,19 @@ def checked_config(config: Any, folder: Path) -> SavedConfig:
         today = msgspec.convert(_from_format_1(config) if major == "1" else config, SavedConfig)
     except msgspec.ValidationError as error:
         raise ValueError(_problem(folder, f"{error}")) from None
+    file, l0, n = str(folder / "config.json"), today.selection.l0, today.n_subnetworks
+    kind, kinds = today.selection.kind, list(SELECTIONS)
+    require(kind in kinds, file, f"a selection, one of {kinds}", repr(kind), nearest(kind, kinds))
+    require(l0 <= n, file, f"at most {n} subnetworks active", f"l0 = {l0}", AGAIN)
+    require(major != "1" or today.threshold is not None, file, "a `threshold`", "none", AGAIN)
     for t in today.layout:
         right = len(t.ranks) == len(t.shape) and min((*t.ranks, *t.shape), default=1) >= 1
-        require(right, str(folder / "config.json"), "a rank for every dimension", f"{t}", AGAIN)
+        require(right, file, "a rank for every dimension", f"{t}", AGAIN)
     return today
 
 
 def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
-    config = {"settings": {}, "n_subnetworks": 0, "threshold": math.nan} | config
+    config = {"settings": {}, "n_subnetworks": 0} | config
     if not isinstance(config["settings"], dict) or not isinstance(config["n_subnetworks"], int):
         return config
     settings = {RENAMED.get(k, k): v for k, v in config["settings"].items()}
@@ -102,7 +109,8 @@ def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
     if settings.get("divergence") == "half_reference_mse":
         settings["divergence"] = "half-reference-mse"
     n = config["n_subnetworks"]
-    l0 = settings.get("active_fraction", 0.1) * n
+    fraction = settings.get("active_fraction")
+    l0 = (fraction if isinstance(fraction, float) else 0.1) * n
     return config | {"settings": settings, "selection": {"kind": "batch-top-k", "l0": l0}}
 
 

@@ -7,9 +7,13 @@ state is the dictionary, the optimiser's state, and the number of steps done.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from subscape._checks import problem, require
 from subscape._hash import sha256_of
@@ -21,9 +25,13 @@ NAME = "checkpoint.safetensors"
 
 def save_checkpoint(folder: Path, trainer: Trainer) -> None:
     """Write the trainer's state into a run folder, atomically, over the one before it."""
-    state = dict(sorted(trainer.state().items()))
-    said = {"state": json.dumps(_identity(trainer)), "checksum": sha256_of(state)}
-    write_tensors(folder / NAME, state, said)
+    state, said = trainer.state(), json.dumps(_identity(trainer))
+    write_tensors(folder / NAME, state, {"state": said, "checksum": checksum(said, state)})
+
+
+def checksum(said: str, state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a checkpoint holds."""
+    return sha256_of({said: torch.empty(0), **dict(sorted(state.items()))})
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
@@ -39,9 +47,9 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
         f"{path}, which is no checkpoint",
         "Choose another folder.",
     )
-    state = dict(sorted(read_tensors(path).items()))
+    state = read_tensors(path)
     require(
-        said.get("checksum") == sha256_of(state),
+        said.get("checksum") == checksum(said["state"], state),
         str(path),
         "a checkpoint as it was written",
         "other values than its checksum says",

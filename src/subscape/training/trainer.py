@@ -118,7 +118,9 @@ class Trainer:
         expected |= {f"dictionary.{k}": v for k, v in self.dictionary.state_dict().items()}
         for number, parameter in enumerate(self.dictionary.parameters()):
             moments = {"step": torch.tensor(0.0), "exp_avg": parameter, "exp_avg_sq": parameter}
-            expected |= {f"optimiser.{number}.{key}": v for key, v in moments.items()}
+            # A parameter that has had no gradient yet, such as a threshold in the warm-up, has none.
+            if number < 2 or f"optimiser.{number}.step" in state:
+                expected |= {f"optimiser.{number}.{key}": v for key, v in moments.items()}
         wanted, got = (
             {name: (list(v.shape), v.dtype) for name, v in of.items()} for of in (expected, state)
         )
