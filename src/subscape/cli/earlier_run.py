@@ -30,7 +30,8 @@ def is_run(folder: Path) -> bool:
         settings = toml.read(folder / CONFIG).keys()
     except (OSError, ValueError):
         settings = set()
-    return settings >= {"model", "data", "training"} or is_checkpoint(folder / CHECKPOINT)
+    aside = any(is_run(path) for path in folder.glob("replaced-*"))  # all of it, and then killed
+    return aside or settings >= {"model", "data", "training"} or is_checkpoint(folder / CHECKPOINT)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from subscape._io import read_json, save_figure, write_text
-from subscape._lock import locked
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.modules import Modules
 from subscape.interaction_basis.page import graph_page
@@ -22,6 +21,7 @@ from subscape.interaction_basis.stages import (
     load_labels,
     load_modules,
     made_by,
+    own,
     thresholds,
 )
 
@@ -33,7 +33,7 @@ WIDEST = 40.0
 
 def report_stage(folder: Path, *, title: str | None = None) -> list[Path]:
     """Draw everything that a run has, all other stages done; the files written."""
-    with locked(folder):
+    with own(folder):
         return _drawn(folder, title)
 
 
