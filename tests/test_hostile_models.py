@@ -279,7 +279,7 @@ class OfDouble(torch.autograd.Function):
         return 2 * grad
 
 
-@pytest.mark.filterwarnings("ignore:Row gradients of|ignore:forward mode is not there")
+@pytest.mark.filterwarnings("ignore:Row gradients of", "ignore:forward mode is not there")
 def test_a_function_with_a_backward_of_its_own_is_decomposed_and_measured():
     from subscape import measure
 
