@@ -140,7 +140,14 @@ def write_tensors(
         # safetensors hides its files from all other users; a file made here shows the usual mode.
         temporary.touch()
         usual = stat.S_IMODE(temporary.stat().st_mode)
-        safetensors.torch.save_file(separate, temporary, metadata=header)
+        # It first writes under a name of its own beside the file, which a killed process would leave there.
+        folder = _sibling(Path(path))
+        folder.mkdir()
+        try:
+            safetensors.torch.save_file(separate, folder / "file", metadata=header)
+            (folder / "file").replace(temporary)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         temporary.chmod(usual)
 
 
@@ -261,9 +268,11 @@ def writable(path: str | Path) -> Generator[None]:
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
-        number = _number_of(error)
+        number = getattr(error, "errno", None)
         if number is None and isinstance(error, OSError):  # worded already
             raise
+        if said := re.search(r"os error (\d+)", str(error)):  # safetensors has it in its text only
+            number = int(said[1])
         repair = "Choose another path."
         if number in FULL:
             repair = "Make room and give the same command again: what was there before is kept."
@@ -276,14 +285,6 @@ def writable(path: str | Path) -> Generator[None]:
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A disk, a quota or the largest size of a file that is reached."""
-
-
-def _number_of(error: Exception) -> int | None:
-    """The operating system's number of an error; safetensors has it in its text only."""
-    if isinstance(error, OSError):
-        return error.errno
-    said = re.search(r"os error (\d+)", str(error))
-    return int(said[1]) if said else None
 
 
 def _check_target(target: Path, overwrite: bool, owned: Owned) -> None:

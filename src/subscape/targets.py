@@ -146,13 +146,8 @@ class Target:
 
 def _moments(values: Tensor) -> list[float]:
     """For every axis the mean place of the values along it, which tells them from the same in another order."""
-    axes = range(values.dim())
-    by_axis = [
-        values.sum([a for a in axes if a != axis]) if len(axes) > 1 else values for axis in axes
-    ]
-    return [
-        float(sums.double() @ torch.arange(1, len(sums) + 1).to(sums).double()) for sums in by_axis
-    ]
+    sums = (values.movedim(axis, 0)[..., None].flatten(1).sum(1) for axis in range(values.dim()))
+    return [float(s.double() @ torch.arange(1, len(s) + 1).to(s).double()) for s in sums]
 
 
 class _Functional:

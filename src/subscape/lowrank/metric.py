@@ -112,8 +112,8 @@ class Metric:
         """What `state` gave."""
         for name, shape in shapes.items():
             scale = state.get(f"{name}.scale", torch.zeros(()))
-            require(scale.numel() == 1, f"{name}.scale", "a number", f"{list(scale.shape)}")
-            require(float(scale) > 0, f"{name}.scale", "a number above 0", f"{scale}")
+            right = scale.numel() == 1 and float(scale) > 0
+            require(right, f"{name}.scale", "a number above 0", f"{scale.tolist()}")
             for mode, size in enumerate(shape):
                 for key in (f"{name}.{mode}", f"{name}.{mode}.inverse"):
                     got = list(state[key].shape) if key in state else "none"
