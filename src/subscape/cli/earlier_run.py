@@ -62,7 +62,9 @@ def replaced(out: Path, overwrite: bool) -> Generator[bool]:
             _put_back(out, aside)
         raise
     for path in out.glob("replaced-*"):
-        if is_run(path) and {each.name for each in contents(path)} <= set(OWN):
+        # Of a run that was killed while it stepped aside there may be only the end.
+        mine = is_run(path) or is_decomposition(path / "final")
+        if mine and {each.name for each in contents(path)} <= set(OWN):
             shutil.rmtree(path)
 
 
