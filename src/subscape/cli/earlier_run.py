@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from subscape._io import contents
+from subscape._io import contents, writable
 from subscape.cli import toml
 from subscape.cli.run_folder import CONFIG
 from subscape.subnetworks.decomposition import is_decomposition
@@ -49,9 +49,10 @@ def replaced(out: Path, overwrite: bool) -> Generator[bool]:
     # A run without a checkpoint has nothing to go on from.
     fresh = overwrite or not {CHECKPOINT, "final"} & set(there)
     try:
-        for name in there if fresh else ():
-            aside.mkdir(exist_ok=True)
-            (out / name).rename(aside / name)
+        with writable(aside):
+            for name in there if fresh else ():
+                aside.mkdir(exist_ok=True)
+                (out / name).rename(aside / name)
         yield fresh
     except BaseException:
         if fresh and (out / CHECKPOINT).exists():
