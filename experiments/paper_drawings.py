@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from subscape._io import write_json
-from subscape.report.plotting import INK, colour_map, new_figure, save_figure
+from subscape._io import save_figure, write_json
+from subscape.report.plotting import INK, colour_map, new_figure
 from subscape.report.toy_figure import draw_network
 
 SMALL = 8

@@ -389,3 +389,21 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path):
     with pytest.raises(FileExistsError, match="/dev/null"):
         _io.write_text("/dev/null", "x")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_what_safetensors_writes_first_is_in_a_folder_of_ours(tmp_path: Path, monkeypatch):
+    """It begins with a hidden file of its own naming, which a killed process leaves."""
+    seen = []
+
+    def watched(tensors, filename, metadata):
+        seen.append([path.name for path in tmp_path.iterdir()])
+        assert filename.parent != tmp_path
+        (filename.parent / ".tmpAbCdEf").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(safetensors.torch, "save_file", watched)
+    with pytest.raises(KeyboardInterrupt):
+        _io.write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)})
+    assert _io.contents(tmp_path) == []
+    assert all(_io._TEMPORARY.fullmatch(name) for name in seen[0])
+    assert names(tmp_path) == []

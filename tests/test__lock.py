@@ -10,6 +10,7 @@ import torch
 from subscape import decompose
 from subscape._lock import locked
 from subscape.interaction_basis import BasisConfig, stages
+from subscape.interaction_basis.figures import report_stage
 from subscape.interaction_basis.task import Task
 
 HOLDER = """
@@ -117,7 +118,14 @@ def run_edges(folder):
     stages.edges_stage(object.__new__(Task), BasisConfig(), folder)
 
 
-@pytest.mark.parametrize("action", [run_decompose, run_build, run_edges])
+def run_ablate(folder):
+    stages.ablate_stage(object.__new__(Task), folder, 0.1)
+
+
+ACTIONS = [run_decompose, run_build, run_edges, run_ablate, stages.modules_stage, report_stage]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
 def test_it_is_asked_for_wherever_a_run_goes_on_from_a_folder(tmp_path, action):
     with locked(tmp_path):
         with pytest.raises(BlockingIOError, match="another process"):

@@ -433,19 +433,19 @@ CONFIG.write_text('{"architectures": ["LlamaForCausalLM"]}')
 CONFIG.write_text(HALF)
     saved/config.json | the config of a saved decomposition |
 config(n_subnetworks=None)
-    saved/config.json | the config of a saved decomposition | ['n_subnetworks'] | save_pretrained
+    saved/config.json | the config of a saved decomposition | `n_subnetworks` | save_pretrained
 config(selection=None)
-    saved/config.json | the config of a saved decomposition | ['selection'] | save_pretrained
+    saved/config.json | the config of a saved decomposition | `selection` | save_pretrained
 config(target=None)
-    saved/config.json | the config of a saved decomposition | ['target'] | save_pretrained
+    saved/config.json | the config of a saved decomposition | `target` | save_pretrained
 config(layout=None)
-    saved/config.json | the config of a saved decomposition | ['layout'] | save_pretrained
+    saved/config.json | the config of a saved decomposition | `layout` | save_pretrained
 config(format_version="1.0")
-    saved/config.json | the config of a saved decomposition | ['threshold'] | save_pretrained
+    saved/config.json | a `threshold` | none | save_pretrained
 config(format_version="3.0")
     saved/config.json | format_version 2.0 or 1.0 | '3.0' | Update subscape
 config(selection={"kind": "top-k", "l0": 1})
-    selection | ['batch-top-k', 'group-top-k', 'jumprelu'] | 'top-k'
+    saved/config.json | ['batch-top-k', 'group-top-k', 'jumprelu'] | 'top-k'
 """)
 def test_saved_decompositions(code, said):
     run(code)

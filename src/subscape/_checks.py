@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 Config = TypeVar("Config")
 
 
-def problem(argument: str, expected: str, got: object, repair: str = "") -> str:
+class Problem(str):
+    """The message of an argument error, to be told from those of other packages and of the user's code."""
+
+
+def is_worded(error: BaseException) -> bool:
+    """Whether an error is one of ours, which says best itself what is wrong."""
+    return bool(error.args) and isinstance(error.args[0], Problem)
+
+
+def problem(argument: str, expected: str, got: object, repair: str = "") -> Problem:
     """Word one argument error.
 
     Args:
@@ -28,7 +37,7 @@ def problem(argument: str, expected: str, got: object, repair: str = "") -> str:
         The message.
     """
     shown = got if isinstance(got, str) else repr(got)
-    return f"{argument}: expected {expected}; got {shown}. {repair}".rstrip()
+    return Problem(f"{argument}: expected {expected}; got {shown}. {repair}".rstrip())
 
 
 def require(
@@ -80,6 +89,13 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
         expected = f"a setting, one of {known}"
         require(name in known, name, expected, "an unknown one", nearest(name, known))
     return replace(config, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory is used up: nothing else is to be tried then, and nothing to be blamed."""
+    # By name, as torch is not loaded for this.
+    named = type(error).__name__ in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
+    return named or "allocate memory" in str(error)
 
 
 def optional(module: str, purpose: str, install: str) -> Any:

@@ -5,6 +5,7 @@ a reader never sees half a file and an interrupted write leaves nothing behind. 
 folder means is not known here.
 """
 
+import errno
 import json
 import os
 import re
@@ -27,7 +28,7 @@ Owned = Callable[[Path], bool]
 
 LOCK = ".lock"
 """Of a folder in use; see `_lock`."""
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 _REPAIR = "It was cut short or is not ours: write it again, or copy it again from its source."
 
 
@@ -38,11 +39,28 @@ def write_json(path: str | Path, obj: object) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def regular(path: str | Path) -> Path:
+    """The path, refused if what is there is no regular file: a pipe or a device may have no end."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(problem(str(path), "a regular file", "a folder, a pipe or a device"))
+    return path
+
+
+def read_text(path: str | Path) -> str:
+    """Read text in UTF-8; other bytes are refused by name."""
+    try:
+        return regular(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        repair = "Convert it, such as by iconv -t UTF-8."
+        raise ValueError(problem(str(path), "text in UTF-8", f"{error}", repair)) from error
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; one that is damaged is refused by name."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(regular(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(problem(str(path), "a JSON file", f"{error}", _REPAIR)) from error
 
 
@@ -78,6 +96,14 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
+def save_figure(figure: Any, path: str | Path) -> Path:
+    """Write a matplotlib figure; the ending says the kind of file."""
+    path = Path(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+    return path
+
+
 def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
     """Append one record of finite numbers as a line of JSON."""
     line = json.dumps(dict(record), allow_nan=False) + "\n"
@@ -85,10 +111,14 @@ def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered, so that the line goes out in one piece and an interrupt does not tear it.
     with writable(path), path.open("ab", buffering=0) as file:
-        # A disk that fills up takes a part of it, and says so only when asked for the rest.
-        rest = line.encode()
-        while rest:
-            rest = rest[file.write(rest) :]
+        before, rest = file.tell(), line.encode()
+        try:
+            # A disk that fills up takes a part of it, and says so only when asked for the rest.
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def write_tensors(
@@ -110,20 +140,21 @@ def write_tensors(
         # safetensors hides its files from all other users; a file made here shows the usual mode.
         temporary.touch()
         usual = stat.S_IMODE(temporary.stat().st_mode)
+        # It first writes under a name of its own beside the file, which a killed process would leave there.
+        folder = _sibling(Path(path))
+        folder.mkdir()
         try:
-            safetensors.torch.save_file(separate, temporary, metadata=header)
-        except safetensors.SafetensorError as error:  # such as a full disk
-            got = f"{path} ({error})"
-            raise OSError(
-                problem("path", "a place to write to", got, "Choose another path.")
-            ) from error
+            safetensors.torch.save_file(separate, folder / "file", metadata=header)
+            (folder / "file").replace(temporary)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         temporary.chmod(usual)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file onto the CPU; one that is not whole is refused by name."""
     try:
-        return safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(regular(path))
     except safetensors.SafetensorError as error:
         raise ValueError(_not_safetensors(path, error)) from error
 
@@ -131,7 +162,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def read_metadata(path: str | Path) -> dict[str, str]:
     """Read the metadata that `write_tensors` was given, and none of the tensors."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(regular(path), framework="pt") as file:
             return dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
         raise ValueError(_not_safetensors(path, error)) from error
@@ -236,13 +267,24 @@ def writable(path: str | Path) -> Generator[None]:
     """Word the errors of writing to `path` as those of any other argument, of the same type."""
     try:
         yield
-    except OSError as error:
-        if error.errno is None:  # worded already
+    except (OSError, safetensors.SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        if number is None and isinstance(error, OSError):  # worded already
             raise
-        got = f"{path} ({error.strerror})"
-        raise type(error)(
-            problem("path", "a place to write to", got, "Choose another path.")
+        if said := re.search(r"os error (\d+)", str(error)):  # safetensors has it in its text only
+            number = int(said[1])
+        repair = "Choose another path."
+        if number in FULL:
+            repair = "Make room and give the same command again: what was there before is kept."
+        why = f"{error}" if number is None else os.strerror(number)
+        final = Path(*(_TEMPORARY.sub(r"\1", part) for part in Path(path).parts))
+        raise (type(error) if isinstance(error, OSError) else OSError)(
+            problem("path", "a place to write to", f"{final} ({why})", repair)
         ) from error
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A disk, a quota or the largest size of a file that is reached."""
 
 
 def _check_target(target: Path, overwrite: bool, owned: Owned) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from subscape._checks import problem, require
+from subscape._io import read_text
 
 Samples = Tensor | dict[str, Tensor]
 
@@ -162,7 +163,7 @@ def text_windows(
         ValueError: if no story has `length` tokens.
     """
     require(length >= 1, "length", "a whole number of at least 1", repr(length))
-    stories = [s.strip() for s in Path(path).read_text(encoding="utf-8").split(separator)]
+    stories = [s.strip() for s in read_text(path).split(separator)]
     windows = []
     for story in filter(None, stories):
         ids = torch.tensor(tokenizer(story)["input_ids"])

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import torch
@@ -109,10 +110,10 @@ class Target:
         """Names, shapes, dtypes and a SHA-256 of the values: what a decomposition belongs to.
 
         Hashed once while nobody changes the parameters; a change through `.data`, which torch does not count,
-        shows in their norms and sums.
+        shows in their norms and in their sums along every axis.
         """
         state = tuple(
-            (p.data_ptr(), p._version, float(torch.linalg.vector_norm(p)), float(p.sum()))
+            (p.data_ptr(), p._version, float(torch.linalg.vector_norm(p)), *_moments(p))
             for p in map(Tensor.detach, self.parameters.values())
         )
         if self._hashed is None or self._hashed[0] != state:
@@ -127,6 +128,12 @@ class Target:
             tensors.append({"name": name, "shape": list(p.shape), "dtype": str(p.dtype)[6:]})
         model = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
         return {"model": model, "tensors": tensors, "sha256": digest.hexdigest()}
+
+
+def _moments(values: Tensor) -> list[float]:
+    """For every axis the mean place of the values along it, which tells them from the same in another order."""
+    sums = (values.movedim(axis, 0)[..., None].flatten(1).sum(1) for axis in range(values.dim()))
+    return [float(s.double() @ torch.arange(1, len(s) + 1).to(s).double()) for s in sums]
 
 
 class _Functional:
@@ -218,6 +225,7 @@ def match(names: Iterable[str], patterns: str | Sequence[str]) -> list[str]:
 
 def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Names of the floating-point parameters that `patterns` choose, in model order."""
+    _check_callable(model)
     every = dict(model.named_parameters(remove_duplicate=False))
     require(bool(every), "model", "a module with at least one parameter", type(model).__name__)
     chosen = match(every, patterns)
@@ -226,10 +234,28 @@ def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         len(not_float) == 0,
         "parameters",
         "floating-point parameters",
-        f"{not_float} of integer or quantised type",
+        f"{not_float} of {every[not_float[0]].dtype if not_float else None}",
         f"Exclude them: {', '.join(repr(f'!{name}') for name in not_float)}.",
     )
     return _first_names(every, chosen)
+
+
+def _check_callable(model: nn.Module) -> None:
+    """Refuse what is no module whose parameters have values and can be replaced for a call."""
+    require(isinstance(model, nn.Module), "model", "a torch.nn.Module", type(model).__name__)
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    for module in model.modules():
+        kind = type(module).__name__
+        repair = "Give the module inside: model.module."
+        require(not isinstance(module, parallel), "model", "a module on one device", kind, repair)
+        compiled = isinstance(module, torch.jit.ScriptModule)
+        repair = "Give the module that it was compiled from."
+        require(not compiled, "model", "a module in Python", kind, repair)
+    for name, values in chain(model.named_parameters(), model.named_buffers()):
+        lazy = nn.parameter.is_lazy(values)
+        repair = "Call the model once on data." if lazy else "Load the weights, to a real device."
+        got = f"{name!r}, which is {'lazy' if lazy else 'on the meta device'}"
+        require(not (lazy or values.is_meta), "model", "parameters that have values", got, repair)
 
 
 def _names_and_modules(names: Iterable[str]) -> list[str]:

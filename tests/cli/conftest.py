@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -154,5 +155,40 @@ def refused(folder: Path, capsys):
         assert "Traceback" not in printed.err
         assert printed.out == ""
         return lines[0]
+
+    return run
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All that a folder holds, by path."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not p.is_symlink() and "__pycache__" not in p.parts
+    }
+
+
+@pytest.fixture
+def unharmed(folder: Path, capsys):
+    """Runs a command that must be refused with some words, in one line and with nothing changed."""
+
+    def run(line: str, *words: str) -> None:
+        before = files_of(folder)
+        capsys.readouterr()
+        drawn = False
+        try:
+            status = call(*trusting(tuple(shlex.split(line))))
+        except SystemExit as error:  # of the parser, which draws a box
+            status, drawn = error.code, True
+        printed = capsys.readouterr()
+        assert status == 2, printed.err
+        said = " ".join(printed.err.replace("│", " ").split())
+        assert "Traceback" not in said
+        assert "see all of it with --debug" not in said
+        if not drawn:
+            assert len([t for t in printed.err.splitlines() if t.startswith("subscape: ")]) == 1
+        for word in words:
+            assert word in said, said
+        assert files_of(folder) == before
 
     return run

@@ -3,7 +3,11 @@ from functools import partial
 
 import pytest
 
+from subscape._io import write_text
+from subscape.cli import toml
+from subscape.cli.basis import BasisFile
 from subscape.cli.main import main
+from subscape.reproduce.basis import CONFIG
 from subscape.toys import TOYS, ToyTraining, tms
 
 
@@ -59,14 +63,35 @@ def test_settings_of_the_toy_and_of_the_decomposition(tmp_path, quick_tms):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--seeds 0", "seeds: expected a whole number of at least 1; got 0"),
-        ("--n-samples 0", "n_samples: expected a whole number of at least 1; got 0"),
+        ("--seeds 0", "seeds: expected a whole number from 1 to 10000; got 0"),
+        ("--n-samples 0", "n_samples: expected at least the 128 inputs of a batch; got 0"),
+        ("--side-by-side 0", "side_by_side: expected a whole number from 1 to 10000; got 0"),
+        ("--first-seed -1", "first_seed: expected at least 0; got -1"),
     ],
 )
 def test_nothing_to_do_is_refused(tmp_path, capsys, flags, message):
     assert main(["reproduce", "tms", *flags.split(), "--out", str(tmp_path / "new")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_one_killed_between_picture_and_results_goes_on(tmp_path, monkeypatch, capsys):
+    results = {"name": "digits-mlp", "runs": [], "summary": {"seeds": [0]}}
+    monkeypatch.setattr("subscape.cli.reproduce.reproduce_basis", lambda *_, **__: results)
+    (tmp_path / "edges-required.png").write_bytes(b"picture")
+    line = ["reproduce", "digits-mlp", "--seeds", 1, "--json", "--out", tmp_path]
+    assert run(*line) == 2  # whose it is nobody knows
+    (tmp_path / "seed0").mkdir()
+    write_text(
+        tmp_path / "seed0" / "basis.toml", toml.dumps(BasisFile(tolerance=0.01, basis=CONFIG))
+    )
+    assert run(*line) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+
+
+def test_what_does_not_fit_the_toy_is_refused_before_it_is_trained(tmp_path, quick_tms, capsys):
+    assert run("reproduce", "tms", "--rank", 99, "--out", tmp_path / "new") == 2
+    assert "rank: expected at most the dimensions [2, 5]" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_run(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -31,6 +32,22 @@ def test_an_interrupted_build_goes_on_where_it_was(example, tmp_path, monkeypatc
         for one, other in zip(whole.of(method), resumed.of(method), strict=True):
             assert torch.equal(one.into, other.into)
             assert torch.equal(one.importance, other.importance)
+
+
+@pytest.mark.parametrize("name", ["mod-add", "tanh", "sequence"])
+def test_whatever_was_there_already_the_bases_are_the_same_to_the_bit(example, tmp_path, name):
+    case = example(name)
+    whole = build_bases(case.chain, case.inputs, folder=tmp_path / "whole")
+    layers = sorted((tmp_path / "whole" / "layers").iterdir())
+    for n in range(1, len(layers)):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / f"{n}")
+        for path in layers[:n]:
+            (folder / "layers" / path.name).unlink()
+        resumed = build_bases(case.chain, case.inputs, folder=folder)
+        for method in ("lib", "pca"):
+            for one, other in zip(whole.of(method), resumed.of(method), strict=True):
+                for field in ("mean", "into", "back", "importance"):
+                    assert torch.equal(getattr(one, field), getattr(other, field))
 
 
 def test_a_folder_of_another_run_is_refused(example, tmp_path):

@@ -141,8 +141,28 @@ def test_two_reverse_passes_where_there_is_no_forward_rule(enabled):
     ):
         assert_right(target, data, rows_of("mlp"), direction)
     target, data, direction = custom(Once)
-    with pytest.raises(RuntimeError, match="model: expected operations that can be differentiated"):
-        output_effects(target, data, rows_of("mlp"), direction)
+    with pytest.warns(UserWarning, match=f"{FALLS_BACK}.*central differences"):
+        assert_right(target, data, rows_of("mlp"), direction)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory while differentiating"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("the model's own"),
+    ],
+)
+def test_what_is_no_lack_of_a_rule_is_not_tried_again(error):
+    calls = []
+
+    def fail(x):
+        calls.append(1)
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        derivative(fail, (torch.ones(2),), (torch.ones(2),))
+    assert len(calls) == 1
 
 
 def test_the_rows_of_a_pass_do_not_matter(small):

@@ -176,6 +176,23 @@ def test_a_run_with_other_settings_values_or_data_is_refused(planted, tmp_path):
     assert Decomposition.from_pretrained(tmp_path / "final").metrics["steps"] == 24
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_weights_that_are_not_finite_are_not_kept(planted, tmp_path, monkeypatch, side):
+    """Between two lines of metrics too."""
+    right = Trainer.step
+
+    def step(self):
+        batch = right(self)
+        if self.step_number == 10:
+            getattr(self.dictionary, f"{side}_weights").data[..., 0] = torch.nan
+        return batch
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(ValueError, match=r"learning_rate: expected .* weights .* step 10"):
+        run(planted, tmp_path, log_every=100)
+    assert int(read_tensors(tmp_path / "checkpoint.safetensors")["step"]) == 5
+
+
 # What a run gives
 
 

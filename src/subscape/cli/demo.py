@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from subscape._checks import require
 from subscape._lock import locked
 from subscape.demo import run_digits, run_toy
 from subscape.demo.folder import check_out
@@ -31,6 +32,8 @@ class DemoRun:
 
 def run(settings: DemoRun) -> None:
     """Carry out the command."""
+    in_range = 0 <= settings.seed < 2**31
+    require(in_range, "seed", "a whole number from 0 to 2³¹ − 1", settings.seed)
     torch.set_num_threads(1)  # more threads only wait for each other on tensors this small
     show = not settings.json
     folders = [settings.out / name for name in ("toy", "digits")]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from subscape._io import contents
+from subscape._io import contents, writable
 from subscape.cli import toml
 from subscape.cli.run_folder import CONFIG
 from subscape.subnetworks.decomposition import is_decomposition
@@ -30,7 +30,8 @@ def is_run(folder: Path) -> bool:
         settings = toml.read(folder / CONFIG).keys()
     except (OSError, ValueError):
         settings = set()
-    return settings >= {"model", "data", "training"} or is_checkpoint(folder / CHECKPOINT)
+    aside = any(is_run(path) for path in folder.glob("replaced-*"))  # all of it, and then killed
+    return aside or settings >= {"model", "data", "training"} or is_checkpoint(folder / CHECKPOINT)
 
 
 @contextmanager
@@ -48,9 +49,10 @@ def replaced(out: Path, overwrite: bool) -> Generator[bool]:
     # A run without a checkpoint has nothing to go on from.
     fresh = overwrite or not {CHECKPOINT, "final"} & set(there)
     try:
-        for name in there if fresh else ():
-            aside.mkdir(exist_ok=True)
-            (out / name).rename(aside / name)
+        with writable(aside):
+            for name in there if fresh else ():
+                aside.mkdir(exist_ok=True)
+                (out / name).rename(aside / name)
         yield fresh
     except BaseException:
         if fresh and (out / CHECKPOINT).exists():
@@ -61,7 +63,9 @@ def replaced(out: Path, overwrite: bool) -> Generator[bool]:
             _put_back(out, aside)
         raise
     for path in out.glob("replaced-*"):
-        if is_run(path) and {each.name for each in contents(path)} <= set(OWN):
+        # Of a run that was killed while it stepped aside there may be only the end.
+        mine = is_run(path) or is_decomposition(path / "final")
+        if mine and {each.name for each in contents(path)} <= set(OWN):
             shutil.rmtree(path)
 
 

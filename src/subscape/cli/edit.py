@@ -18,6 +18,8 @@ from subscape.subnetworks.lora import is_adapter
 RECORD = "edit.json"
 """In the folder of an edited model: the edit, and the names of all files, by which it is told."""
 
+MOST_TOKENS = 100_000
+
 
 @dataclass(frozen=True)
 class EditRun:
@@ -116,8 +118,11 @@ def _generate(opened: Run, model: Any, settings: EditRun) -> str | None:
             "Prompts are for Hugging Face models.",
         )
         raise ValueError(problem("prompt", expected, f"{opened.model}", repair))
+    n = settings.max_new_tokens
+    require(1 <= n <= MOST_TOKENS, "max_new_tokens", f"from 1 to {MOST_TOKENS:,}", n)
     inputs = tokenizer(settings.prompt, return_tensors="pt")
     ids = inputs["input_ids"].to(next(model.parameters()).device)
+    require(ids.numel() > 0, "prompt", "a text of at least one token", repr(settings.prompt))
     with torch.no_grad():
         written = model.generate(
             input_ids=ids,

@@ -111,6 +111,7 @@ def _language_model(name: str) -> nn.Module:
 
 def load_data(name: str, model: str, window: int) -> Samples:
     """Samples of an array file, of a text cut to windows of so many tokens, or of a user's function."""
+    require(window >= 1, "window", "at least 1 token", window)
     if is_code(name):
         return as_samples(called(name, "data"))
     path = Path(name)
@@ -119,11 +120,8 @@ def load_data(name: str, model: str, window: int) -> Samples:
     match path.suffix:
         case ".txt":
             return text_windows(path, load_tokenizer(model), length=window)
-        case ".npy":
-            return torch.from_numpy(numpy.load(path, allow_pickle=False))
-        case ".npz":
-            with numpy.load(path, allow_pickle=False) as arrays:
-                return _only(path, {k: torch.from_numpy(arrays[k]) for k in arrays.files})
+        case ".npy" | ".npz":
+            return _only(path, _arrays(path))
         case ".safetensors":
             return _only(path, read_tensors(path))
         case _:
@@ -144,12 +142,30 @@ def load_labels(name: str) -> torch.Tensor | None:
         return None
     match path.suffix:
         case ".npz":
-            with numpy.load(path, allow_pickle=False) as arrays:
-                return torch.from_numpy(arrays["labels"]) if "labels" in arrays.files else None
+            return _arrays(path).get("labels")
         case ".safetensors":
             return read_tensors(path).get("labels")
         case _:
             return None
+
+
+def _arrays(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of an .npy or .npz file."""
+    try:
+        content = numpy.load(path, allow_pickle=False)
+        with content if path.suffix == ".npz" else contextlib.nullcontext({"": content}) as arrays:
+            # Bytes in this machine's order.
+            return {
+                name: torch.from_numpy(
+                    arrays[name].astype(arrays[name].dtype.newbyteorder("="), copy=False)
+                )
+                for name in arrays
+            }
+    except Exception as error:  # zipfile and numpy raise half a dozen kinds
+        got = f"{path} ({type(error).__name__}: {error})"
+        repair = "Save it again: numpy.savez(path, inputs=numbers)."
+        expected = "a whole file of numbers, without pickled objects, that fits into memory"
+        raise ValueError(problem("data", expected, got, repair)) from error
 
 
 def load_tokenizer(model: str) -> Any:
@@ -204,12 +220,12 @@ def called(name: str, argument: str) -> Any:
     module_name, _, function_name = name.partition(":")
     try:
         function: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise ValueError(
             problem(
                 argument,
                 "package.module:function that can be imported from here",
-                f"{name!r} ({error})",
+                f"{name!r} ({type(error).__name__}: {error})",
                 "Check the spelling, and that the module lies in this folder or is installed.",
             )
         ) from error

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from subscape._checks import nearest, require
+from subscape._checks import nearest, out_of_memory, problem, require
 from subscape._version import __version__
 
 ERRORS = (ValueError, TypeError, ImportError, OSError)
-"""What a wrong argument raises at the library's door; anything else is a bug and keeps its traceback."""
+"""What a wrong argument raises at the library's door; anything else is the model's error or a bug."""
+RESUMED = ("decompose", "measure", "basis")
+"""Commands that go on where they were stopped."""
 
 COMMANDS = {
     "decompose": "Decompose a model into sparsely active, low-rank directions in parameter space.",
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 if `check` finds an error, 2 for a wrong argument, 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
         warnings.showwarning = _shown_once()
@@ -49,15 +54,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except ERRORS as error:
+        except (Exception, KeyboardInterrupt) as error:
+            if debug:
+                traceback.print_exc()
             # Other packages' errors may have several lines.
-            print("subscape:", " ".join(str(error).split("\n")), file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            again = "the same command goes on from the last checkpoint"
-            print(f"subscape: interrupted; {again}", file=sys.stderr)
-            return 130
+            print("subscape:", *_line(error, arguments).split(), file=sys.stderr)
+            return 130 if isinstance(error, KeyboardInterrupt) else 2
     return status if isinstance(status, int) else 0
+
+
+def _line(error: BaseException, arguments: Sequence[str]) -> str:
+    """What to say of an error."""
+    if isinstance(error, KeyboardInterrupt):
+        resumed = bool(arguments) and arguments[0] in RESUMED
+        return "interrupted" + "; the same command goes on where it was" * resumed
+    if out_of_memory(error):
+        repair = "Take fewer rows at once (--memory-gib, --batch-size), or another --device."
+        return problem("memory", "room for this command", str(error) or "none left", repair)
+    if isinstance(error, ERRORS):
+        return str(error)
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{at.filename}:{at.lineno}"
+    return f"{type(error).__name__}: {error} (at {where}; see all of it with --debug)"
 
 
 def _run(command: str = "--help", *arguments: str) -> object:
@@ -86,6 +104,7 @@ def _help() -> str:
         *(f"  {name:<11}{what}" for name, what in COMMANDS.items()),
         "",
         "  subscape COMMAND --help   what a command takes, with an example",
+        "  subscape COMMAND --debug  show where an error comes from",
         "  subscape --version",
     ])
 

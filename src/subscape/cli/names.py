@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from subscape._checks import require
+from subscape._io import read_text
 
 Namer = Callable[[int], str]
 
@@ -35,7 +36,7 @@ def output_namer(file: Path | None, model: nn.Module, tokens: Namer | None) -> N
     """Names of outputs: of a file, one per line, the model's own class names, or its tokens."""
     if file is not None:
         require(file.is_file(), "names", "a text file that exists", str(file))
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).splitlines()
         return lambda i: lines[i] if i < len(lines) else f"output {i}"
     if tokens is not None:
         return tokens

@@ -113,6 +113,7 @@ class ReproduceRun:
     """Print the summary as JSON."""
 
 
+MOST_SEEDS = 10_000
 TRAINING_FLAGS = (
     "n_restarts",
     "n_subnetworks",
@@ -131,12 +132,17 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
     """Carry out the command."""
     out, path = settings.out, settings.out / "results.json"
     pictures = [out / PICTURE] if settings.name in TOLERANCES else []
+    if not path.exists() and list(out.glob("seed*/basis.toml")):
+        pictures = []  # of a reproduction that was stopped before its results were written
     for each in (path, *pictures):
         # The picture is known by the results that it is of.
         check_free(
             each, overwrite=settings.overwrite, owned=lambda _: _is_results(path), name="out"
         )
-    require(settings.seeds >= 1, "seeds", "a whole number of at least 1", settings.seeds)
+    for name in ("seeds", "side_by_side"):
+        n = getattr(settings, name)
+        require(1 <= n <= MOST_SEEDS, name, f"a whole number from 1 to {MOST_SEEDS}", n)
+    require(settings.first_seed >= 0, "first_seed", "at least 0", settings.first_seed)
     torch.set_num_threads(1)  # more threads only wait for each other on tensors this small
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     progress = not settings.json
@@ -170,10 +176,12 @@ def _with_flags(what: Reproduction, settings: ReproduceRun) -> Reproduction:
     what = what.of_toy(of_toy)
     given = {k: v for k in TRAINING_FLAGS if (v := getattr(settings, k)) is not None}
     n = what.n_samples if settings.n_samples is None else settings.n_samples
-    require(n >= 1, "n_samples", "a whole number of at least 1", n)
+    training = replace(what.training, **given)
+    least = training.batch_size
+    require(n >= least, "n_samples", f"at least the {least} inputs of a batch", n)
     return replace(
         what,
-        training=replace(what.training, **given, consolidate=settings.consolidate),
+        training=replace(training, consolidate=settings.consolidate),
         divergence=settings.divergence or what.divergence,
         n_samples=n,
         **{name: getattr(settings, name) for name in GEOMETRY},

@@ -82,7 +82,7 @@ class Run:
         if self.data is None:
             raise ValueError(problem("data", "data", "none in the run", "Give them with --data."))
         self._refuse_code("model", "data")
-        return load_data(self.data, self.model or "", window or self.window)
+        return load_data(self.data, self.model or "", self.window if window is None else window)
 
     def _refuse_code(self, *arguments: str) -> None:
         for argument in arguments:

@@ -13,6 +13,7 @@ import msgspec
 import tomli_w
 
 from subscape._checks import nearest, problem
+from subscape._io import regular
 
 T = TypeVar("T")
 WORDS = {
@@ -29,7 +30,7 @@ WORDS = {
 def read(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; refuses one that is missing or is no TOML."""
     try:
-        return msgspec.toml.decode(path.read_bytes())
+        return msgspec.toml.decode(regular(path).read_bytes())
     except FileNotFoundError as error:
         raise ValueError(problem("config", "a TOML file that exists", str(path))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -89,9 +89,13 @@ class Geometry:
         cls, row_weight: RowWeight, state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
     ) -> Geometry:
         """What `state` gave."""
+        check_row_weight(row_weight)
+        typical = state.get("typical", torch.zeros(()))
+        right = typical.shape == (2,) and bool((typical > 0).all())
+        require(right, "geometry.typical", "two lengths", f"{typical.tolist()}")
         of_metric = {k[7:]: v for k, v in state.items() if k.startswith("metric.")}
         metric = Metric.from_state(of_metric, shapes) if of_metric else None
-        return cls(row_weight, metric, *state["typical"].tolist())
+        return cls(row_weight, metric, *typical.tolist())
 
 
 def kronecker(

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from subscape._checks import problem
+from subscape._checks import out_of_memory, problem
 from subscape._shapes import Float, Int
 from subscape.data import Samples, n_samples, take
 from subscape.gradients.capture import Call, Calls, captured, frozen, positions_picked
@@ -242,6 +242,8 @@ class OnePass:
                 lambda values: self._rows_of(values, module),
             )
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if out_of_memory(error):
+                raise
             reason = f"it fails ({str(error).strip().splitlines()[0][:160]})"
             message = problem("engine", f"a replay of {module!r}", reason, "Use engine='auto'.")
             raise EngineError(names, message) from error
@@ -271,6 +273,8 @@ class OnePass:
                 chunk=None if chunk >= len(e) else chunk,
             )
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if out_of_memory(error):
+                raise
             raise EngineError(names, str(error)) from error
 
 

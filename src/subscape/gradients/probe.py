@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from subscape._checks import problem, require
+from subscape._checks import is_worded, out_of_memory, problem, require
 from subscape.data import Samples, n_samples, take
 from subscape.rows import RowKind
 from subscape.targets import Target
@@ -23,17 +25,28 @@ def probed_outputs(target: Target, first: Samples, kind: RowKind) -> Tensor:
     try:
         with torch.no_grad():
             outputs = target.outputs(take(first, slice(None)))
-    except (RuntimeError, IndexError) as error:
+    except Exception as error:
+        if is_worded(error) or out_of_memory(error):
+            raise
         by_name = {"": first} if isinstance(first, Tensor) else first
         shapes = ", ".join(f"{k} {list(v.shape)}".strip() for k, v in by_name.items())
         raise ValueError(
             problem(
                 "data",
                 "inputs that the model takes",
-                f"shape {shapes}, at which it fails ({error})",
+                f"shape {shapes}, at which it fails ({type(error).__name__}: {error})",
                 "Try model(data[:2]), or pass outputs= to call it in another way.",
             )
         ) from error
+    numbers = isinstance(outputs, Tensor) and outputs.is_floating_point()
+    require(
+        numbers,
+        "outputs",
+        "a tensor of floating-point numbers, which have gradients",
+        f"{outputs.dtype}" if isinstance(outputs, Tensor) else type(outputs).__name__,
+        "Return scores rather than classes, or parts of complex numbers: outputs=lambda model, batch: ….",
+        error=ValueError if isinstance(outputs, Tensor) else TypeError,
+    )
     require(
         kind == "sample" or outputs.dim() >= 3,
         "rows",
@@ -58,6 +71,7 @@ def probed_outputs(target: Target, first: Samples, kind: RowKind) -> Tensor:
             "model(batch)[:, None]."
         ),
     )
+    require(outputs.numel() > 0, "outputs", "at least one number", f"{list(outputs.shape)}")
     require(
         bool(torch.isfinite(outputs).all()),
         "outputs",
@@ -66,6 +80,34 @@ def probed_outputs(target: Target, first: Samples, kind: RowKind) -> Tensor:
         "Check inputs and model.",
     )
     return outputs
+
+
+@contextmanager
+def unchanged_buffers(model: nn.Module) -> Generator[None]:
+    """Refuse a model whose forward changes its buffers, and put them back."""
+    before = {name: (b, b.clone()) for name, b in model.named_buffers()}
+    try:
+        yield
+    finally:
+        now = dict(model.named_buffers())
+        changed = [
+            name
+            for name, (buffer, old) in before.items()
+            if now.get(name) is not buffer or not torch.equal(buffer.nan_to_num(), old.nan_to_num())
+        ]
+        for name in changed:
+            buffer, old = before[name]
+            owner, _, local = name.rpartition(".")
+            model.get_submodule(owner)._buffers[local] = buffer
+            with torch.no_grad():
+                buffer.copy_(old)
+    require(
+        not changed,
+        "model",
+        "a forward that leaves the model's buffers as they are",
+        f"changes of {changed[:3]}{' …' if len(changed) > 3 else ''}",
+        "Call model.eval() first: running statistics and power iterations stop then.",
+    )
 
 
 def check_rows_alone(target: Target, inputs: Samples, few: Tensor, many: Tensor) -> None:

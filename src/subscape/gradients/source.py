@@ -5,6 +5,7 @@ Engines are planned once for a target and a kind of row; `over` takes them along
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -259,6 +260,9 @@ class GradientSource:
         """Estimate typical lengths and the metric from some rows of the data."""
         names = get_args(MetricName)
         require(metric in names, "metric", f"one of {list(names)}", repr(metric))
+        require(0 <= power <= 1, "metric_power", "a power from 0 to 1", repr(power))
+        finite = 0 <= damping < math.inf
+        require(finite, "metric_damping", "a share of 0 or more", repr(damping))
         plain = Geometry(row_weight)
         if row_weight == "norm" and metric == "euclidean":
             return plain

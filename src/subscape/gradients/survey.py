@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from subscape._checks import nearest, require
 from subscape.data import Samples, take
 from subscape.gradients.capture import Call, Calls, UnsafeModuleError, all_calls, captured, frozen
-from subscape.gradients.probe import check_rows_alone, probed_outputs
+from subscape.gradients.probe import check_rows_alone, probed_outputs, unchanged_buffers
 from subscape.gradients.rules import rule_of
 from subscape.rows import RowKind
 from subscape.targets import Target
@@ -85,10 +85,15 @@ def survey(target: Target, inputs: Samples, kind: RowKind) -> Survey:
     leaves = {
         name: p.detach().clone().requires_grad_(True) for name, p in target.parameters.items()
     }
-    with frozen(target.model), captured(around | linear, watch=True) as few:
-        first = probed_outputs(target, take(inputs, slice(0, 2)), kind)
-    with frozen(target.model), captured(around | linear, watch=True) as many, torch.enable_grad():
-        outputs = target.outputs(take(inputs, slice(0, 3)), leaves)
+    with unchanged_buffers(target.model):
+        with frozen(target.model), captured(around | linear, watch=True) as few:
+            first = probed_outputs(target, take(inputs, slice(0, 2)), kind)
+        with (
+            frozen(target.model),
+            captured(around | linear, watch=True) as many,
+            torch.enable_grad(),
+        ):
+            outputs = target.outputs(take(inputs, slice(0, 3)), leaves)
     check_rows_alone(target, inputs, first, outputs)
     n_calls = {name: len(many[name]) for name in around}
     batched = {

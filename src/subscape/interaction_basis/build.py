@@ -145,6 +145,8 @@ def build_bases(
         if path:
             tensors, rest = to_tensors(done[layer])
             write_tensors(path, tensors, {"bases": json.dumps(rest)})
+            # Read back, as a run that goes on reads it: how numbers lie in memory changes their products.
+            done[layer] = read_layer(path, chain.embed(inputs[:1]).device)
     lib, pca = (tuple(done[layer][method] for layer in range(n + 1)) for method in ("lib", "pca"))
     return Bases(lib, pca, config)
 

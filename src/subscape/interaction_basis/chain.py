@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subscape._checks import problem, require
+from subscape._checks import out_of_memory, problem, require
 
 Section = Callable[[Tensor], Tensor]
 
@@ -106,9 +106,9 @@ class Chain:
     def _run(self, number: int, section: Section, values: Tensor) -> Tensor:
         try:
             return section(values)
-        except torch.OutOfMemoryError:
-            raise
         except WRONG as error:
+            if out_of_memory(error):
+                raise
             raise ValueError(
                 problem(
                     f"sections[{number}]",
@@ -175,6 +175,8 @@ def _check_alone(chain: Chain, nodes: list[Tensor]) -> None:
             same_shape = alone.shape == together.shape
             off = float((alone - together).abs().max()) if same_shape else torch.inf
         except WRONG as error:
+            if out_of_memory(error):
+                raise
             found = f"an error for a sample alone: {error}"
         else:
             if off <= MIXING * float(together.abs().max()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from subscape._io import read_json, write_text
+from subscape._io import read_json, save_figure, write_text
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.modules import Modules
 from subscape.interaction_basis.page import graph_page
@@ -16,6 +16,7 @@ from subscape.interaction_basis.stages import (
     load_labels,
     load_modules,
     made_by,
+    own,
     thresholds,
 )
 
@@ -27,6 +28,11 @@ WIDEST = 40.0
 
 def report_stage(folder: Path, *, title: str | None = None) -> list[Path]:
     """Draw everything that a run has, all other stages done; the files written."""
+    with own(folder):
+        return _drawn(folder, title)
+
+
+def _drawn(folder: Path, title: str | None) -> list[Path]:
     graphs, modules = load_graphs(folder), load_modules(folder)
     ablation = read_json(made_by("ablate", folder / "ablation.json"))
     last_layer = read_json(folder / "modules.json")["last_layer"]
@@ -84,5 +90,4 @@ def _graph(
 
 
 def _saved(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(figure, path)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from subscape._checks import problem
+from subscape._checks import out_of_memory, problem
 from subscape._shapes import Float
 from subscape.interaction_basis.chain import Section
 
@@ -38,6 +38,8 @@ def pushforward(section: Section) -> Push:
             with sdpa_kernel(SDPBackend.MATH):
                 derivatives = _push(section, point, tangents)
         except (RuntimeError, NotImplementedError) as error:
+            if out_of_memory(error):
+                raise
             expected = "a section with forward-mode derivatives"
             repair = "Load the model with attn_implementation='eager'."
             raise ValueError(problem("sections", expected, reason, repair)) from error

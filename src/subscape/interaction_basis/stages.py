@@ -12,13 +12,15 @@ Every stage reads what the one before it wrote.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from subscape._checks import require
-from subscape._io import read_json, write_json
+from subscape._io import read_json, remove_half_written, write_json
 from subscape._lock import locked
 from subscape._progress import bar
 from subscape.interaction_basis.ablation import edge_curve, node_curve
@@ -33,10 +35,20 @@ SECTION = ("n_edges", "threshold", "score", "n_total")
 """What ablation.json keeps of the edges that a section requires."""
 
 
+@contextmanager
+def own(folder: Path) -> Generator[None]:
+    """Have a run folder to oneself, without what killed processes left half written."""
+    with locked(folder):
+        for place in (folder / "build", *(folder / "build").glob("*/")):
+            if place.is_dir():
+                remove_half_written(place)
+        yield
+
+
 def build_stage(task: Task, config: BasisConfig, folder: Path, *, progress: bool = False) -> Bases:
     """Compute the bases, or read those that are there."""
     kept = {"folder": folder / "build", "progress": progress}
-    with locked(folder):
+    with own(folder):
         return build_bases(task.chain, task.inputs, config, gram_inputs=task.gram_inputs, **kept)
 
 
@@ -44,7 +56,7 @@ def edges_stage(
     task: Task, config: BasisConfig, folder: Path, *, progress: bool = False
 ) -> dict[str, InteractionGraph]:
     """Compute the edges of both methods and write the graphs, and the labels if the task has some."""
-    with locked(folder):
+    with own(folder):
         bases = build_stage(task, config, folder, progress=progress)
         kept = {"folder": folder / "build", "progress": progress}
         graphs = {m: build_graph(task.chain, bases, task.inputs, method=m, **kept) for m in METHODS}
@@ -74,6 +86,13 @@ def ablate_stage(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Count the edges that every section needs and draw up the curves: what is in ablation.json."""
+    with own(folder):
+        return _ablated(task, folder, tolerance, midpoint, curves, progress)
+
+
+def _ablated(
+    task: Task, folder: Path, tolerance: float, midpoint: Midpoint, curves: bool, progress: bool
+) -> dict[str, Any]:
     graphs, chain, on = load_graphs(folder), task.scoring, task.scored
     base, device = on.base(chain), chain.embed(on.inputs[:1]).device
     result: dict[str, Any] = {"score": on.score.name, "base": base, "tolerance": tolerance}
@@ -132,19 +151,20 @@ def modules_stage(
     library: Library = "networkx",
 ) -> dict[str, Any]:
     """Find the modules of both graphs: what is in modules.json."""
-    ablation = read_json(made_by("ablate", folder / "ablation.json"))
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
-    for method, graph in load_graphs(folder).items():
-        found = find_modules(
-            graph,
-            thresholds(ablation, method),
-            resolution=resolution,
-            seed=seed,
-            last_layer=last_layer,
-            library=library,
-        )
-        result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
-    write_json(folder / "modules.json", result)
+    with own(folder):
+        ablation = read_json(made_by("ablate", folder / "ablation.json"))
+        for method, graph in load_graphs(folder).items():
+            found = find_modules(
+                graph,
+                thresholds(ablation, method),
+                resolution=resolution,
+                seed=seed,
+                last_layer=last_layer,
+                library=library,
+            )
+            result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
+        write_json(folder / "modules.json", result)
     return result
 
 

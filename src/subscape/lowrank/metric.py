@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from subscape._checks import require
 from subscape._shapes import Float
 from subscape.lowrank.layout import TensorLayout
 from subscape.lowrank.stack import Stack
@@ -109,6 +110,15 @@ class Metric:
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> Metric:
         """What `state` gave."""
+        for name, shape in shapes.items():
+            scale = state.get(f"{name}.scale", torch.zeros(()))
+            right = scale.numel() == 1 and float(scale) > 0
+            require(right, f"{name}.scale", "a number above 0", f"{scale.tolist()}")
+            for mode, size in enumerate(shape):
+                for key in (f"{name}.{mode}", f"{name}.{mode}.inverse"):
+                    got = list(state[key].shape) if key in state else "none"
+                    right = got in ([size], [size, size])
+                    require(right, key, f"a matrix [{size}, {size}], or its diagonal", got)
         return cls({
             name: TensorMetric(
                 tuple(state[f"{name}.{mode}"] for mode in range(len(shape))),

@@ -40,6 +40,8 @@ class MeasureConfig:
             value = getattr(self, name)
             right = isinstance(value, int) and value >= 1
             require(right, name, "a whole number of at least 1", value)
+        for name, most in (("n_references", 10_000), ("n_deltas", 60)):
+            require(getattr(self, name) <= most, name, f"at most {most:,}", getattr(self, name))
         require(self.n_partners >= 0, "n_partners", "at least 0", self.n_partners)
         finite = self.change > 0 and math.isfinite(self.change)
         require(finite, "change", "a share above 0", self.change)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import subscape._version as version
 from subscape._checks import require, with_settings
-from subscape._io import append_jsonl, write_text
+from subscape._io import append_jsonl, regular, write_text
 from subscape._lock import locked
 from subscape._progress import bar
 from subscape._shapes import Bool
@@ -53,8 +53,14 @@ from subscape.targets import Outputs, Target
 
 IMPACT, CARDS = "impact.safetensors", "subnetworks.jsonl"
 """What a measurement goes on from."""
-FILES = (IMPACT, CARDS, TENSORS, NAME, "samples.safetensors")
-"""All that a measurement leaves in its folder, or left there in format 1."""
+FILES = {
+    IMPACT: b'"n_references"',
+    CARDS: b"subscape-measures",
+    TENSORS: b'"coactivation"',
+    NAME: b"subscape-measures",
+    "samples.safetensors": b'"index"',
+}
+"""All that a measurement leaves in its folder, or left there in format 1, and how each is known to be one's."""
 N_PUSHED = 8
 """Top rows of each of two subnetworks to measure their interaction on."""
 
@@ -117,8 +123,9 @@ def measure(
         require(len(labels) == len(source), "labels", f"{len(source)} of them", f"{len(labels)}")
     where = None if out is None else Path(out)
     with locked(where):
-        if overwrite and where is not None:
-            for name in FILES:
+        if where is not None:
+            _check_own(where)
+            for name in FILES if overwrite else ():
                 (where / name).unlink(missing_ok=True)
         found = impact(
             decomposition,
@@ -157,6 +164,18 @@ def measure(
         if where is not None:
             result.save(where)
     return result
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder with a file of these names that no measurement wrote: it would be replaced."""
+    for name, mark in FILES.items():
+        path = folder / name
+        # A damaged file of lines is known by the sums beside it.
+        if path.exists() and not (name == CARDS and (folder / IMPACT).exists()):
+            with regular(path).open("rb") as file:
+                mine = mark in file.read(2**16)
+            got, repair = f"{path}, which is none", "Choose another folder, or move it away."
+            require(mine, "out", f"a folder whose {name} is a measurement's", got, repair)
 
 
 def _pushed(
@@ -275,7 +294,7 @@ def _resumed(path: Path, header: Mapping[str, Any], n: int) -> list[SubnetworkMe
             break
         kept.append(record)
     whole = "".join(json.dumps(_sealed(record)) + "\n" for record in (header, *kept))
-    if whole.encode() != there:
+    if whole.encode() != there or path.is_symlink():
         write_text(path, whole)
     return msgspec.convert(kept, list[SubnetworkMeasures])
 

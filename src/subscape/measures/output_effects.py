@@ -1,11 +1,13 @@
 """What a subnetwork does to outputs: ∂f(x, W0 + δ v)/∂δ at δ = 0, by forward mode.
 
 (arXiv 2504.00194, sec. 3.2.) Forward mode gives all outputs of a row at once. Fused attention kernels have
-no forward rule; then the explicit softmax kernel is taken, and at last two reverse passes.
+no forward rule; then the explicit softmax kernel is taken, then two reverse passes, and at last central
+differences.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from subscape._checks import problem, require
+from subscape._checks import out_of_memory, require
 from subscape._shapes import Bool, Float
 from subscape.data import Samples
 from subscape.measures.record import OutputEffect, TopOutputs, rounded
@@ -31,11 +33,7 @@ def output_effects(
     *,
     micro_batch_size: int = 256,
 ) -> Float[Tensor, "row *output"]:
-    """∂f/∂δ of moving along a direction, at every row, in output units per unit of δ.
-
-    Raises:
-        RuntimeError: if the model can be differentiated in none of the ways.
-    """
+    """∂f/∂δ of moving along a direction, at every row, in output units per unit of δ."""
     names = list(direction)
     values = tuple(target.parameters[name].detach() for name in names)
     tangents = tuple(direction[name].to(target.parameters[name].dtype) for name in names)
@@ -65,27 +63,46 @@ def derivative(
     try:
         return _forward(function, values, tangents).detach()
     except (RuntimeError, NotImplementedError) as error:
+        _check_no_rule(error)
         reason = str(error).splitlines()[0]
     # The explicit softmax has a forward rule and a second derivative; the fused kernels have neither.
     with sdpa_kernel(SDPBackend.MATH):
         for name, way in _WAYS.items():
             try:
                 found = way(function, values, tangents)
-            except (RuntimeError, NotImplementedError):
+            except (RuntimeError, NotImplementedError) as error:
+                _check_no_rule(error)
                 continue
             warnings.warn(
                 f"forward mode is not there for this model as loaded ({reason}); used {name}",
                 stacklevel=2,
             )
             return found.detach()
-    raise RuntimeError(
-        problem(
-            "model",
-            "operations that can be differentiated forward, or twice backward",
-            reason,
-            "Load it with attn_implementation='eager'.",
+    raise AssertionError("differences need no rule")
+
+
+_NO_RULE = re.compile(
+    "forward AD|forward mode|functorch|vmap|jvp|derivative|differentia|does not require grad"
+)
+"""What torch says of an operation that has no derivative of a kind."""
+
+
+def _check_no_rule(error: Exception) -> None:
+    """Let through what is no lack of a rule: out of memory, or an error of the model's own."""
+    if out_of_memory(error) or not _NO_RULE.search(str(error)):
+        raise error
+
+
+def _difference(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:
+    """Central differences, with the step at which rounding and curvature weigh about the same."""
+    size, length = (torch.stack([t.norm() for t in of]).norm() for of in (values, tangents))
+    step = float(torch.finfo(values[0].dtype).eps ** (1 / 3) * (size + 1) / length)
+    with torch.no_grad():
+        ahead, behind = (
+            function(*(v + sign * step * t for v, t in zip(values, tangents, strict=True)))
+            for sign in (1, -1)
         )
-    )
+        return (ahead - behind) / (2 * step)
 
 
 def _forward(function: Callable[..., Tensor], values: tuple, tangents: tuple) -> Tensor:
@@ -128,6 +145,7 @@ def _twice_reverse(function: Callable[..., Tensor], values: tuple, tangents: tup
 _WAYS: dict[str, Callable[[Callable[..., Tensor], tuple, tuple], Tensor]] = {
     "forward mode with the explicit softmax attention": _forward,
     "two reverse passes with the explicit softmax attention": _twice_reverse,
+    "central differences": _difference,
 }
 
 

@@ -285,7 +285,7 @@ class Measures(Record):
     def verify(self, decomposition: Decomposition) -> None:
         """Refuse a decomposition that these are not the measures of, such as an earlier one of the same model."""
         require(
-            self.decomposition == identity_of(decomposition),
+            self.decomposition == identity_of(decomposition) and len(self) == len(decomposition),
             "measures",
             f"those of this decomposition of {len(decomposition)} subnetworks",
             f"those of {len(self)} subnetworks of another one",
@@ -317,7 +317,9 @@ class Measures(Record):
         require(version == FORMAT, str(file), f"measures of format {FORMAT}", version, AGAIN)
         record, kept = decoded(text, Record, str(file)), read_tensors(tensors)
         samples = {n[8:]: values for n, values in kept.items() if n.startswith("samples.")}
+        n = len(record.subnetworks)
         whole = "coactivation" in kept and "index" in samples
+        whole = whole and list(kept["coactivation"].shape) == [n, n]
         require(whole, str(tensors), "coactivation and samples.index", f"{list(kept)}", AGAIN)
         return cls(**vars(record), coactivation=kept["coactivation"], samples=samples)
 

@@ -89,7 +89,11 @@ def page_data(
             for name in SETTINGS
             if (value := settings.get(name)) is not None
         },
-        "heldout": {m: metrics[m] for m in METRICS if math.isfinite(metrics.get(m, math.nan))},
+        "heldout": {
+            m: v
+            for m in METRICS
+            if isinstance(v := metrics.get(m), int | float) and math.isfinite(v)
+        },
         "notes": _notes(measures),
         "similarity": packed(decomposition.similarity()),
         "coactivation": packed(measures.coactivation),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from subscape._checks import optional
-from subscape._io import replacing
 
 INK = "#333333"
 
@@ -15,13 +13,6 @@ def new_figure(size: tuple[float, float]) -> Any:
     """An empty matplotlib figure, width and height in inches, which belongs to no window."""
     matplotlib = optional("matplotlib.figure", "for figures", "'subscape[plot]'")
     return matplotlib.Figure(figsize=size, layout="constrained")
-
-
-def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure, whole or not at all; the ending says the kind of file."""
-    path = Path(path)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
 
 
 def colour_map(name: str) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subscape.report.plotting import new_figure, save_figure
+from subscape._io import save_figure
+from subscape.report.plotting import new_figure
 
 CURVES = {
     "relevant": ("top samples", "#2166ac", "-"),

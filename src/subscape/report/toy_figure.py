@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from subscape._io import save_figure
 from subscape._shapes import Float
-from subscape.report.plotting import INK, colour_map, new_figure, save_figure
+from subscape.report.plotting import INK, colour_map, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

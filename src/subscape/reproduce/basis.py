@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from subscape._io import save_figure
 from subscape.interaction_basis import BasisConfig, Task
 from subscape.interaction_basis.figures import report_stage
 from subscape.interaction_basis.pictures import draw_edges_required, panels
@@ -61,7 +62,7 @@ def reproduce_basis(
     figure, (axes,) = panels(1, width=6.0)
     draw_edges_required(summary["mean_edges_required"], runs[0]["names"], axes=axes)
     axes.set_title(f"{name}: mean over {len(runs)} seeds")
-    figure.savefig(folder / PICTURE, dpi=150)
+    save_figure(figure, folder / PICTURE)
     return {"name": name, "summary": summary, "runs": runs}
 
 

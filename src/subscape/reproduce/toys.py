@@ -21,6 +21,7 @@ from subscape._progress import bar
 from subscape._shapes import Bool
 from subscape.gradients import DenseRowGradients, GradientSource
 from subscape.gradients.geometry import Geometry
+from subscape.lowrank import make_layout
 from subscape.measures.oracle import oracle
 from subscape.measures.recovery import (
     MATCHED,
@@ -39,7 +40,7 @@ from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
-from subscape.toys import TOYS, Toy, Truth, true_subnetworks
+from subscape.toys import TOYS, Toy, ToyTraining, Truth, true_subnetworks
 from subscape.training import train_side_by_side
 
 N_HELDOUT = 2_000
@@ -63,6 +64,9 @@ def reproduce(
 
     Gives `{"name", "settings", "runs": [one per seed], "summary"}`, ready for JSON.
     """
+    # What does not fit the toy is found before it is trained.
+    toy = TOYS[what.toy](seeds[:1], training=ToyTraining(1, n_candidates=1))[0]
+    make_layout(Target(toy.model).shapes, what.training.rank, what.training.form)
     runs: list[dict[str, Any]] = []
     groups = [list(seeds[i : i + side_by_side]) for i in range(0, len(seeds), side_by_side)]
     for group in bar(what.name, groups, progress=progress and len(groups) > 1):

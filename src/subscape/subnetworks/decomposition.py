@@ -41,7 +41,7 @@ from subscape.subnetworks.consolidation import consolidate
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.evaluation import Evaluation, evaluate
-from subscape.subnetworks.formats import FORMAT_VERSION, checked_config
+from subscape.subnetworks.formats import AGAIN, FORMAT_VERSION, checked_config
 from subscape.subnetworks.lora import save_lora
 from subscape.subnetworks.selection import build, selection_of
 from subscape.targets import Outputs, Target
@@ -510,35 +510,41 @@ class Decomposition:
         """
         folder = Path(folder)
         config = checked_config(read_json(folder / "config.json"), folder)
-        tensors = read_tensors(folder / "subnetworks.safetensors")
-        if "threshold" in config:  # format 1
-            tensors["selection.threshold"] = torch.tensor(config["threshold"], dtype=torch.float64)
-        layout = Layout(
-            tuple(
-                TensorLayout(t["name"], tuple(t["shape"]), t["form"], tuple(t["ranks"]))
-                for t in config["layout"]
+        file = folder / "subnetworks.safetensors"
+        tensors = read_tensors(file)
+        if config.threshold is not None:
+            tensors["selection.threshold"] = torch.tensor(config.threshold, dtype=torch.float64)
+        layout, n = Layout(config.layout), config.n_subnetworks
+        for name, values in tensors.items():
+            # Thresholds may be kept as logarithms.
+            right = values.is_floating_point() and (
+                name.startswith("selection.") or bool(values.isfinite().all())
             )
-        )
-        group_size = config["selection"].get("group_size", 1)
-        n = config["n_subnetworks"] * group_size
+            require(right, str(file), f"finite numbers as {name}", f"{values.dtype}", AGAIN)
+        group_size = config.selection.group_size
+        n *= group_size
         encoder, decoder = (
             _stack(layout, tensors, side, n, folder) for side in ("encoder", "decoder")
         )
-        kind, l0 = selection_of(config["selection"]["kind"]), config["selection"]["l0"]
+        kind, l0 = selection_of(config.selection.kind), config.selection.l0
         selection = build(kind, l0, torch.Size([n]), decoder.weights, group_size)
         for name, values in selection.state_dict().items():
             values.copy_(_tensor(tensors, f"selection.{name}", tuple(values.shape), folder))
-        output = tensors.get("reference.output")
+        threshold = selection.threshold
+        right = bool((threshold.isfinite() & (threshold >= 0)).all())
+        require(right, str(file), "thresholds from 0 up", f"{threshold.flatten().tolist()}", AGAIN)
+        output = tensors.pop("reference.output", None)
         shapes = {t.name: t.shape for t in layout.tensors}
         of_geometry = {k[9:]: v for k, v in tensors.items() if k.startswith("geometry.")}
-        weight = config.get("row_weight", "norm")
+        more = [name for name in tensors if not name.startswith("geometry.")]
+        require(not more, str(file), "no other tensors than config.json says", f"{more}", AGAIN)
         loaded = cls(
             Dictionary(encoder, decoder, selection).requires_grad_(False),
-            target=config["target"],
-            settings=config.get("settings", {}),
-            metrics=config.get("metrics", {}),
+            target=config.target,
+            settings=config.settings,
+            metrics=config.metrics,
             reference=None if output is None else FixedOutput(output),
-            geometry=Geometry.from_state(weight, of_geometry, shapes)
+            geometry=Geometry.from_state(config.row_weight, of_geometry, shapes)
             if of_geometry
             else Geometry(),
         )
@@ -559,7 +565,7 @@ def piece_keys(tensor: TensorLayout) -> list[str]:
     return factors if tensor.form == "cp" else ["core", *factors]
 
 
-def _stack(layout: Layout, tensors: Mapping[str, Tensor], side: str, n: int, folder: Path) -> Stack:
+def _stack(layout: Layout, tensors: dict[str, Tensor], side: str, n: int, folder: Path) -> Stack:
     parts = [
         _tensor(tensors, f"{side}.{t.name}.{key}", (n, *shape), folder).reshape(n, -1)
         for t in layout.tensors
@@ -568,9 +574,7 @@ def _stack(layout: Layout, tensors: Mapping[str, Tensor], side: str, n: int, fol
     return Stack(layout, torch.cat(parts, dim=1))
 
 
-def _tensor(
-    tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], folder: Path
-) -> Tensor:
+def _tensor(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
     if name not in tensors or tuple(tensors[name].shape) != shape:
         raise ValueError(
             problem(
@@ -580,4 +584,4 @@ def _tensor(
                 "The file does not go with config.json: save the decomposition again.",
             )
         )
-    return tensors[name]
+    return tensors.pop(name)

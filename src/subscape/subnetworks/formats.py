@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
-from subscape._checks import problem
+import msgspec
+
+from subscape._checks import nearest, problem, require
+from subscape.lowrank import TensorLayout
+from subscape.subnetworks.selection import SELECTIONS
 
 FORMAT_VERSION = "2.0"
 RENAMED = {
@@ -14,11 +20,57 @@ RENAMED = {
     "revive_until": "resample_until",
 }
 """Settings of format 1 by their names now."""
+AGAIN = "Give the folder that save_pretrained wrote, as it was written."
 ROWS = {"token": "sampled-token", "every-token": "token"}
 """Kinds of rows of format 1 by their names now."""
 
 
-def checked_config(config: Any, folder: Path) -> dict[str, Any]:
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Parameter(TypedDict):
+    """A parameter that was decomposed."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+
+
+class Made(TypedDict):
+    """What a decomposition belongs to: the fingerprint of a target."""
+
+    model: str
+    tensors: list[Parameter]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SavedSelection:
+    """Which selection, and what it aims at."""
+
+    kind: str
+    l0: Annotated[float, msgspec.Meta(gt=0)]
+    group_size: Count = 1
+
+
+@dataclass(frozen=True)
+class SavedConfig:
+    """What `config.json` must say."""
+
+    n_subnetworks: Count
+    target: Made
+    layout: Annotated[tuple[TensorLayout, ...], msgspec.Meta(min_length=1)]
+    selection: SavedSelection
+    threshold: float | None = None
+    """Of format 1."""
+    row_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] | Literal["norm", "output", "unit"] = (
+        "norm"
+    )
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, bool | float | str | list[float] | None] = field(default_factory=dict)
+
+
+def checked_config(config: Any, folder: Path) -> SavedConfig:
     """The configuration in today's words; refuses what is none, or is newer."""
     if not isinstance(config, dict) or config.get("method") != "l3d":
         raise ValueError(_problem(folder, "something else"))
@@ -33,22 +85,33 @@ def checked_config(config: Any, folder: Path) -> dict[str, Any]:
                 "Update subscape to read a newer format.",
             )
         )
-    needed = {"n_subnetworks", "threshold" if major == "1" else "selection", "target", "layout"}
-    parts = {"name", "shape", "form", "ranks"}
-    missing = needed - config.keys() or set().union(*(parts - t.keys() for t in config["layout"]))
-    if missing:
-        raise ValueError(_problem(folder, f"one without {sorted(missing)}"))
-    return _from_format_1(config) if major == "1" else config
+    try:
+        today = msgspec.convert(_from_format_1(config) if major == "1" else config, SavedConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(_problem(folder, f"{error}")) from None
+    file, l0, n = str(folder / "config.json"), today.selection.l0, today.n_subnetworks
+    kind, kinds = today.selection.kind, list(SELECTIONS)
+    require(kind in kinds, file, f"a selection, one of {kinds}", repr(kind), nearest(kind, kinds))
+    require(l0 <= n, file, f"at most {n} subnetworks active", f"l0 = {l0}", AGAIN)
+    require(major != "1" or today.threshold is not None, file, "a `threshold`", "none", AGAIN)
+    for t in today.layout:
+        right = len(t.ranks) == len(t.shape) and min((*t.ranks, *t.shape), default=1) >= 1
+        require(right, file, "a rank for every dimension", f"{t}", AGAIN)
+    return today
 
 
 def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
-    settings = {RENAMED.get(k, k): v for k, v in config.get("settings", {}).items()}
+    config = {"settings": {}, "n_subnetworks": 0} | config
+    if not isinstance(config["settings"], dict) or not isinstance(config["n_subnetworks"], int):
+        return config
+    settings = {RENAMED.get(k, k): v for k, v in config["settings"].items()}
     if "rows" in settings:
         settings["rows"] = ROWS.get(settings["rows"], settings["rows"])
     if settings.get("divergence") == "half_reference_mse":
         settings["divergence"] = "half-reference-mse"
     n = config["n_subnetworks"]
-    l0 = settings.get("active_fraction", 0.1) * n
+    fraction = settings.get("active_fraction")
+    l0 = (fraction if isinstance(fraction, float) else 0.1) * n
     return config | {"settings": settings, "selection": {"kind": "batch-top-k", "l0": l0}}
 
 
@@ -57,5 +120,5 @@ def _problem(folder: Path, got: str) -> str:
         str(folder / "config.json"),
         "the config of a saved decomposition",
         got,
-        "Give the folder that save_pretrained wrote.",
+        AGAIN,
     )

@@ -1,6 +1,6 @@
 """Toy targets whose true subnetworks are known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from subscape.toys.truth import Truth, row_gradients, true_subnetworks
 
 _LARGE: dict[str, Any] = {"n_features": 40, "n_hidden": 10, "training": LARGE_TRAINING}
 
-TOYS: dict[str, Callable[[Sequence[int]], list[Toy]]] = {
+TOYS: dict[str, Callable[..., list[Toy]]] = {
     "tms": tms.many,
     "tms-parallel": tms_parallel.many,
     "tms-40-10": partial(tms.many, **_LARGE),

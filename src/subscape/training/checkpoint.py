@@ -7,11 +7,16 @@ state is the dictionary, the optimiser's state, and the number of steps done.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from subscape._checks import problem
+import torch
+from torch import Tensor
+
+from subscape._checks import problem, require
+from subscape._hash import sha256_of
 from subscape._io import read_metadata, read_tensors, write_tensors
 from subscape.training.trainer import Trainer
 
@@ -20,10 +25,16 @@ NAME = "checkpoint.safetensors"
 
 def save_checkpoint(folder: Path, trainer: Trainer) -> None:
     """Write the trainer's state into a run folder, atomically, over the one before it."""
-    metadata = {"state": json.dumps(_identity(trainer))}
+    state, said = trainer.state(), {"state": json.dumps(_identity(trainer))}
     if trainer.consolidation is not None:
-        metadata["consolidation"] = json.dumps(trainer.consolidation)
-    write_tensors(folder / NAME, trainer.state(), metadata)
+        said["consolidation"] = json.dumps(trainer.consolidation)
+    write_tensors(folder / NAME, state, said | {"checksum": checksum(said, state)})
+
+
+def checksum(said: Mapping[str, str], state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a checkpoint holds."""
+    words = json.dumps({k: v for k, v in sorted(said.items()) if k != "checksum"})
+    return sha256_of({words: torch.empty(0), **dict(sorted(state.items()))})
 
 
 def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
@@ -31,15 +42,23 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
     path = folder / NAME
     if not path.exists():
         return False
-    metadata = read_metadata(path)
-    written = metadata.get("state")
-    if written is None:
-        raise ValueError(
-            problem(
-                "out", "a run folder", f"{path}, which is no checkpoint", "Choose another folder."
-            )
-        )
-    found = json.loads(written)
+    said = read_metadata(path)
+    require(
+        "state" in said,
+        "out",
+        "a run folder",
+        f"{path}, which is no checkpoint",
+        "Choose another folder.",
+    )
+    state = read_tensors(path)
+    require(
+        said.get("checksum") == checksum(said, state),
+        str(path),
+        "a checkpoint as it was written",
+        "other values than its checksum says",
+        "Copy it again from its source, or begin anew (--overwrite).",
+    )
+    found = json.loads(said["state"])
     # Once through JSON, as what was written: tuples become lists.
     expected = json.loads(json.dumps(_identity(trainer)))
     for key in expected:
@@ -53,9 +72,9 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
                     "(--overwrite).",
                 )
             )
-    if "consolidation" in metadata:
-        trainer.consolidation = json.loads(metadata["consolidation"])
-    trainer.load_state(read_tensors(path))
+    if "consolidation" in said:
+        trainer.consolidation = json.loads(said["consolidation"])
+    trainer.load_state(state)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from subscape._checks import require
 from subscape.lowrank.layout import Form, RankChoice
 from subscape.subnetworks.selection import BatchTopK, GroupTopK, check_l0, selection_of
 
+MOST_ROWS = 10_000_000
 DEFAULT_FRACTION = 0.1
 """k in the paper."""
 
@@ -148,7 +150,10 @@ class TrainingConfig:
                 repr(value),
             )
         for name in ("learning_rate", "decay", "memory_gib"):
-            require(getattr(self, name) > 0, name, "a positive number", repr(getattr(self, name)))
+            value = getattr(self, name)
+            require(0 < value < math.inf, name, "a positive number", repr(value))
+        n = self.n_heldout_rows
+        require(n <= MOST_ROWS, "n_heldout_rows", f"at most {MOST_ROWS:,}", f"{n:,}")
         require(
             self.schedule in ("cosine", "step", "constant"),
             "schedule",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+import msgspec
 from torch import Tensor
 
 from subscape._checks import require
-from subscape._io import append_jsonl
+from subscape._io import append_jsonl, regular, write_text
 from subscape._progress import bar
 from subscape.data import hashes
 from subscape.gradients import GradientSource
@@ -88,41 +89,65 @@ def run_steps(trainer: Trainer, until: int, folder: Path | None, shown: Any) -> 
         batch = trainer.step()
         step = trainer.step_number
         shown.update()
-        if step % config.log_every == 0 or step == config.steps:
-            fvu = batch.fvu.detach()
-            require(
-                bool(torch.isfinite(fvu).all()),
-                "learning_rate",
-                "a step size at which the FVU stays finite",
-                f"{config.learning_rate}, and an FVU of {fvu.flatten().tolist()} at step {step}",
-                "Lower it.",
-            )
+        log, keep = (
+            step % every == 0 or step == config.steps
+            for every in (config.log_every, config.checkpoint_every)
+        )
+        if not (log or keep):
+            continue
+        fvu = batch.fvu.detach()
+        _check_finite(trainer, fvu)
+        if log:
             shown.set_postfix(fvu=f"{fvu.min():.3f}")
             if folder is not None:
-                append_jsonl(
-                    folder / METRICS, _metrics(step, fvu, batch.codes != 0, config.group_size)
-                )
-        if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
+                line = _metrics(step, fvu, batch.codes != 0, config.group_size)
+                append_jsonl(folder / METRICS, asdict(line))
+        if keep and folder is not None:
             save_checkpoint(folder, trainer)
 
 
-def _metrics(step: int, fvu: Tensor, active: Tensor, group_size: int) -> dict[str, Any]:
-    """One line of metrics; lists run over sources, then restarts."""
+def _check_finite(trainer: Trainer, fvu: Tensor) -> None:
+    """Refuse to go on, and to keep a checkpoint, once training has diverged."""
+    sides = trainer.dictionary.encoder_weights, trainer.dictionary.decoder_weights
+    finite = all(bool(values.isfinite().all()) for values in (*sides, fvu))
+    require(
+        finite,
+        "learning_rate",
+        "a step size at which the FVU stays finite, and weights with it",
+        f"{trainer.config.learning_rate}, and an FVU of {fvu.flatten().tolist()} before step "
+        f"{trainer.step_number}",
+        "Lower it.",
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of metrics; lists run over sources, then restarts."""
+
+    step: Annotated[int, msgspec.Meta(ge=1)]
+    fvu: list[float]
+    l0: list[float]
+    silent: list[float]
+
+
+def _metrics(step: int, fvu: Tensor, active: Tensor, group_size: int) -> Line:
     rate = active.to(fvu.dtype).mean(-2)
-    return {
-        "step": step,
-        "fvu": fvu.flatten().tolist(),
-        "l0": (rate.sum(-1) / group_size).flatten().tolist(),
-        "silent": (rate == 0).to(fvu.dtype).mean(-1).flatten().tolist(),
-    }
+    silent = (rate == 0).to(fvu.dtype).mean(-1)
+    l0 = rate.sum(-1) / group_size
+    return Line(step, *(v.flatten().tolist() for v in (fvu, l0, silent)))
 
 
 def _cut_metrics(path: Path, step: int) -> None:
-    """Drop lines that an interrupted run wrote after its last checkpoint."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    """Drop lines that an interrupted run wrote after its last checkpoint, and those that are damaged."""
+    if not path.exists() and not path.is_symlink():
+        return
+    kept = []
+    for line in regular(path).read_bytes().splitlines(keepends=True) if path.exists() else ():
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            if line.endswith(b"\n") and msgspec.json.decode(line, type=Line).step <= step:
+                kept.append(line.decode())
+    # Also a link is replaced, and what it points to stays.
+    write_text(path, "".join(kept))
 
 
 def best_of(

@@ -6,12 +6,13 @@ What flows out: a dictionary with the axes [source, restart, subnetwork].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from subscape._checks import require
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.rows import generator_of
@@ -24,8 +25,16 @@ from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, repla
 from subscape.training.schedule import in_dense_warmup, learning_rate
 from subscape.training.stream import Stream
 
+BEGIN_ANEW = "Begin anew: overwrite=True (--overwrite), or in another folder."
 CONSOLIDATION_ROWS = 2048
 """Rows on which subnetworks are merged and dropped."""
+
+
+def _possible(name: str, values: Tensor) -> bool:
+    """Whether these can be values of a run: finite, but for thresholds that are not set yet."""
+    if name.startswith("dictionary.selection."):
+        return not bool(values.isnan().any())
+    return bool(values.isfinite().all())
 
 
 class Trainer:
@@ -141,13 +150,37 @@ class Trainer:
         weights = {f"dictionary.{k}": v for k, v in self.dictionary.state_dict().items()}
         return {"step": torch.tensor(self.step_number), **weights, **moments}
 
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a state that this trainer cannot have been in."""
+        expected = {"step": torch.tensor(0)}
+        expected |= {f"dictionary.{k}": v for k, v in self.dictionary.state_dict().items()}
+        begun = int(state.get("step", torch.tensor(1))) != 0
+        for number, parameter in enumerate(self.dictionary.parameters() if begun else ()):
+            moments = {"step": torch.tensor(0.0), "exp_avg": parameter, "exp_avg_sq": parameter}
+            # A parameter that has had no gradient yet, such as a threshold in the warm-up, has none.
+            if number < 2 or f"optimiser.{number}.step" in state:
+                expected |= {f"optimiser.{number}.{key}": v for key, v in moments.items()}
+        wanted, got = (
+            {name: (list(v.shape), v.dtype) for name, v in of.items()} for of in (expected, state)
+        )
+        other = sorted(name for name in wanted | got if wanted.get(name) != got.get(name))
+        said = f"{other[0]} {got.get(other[0], 'missing')}" if other else ""
+        require(not other, "checkpoint", f"the tensors of this run, {wanted}", said, BEGIN_ANEW)
+        step, steps = int(state["step"]), self.config.steps
+        require(
+            0 <= step <= steps, "checkpoint", f"a step from 0 to {steps}", f"{step}", BEGIN_ANEW
+        )
+        wrong = [name for name, values in state.items() if not _possible(name, values)]
+        require(not wrong, "checkpoint", "finite weights and moments", f"{wrong}", BEGIN_ANEW)
+
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        self.step_number = int(state["step"])
         weights = {k.split(".", 1)[1]: v for k, v in state.items() if k.startswith("dictionary.")}
-        decoder = weights["decoder_weights"]
-        if self.consolidation:  # fewer subnetworks, of one restart
-            self._start(Stack(self.dictionary.layout, decoder.to(self.dictionary.decoder_weights)))
+        if self.consolidation and "decoder_weights" in weights:  # fewer subnetworks, of one restart
+            decoder = weights["decoder_weights"].to(self.dictionary.decoder_weights)
+            self._start(Stack(self.dictionary.layout, decoder))
+        self.check_state(state)
+        self.step_number = int(state["step"])
         self.dictionary.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, values in state.items():
