@@ -25,7 +25,7 @@ from subscape.finetuning.adam import Adam, at_rest
 from subscape.finetuning.config import FinetuneConfig
 from subscape.finetuning.examples import Examples, as_examples, set_aside
 from subscape.finetuning.finetuned import Finetuned, is_finetuned, out_of_range
-from subscape.finetuning.losses import Loss, as_loss, is_language_model, movement, value_of
+from subscape.finetuning.losses import Loss, as_loss, is_language_model, movement, name_of, value_of
 from subscape.finetuning.steered import SteeredModel
 from subscape.measures.record import Measures, identity_of
 from subscape.subnetworks.decomposition import Decomposition
@@ -112,7 +112,7 @@ def finetune(
         tuned = Finetuned(
             coefficients=coefficients,
             decomposition=identity_of(found),
-            loss=_name_of(task.loss),
+            loss=name_of(task.loss),
             loss_before=before.loss,
             loss_after=after.loss,
             moved=after.moved,
@@ -279,15 +279,11 @@ def _split(data: Any, heldout: Any, seed: int) -> tuple[Examples, Examples]:
     return set_aside(examples, seed) if heldout is None else (examples, as_examples(heldout))
 
 
-def _name_of(loss: Loss) -> str:
-    return getattr(loss, "__qualname__", type(loss).__qualname__)
-
-
 def _identity(task: Task, samples: Samples, decomposition: str) -> dict[str, Any]:
     """Everything that the course of a run depends on."""
     return {
         **asdict(task.config),
-        "loss": _name_of(task.loss),
+        "loss": name_of(task.loss),
         "outputs": task.steered.target.outputs_name,
         "subnetworks": task.steered.subnetworks,
         "decomposition": decomposition,

@@ -75,6 +75,12 @@ def as_loss(loss: str | Loss | None, *, language: bool) -> Loss:
     return LOSSES[loss]
 
 
+def name_of(loss: Loss) -> str:
+    """The key of a loss, or the name of the function."""
+    known = [name for name, function in LOSSES.items() if function is loss]
+    return known[0] if known else getattr(loss, "__qualname__", type(loss).__qualname__)
+
+
 def value_of(loss: Loss, outputs: Tensor, batch: Any) -> Tensor:
     """The loss; refuses what is not one number with a gradient."""
     value = loss(outputs, batch)

@@ -50,8 +50,8 @@ class SteeredModel(nn.Module):
         if isinstance(model, Target):
             found.verify(model)
         target = model if isinstance(model, Target) else found.target_in(model, outputs=outputs)
-        # Not by attribute: as a submodule it would be trained, saved and put into train mode.
-        self.__dict__["target"] = target
+        # Which holds the model: as a submodule it would be trained, saved and put into train mode.
+        self.target = target
         self.subnetworks = chosen(len(found), subnetworks)
         directions = found.directions
         weights = directions.weights[torch.tensor(self.subnetworks)].detach().to(target.like)
@@ -62,7 +62,7 @@ class SteeredModel(nn.Module):
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad and name not in target.names
         }
-        self.__dict__["_others"] = others
+        self._others = others
         self._places = places(self.model, [*target.names, *others])
 
     @property
