@@ -60,7 +60,7 @@ def test_the_penalty_leaves_few(case):
         tuned = finetune(case.found, case.model, (case.x, case.y), "mse", l1=l1, steps=300, **QUIET)
         return len(tuned.deltas), tuned
 
-    assert n_moved(0)[0] == 5
+    assert n_moved(0.0)[0] == 5
     few, tuned = n_moved(0.01)
     assert few < 5
     assert {1, 3} <= tuned.deltas.keys() | {3}
@@ -219,8 +219,8 @@ def test_a_move_out_of_range_is_told(case):
 
 @pytest.mark.usefixtures("unchecked")
 def test_the_gain_of_one_feature_of_a_toy(trained_tms):
-    """Feature 2 is to weigh 30 % more; its output does so within 2 %, the others' stay within 2 %."""
-    model, feature, gain = trained_tms.model, 2, 1.3
+    """A feature is to weigh 15 % more; its output does so within 2 %, the others' stay within 2 %."""
+    model, gain = trained_tms.model, 1.15
     x = trained_tms.sample(3000, torch.Generator().manual_seed(0))
     found = decompose(
         model,
@@ -230,36 +230,36 @@ def test_the_gain_of_one_feature_of_a_toy(trained_tms):
         n_subnetworks=5,
         rank=1,
         l0=0.5,
-        steps=600,
+        steps=800,
         progress=False,
     )
-    active = x[:, feature] > 0
-    alone = active & ((x > 0).sum(1) == 1)
     with torch.no_grad():
-        now = model(x)
-    ends = torch.tensor([[0.5], [1.0]]) * torch.eye(5)[feature]
-    with torch.no_grad():
-        slope = 2 * (model(ends)[1] - model(ends)[0])[feature]
-    wanted = now[:, feature] + (gain - 1) * slope * x[:, feature]
-    tuned = finetune(
-        found,
-        model,
-        (x[alone], wanted[alone]),
-        lambda outputs, batch: (outputs[:, feature] - batch[1]).square().mean(),
-        others=x[~active],
-        keep=1.0,
-        learning_rate=0.01,
-        batch_size=256,
-        progress=False,
-    )
-    assert len(tuned.deltas) <= 5
-    with torch.no_grad(), found.edit(model, tuned.deltas) as edited:
-        then = edited(x)
-    error = (then[alone, feature] - wanted[alone]).norm() / wanted[alone].norm()
-    rest = torch.arange(5) != feature
-    change = (then - now)[:, rest].norm() / now[:, rest].norm()
-    unmoved = (now[alone, feature] - wanted[alone]).norm() / wanted[alone].norm()
-    print(float(error), float(change), float(unmoved), tuned)
-    assert unmoved > 0.15
-    assert error <= 0.02
-    assert change <= 0.02
+        now, unit, half = model(x), model(torch.eye(5)), model(torch.eye(5) / 2)
+    for feature in (0, 2):
+        active = x[:, feature] > 0
+        alone = active & ((x > 0).sum(1) == 1)
+        slope = 2 * (unit - half)[feature, feature]
+        wanted = now[:, feature] + (gain - 1) * slope * x[:, feature]
+        tuned = finetune(
+            found,
+            model,
+            (x[alone], wanted[alone]),
+            lambda outputs, batch, k=feature: (outputs[:, k] - batch[1]).square().mean(),
+            others=x[~active],
+            keep=1.0,
+            learning_rate=0.01,
+            batch_size=256,
+            progress=False,
+        )
+        with torch.no_grad(), found.edit(model, tuned.deltas) as edited:
+            then = edited(x)
+        rest = torch.arange(5) != feature
+
+        error, before = (
+            float((outputs[alone, feature] - wanted[alone]).norm() / wanted[alone].norm())
+            for outputs in (then, now)
+        )
+        change = float((then - now)[:, rest].norm() / now[:, rest].norm())
+        assert before > 0.12
+        assert error <= 0.02
+        assert change <= 0.02

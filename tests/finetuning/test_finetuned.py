@@ -77,7 +77,7 @@ def test_what_belongs_to_something_else_is_refused(case, tuned, tmp_path):
 def test_peft_loads_them_as_a_lora(tmp_path):
     peft = pytest.importorskip("peft")
     model, ids = tiny("llama"), torch.randint(0, 11, (30, 6))
-    found = untrained_of(Target(model, "model.layers.*.self_attn"), 4)
+    found = untrained_of(Target(model, "model.layers.*.self_attn.*"), 4)
     tuned = finetune(found, model, {"input_ids": ids}, steps=20, learning_rate=0.1, progress=False)
     assert tuned.loss == "next-token"
     assert tuned.loss_after < tuned.loss_before

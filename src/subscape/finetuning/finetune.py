@@ -267,7 +267,7 @@ def check_finite(value: Tensor, step: int | None) -> Tensor:
             problem(
                 "loss",
                 "a finite number",
-                f"{float(value)} on {where}",
+                f"{float(value.detach())} on {where}",
                 "Look at data and loss; if they are right, take a smaller learning_rate.",
             )
         )
