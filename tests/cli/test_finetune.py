@@ -73,7 +73,7 @@ def test_another_run_needs_overwrite(folder, command, refused):
     ],
 )
 def test_a_wrong_argument_gets_one_line(folder, refused, arguments, words):
-    save_file({"input_ids": torch.full((4, 6), 11)}, "large.safetensors")
+    save_file({"input_ids": torch.arange(6).view(-1, 1).repeat(1, 4) + 6}, "large.safetensors")
     error = refused("finetune", *arguments.split())
     for word in words:
         assert word in error

@@ -10,9 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from subscape.cli.loading import imported, is_code, load_data, load_labels
-from subscape.cli.measure import check_vocabulary
 from subscape.cli.run_folder import check_index, open_run
-from subscape.data import Samples
 from subscape.finetuning import FinetuneConfig, Finetuned
 from subscape.finetuning.examples import Examples
 from subscape.finetuning.finetune import finetune
@@ -68,13 +66,11 @@ def run(settings: FinetuneRun) -> Finetuned:
         check_index(opened, index)
     target = opened.target()
 
-    def load(name: str) -> Samples:
+    def load(name: str | None) -> Any:
+        if name is None:
+            return None
         samples = load_data(name, opened.model or "", settings.window or opened.window)
-        check_vocabulary(target, samples)
-        return samples
-
-    def labelled(name: str) -> Any:
-        samples, labels = load(name), load_labels(name)
+        labels = load_labels(name)
         return samples if labels is None else Examples(samples, labels)
 
     out = settings.out or opened.folder / "finetuned"
@@ -82,11 +78,11 @@ def run(settings: FinetuneRun) -> Finetuned:
     tuned = finetune(
         opened.decomposition,
         target,
-        labelled(settings.data),
+        load(settings.data),
         imported(named, "loss") if is_code(named) else named,
         subnetworks=settings.subnetworks or None,
-        heldout=None if settings.heldout is None else labelled(settings.heldout),
-        others=None if settings.others is None else load(settings.others),
+        heldout=load(settings.heldout),
+        others=load(settings.others),
         measures=opened.load_measures() if (opened.measures / NAME).is_file() else None,
         config=settings.learning,
         out=out,

@@ -27,6 +27,7 @@ from subscape.finetuning.examples import Examples, as_examples, set_aside
 from subscape.finetuning.finetuned import Finetuned, is_finetuned, out_of_range
 from subscape.finetuning.losses import Loss, as_loss, is_language_model, movement, name_of, value_of
 from subscape.finetuning.steered import SteeredModel
+from subscape.measures.kept import check_vocabulary
 from subscape.measures.record import Measures, identity_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
@@ -85,6 +86,8 @@ def finetune(
     steered = SteeredModel(found, model, subnetworks, outputs=outputs)
     learned, held = _split(data, heldout, config.seed)
     rest, held_rest = (None, None) if others is None else _split(others, None, config.seed)
+    for given in filter(None, (learned, held, rest)):
+        check_vocabulary(steered.target, given.inputs)
     first = learned.take(torch.arange(1)).to(steered.coefficients.device)
     with torch.no_grad():
         language = is_language_model(steered.outputs(first.inputs), first.inputs)
@@ -292,7 +295,9 @@ def _identity(task: Task, samples: Samples, decomposition: str) -> dict[str, Any
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    ours = (folder / CHECKPOINT).is_file() and "finetune" in read_metadata(folder / CHECKPOINT)
+    path = folder / CHECKPOINT
+    ours = path.is_file() and "finetune" in read_metadata(path)
+    check_free(path, overwrite=True, owned=lambda _: ours, name="out")
     check_free(
         folder / "final",
         overwrite=ours,
@@ -302,7 +307,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         expected=f"a new folder, or that of a run to resume, with its {CHECKPOINT}",
     )
     if overwrite and ours:
-        (folder / CHECKPOINT).unlink()
+        path.unlink()
 
 
 def _save(folder: Path, state: State, identity: str) -> None:

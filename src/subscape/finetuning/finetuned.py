@@ -31,7 +31,7 @@ N_SHOWN = 12
 """Coefficients that are printed, the largest."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Finetuned:
     """How far each subnetwork is to be moved, and what that does to samples not learned from."""
 

@@ -110,6 +110,8 @@ def movement(
         outputs, original = outputs[mask.bool()], original[mask.bool()]
     elif outputs.dim() == 3:
         outputs, original = outputs.flatten(0, 1), original.flatten(0, 1)
+    if outputs.dtype in (torch.float16, torch.bfloat16):
+        outputs, original = outputs.float(), original.float()
     return divergence(outputs, original)
 
 
