@@ -9,6 +9,7 @@ import torch
 import subscape
 from subscape import Target
 from subscape._io import read_metadata, write_tensors
+from subscape.finetuning.adam import Adam
 from subscape.finetuning.finetune import finetune
 from subscape.measures.record import identity_of
 from subscape.training.decompose import decompose
@@ -108,9 +109,7 @@ def test_it_goes_on_with_the_same_result(case, tmp_path, monkeypatch):
     settings = QUIET | {"steps": 60, "batch_size": 10, "l1": 1e-3}
     data = (case.x, case.y)
     whole = finetune(case.found, case.model, data, "mse", out=tmp_path / "whole", **settings)
-    import subscape.finetuning.finetune as home
-
-    right, count = home.Adam.after, [0]
+    right, count = Adam.after, [0]
 
     def interrupted(self, *arguments):
         count[0] += 1
@@ -118,7 +117,7 @@ def test_it_goes_on_with_the_same_result(case, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return right(self, *arguments)
 
-    monkeypatch.setattr(home.Adam, "after", interrupted)
+    monkeypatch.setattr(Adam, "after", interrupted)
     with pytest.raises(KeyboardInterrupt):
         finetune(case.found, case.model, data, "mse", out=tmp_path / "cut", **settings)
     assert not (tmp_path / "cut" / "final").exists()

@@ -9,30 +9,30 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from subscape._checks import problem, require, with_settings
-from subscape._io import check_free, read_metadata, read_tensors, write_tensors
+from subscape._checks import with_settings
+from subscape._io import check_free
 from subscape._lock import locked
 from subscape._progress import bar
-from subscape.divergences import DIVERGENCES, MSE, Divergence
-from subscape.finetuning.adam import Adam, at_rest
+from subscape.divergences import DIVERGENCES, MSE
+from subscape.finetuning.adam import at_rest
 from subscape.finetuning.config import FinetuneConfig
 from subscape.finetuning.examples import Examples, as_examples, set_aside
 from subscape.finetuning.finetuned import Finetuned, is_finetuned, out_of_range
-from subscape.finetuning.losses import Loss, as_loss, is_language_model, movement, name_of, value_of
+from subscape.finetuning.losses import Loss, as_loss, is_language_model, name_of
+from subscape.finetuning.state import CHECKPOINT, State, is_checkpoint, load, save
 from subscape.finetuning.steered import SteeredModel
+from subscape.finetuning.task import Samples, Task
 from subscape.measures.kept import check_vocabulary
 from subscape.measures.record import Measures, identity_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 def finetune(
@@ -132,118 +132,13 @@ def finetune(
     return tuned
 
 
-class Samples(NamedTuple):
-    """All that is learned from and looked at."""
-
-    learned: Examples
-    held: Examples
-    others: Examples | None
-    held_others: Examples | None
-
-
-class Figures(NamedTuple):
-    """What coefficients do to held-out samples."""
-
-    loss: float
-    moved: float
-    moved_others: float | None
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to become small."""
-
-    steered: SteeredModel
-    loss: Loss
-    divergence: Divergence
-    config: FinetuneConfig
-
-    def gradient(self, values: Tensor, samples: Samples, step: int) -> Tensor:
-        """Of the loss and of what keeps other outputs, over the batch of a step, by the coefficients."""
-        config, delta = self.config, self.steered.coefficients
-        self.set(values)
-        batch = self._batch(samples.learned, step)
-        outputs = self.steered.outputs(batch.inputs)
-        total = value_of(self.loss, outputs, batch.given)
-        if config.keep > 0:
-            other = batch if samples.others is None else self._batch(samples.others, step)
-            theirs = outputs if samples.others is None else self.steered.outputs(other.inputs)
-            total = total + config.keep * self._movement(theirs, other).mean()
-        check_finite(total, step)
-        return torch.autograd.grad(total, delta)[0]
-
-    @torch.no_grad()
-    def figures(self, values: Tensor, samples: Samples, *, whole: bool) -> Figures:
-        """On held-out samples; how far outputs moved only if it counts, or if all is asked for."""
-        self.set(values)
-        keep = self.config.keep > 0
-        own = whole or (keep and samples.held_others is None)
-        loss, moved = self._means(samples.held, loss=True, moved=own)
-        others = None
-        if samples.held_others is not None and (whole or keep):
-            others = self._means(samples.held_others, loss=False, moved=True)[1]
-        return Figures(loss, moved, others)
-
-    def objective(self, values: Tensor, samples: Samples) -> float:
-        """What is to become small, on held-out samples."""
-        figures = self.figures(values, samples, whole=False)
-        moved = figures.moved if figures.moved_others is None else figures.moved_others
-        penalty = self.config.l1 * float(values.abs().sum())
-        return figures.loss + self.config.keep * moved + penalty
-
-    def set(self, values: Tensor) -> None:
-        """Move the model."""
-        with torch.no_grad():
-            self.steered.coefficients.copy_(values)
-
-    def _batch(self, examples: Examples, step: int) -> Examples:
-        batch = examples.batch(step, self.config.batch_size, self.config.seed)
-        return batch.to(self.steered.coefficients.device)
-
-    def _movement(self, outputs: Tensor, examples: Examples) -> Tensor:
-        with torch.no_grad():
-            original = self.steered.target.called(examples.inputs)
-        return movement(self.divergence, outputs, original, examples.inputs)
-
-    def _means(self, examples: Examples, *, loss: bool, moved: bool) -> tuple[float, float]:
-        """Means over all samples and over all rows."""
-        losses, rows = 0.0, []
-        for part in examples.parts(self.config.batch_size):
-            here = part.to(self.steered.coefficients.device)
-            outputs = self.steered.outputs(here.inputs)
-            if loss:
-                value = value_of(self.loss, outputs, here.given)
-                losses += float(check_finite(value, None)) * len(part) / len(examples)
-            if moved:
-                rows.append(self._movement(outputs, here))
-        return losses, float(torch.cat(rows).mean()) if rows else 0.0
-
-
-@dataclass(frozen=True)
-class State:
-    """Where learning is, and the best there was."""
-
-    adam: Adam
-    best: Tensor
-    best_objective: float
-    best_step: int = 0
-    stale: int = 0
-    """Looks since then."""
-
-    def looked(self, objective: float) -> State:
-        """After a look at held-out samples."""
-        if objective < self.best_objective:
-            return State(self.adam, self.adam.values, objective, self.adam.step)
-        return replace(self, stale=self.stale + 1)
-
-
 def _learned(
     task: Task, samples: Samples, folder: Path | None, decomposition: str, progress: bool
 ) -> State:
     """The state at the end: after all steps, or when looks have brought nothing new for long."""
     config = task.config
     identity = json.dumps(_identity(task, samples, decomposition))
-    state = None if folder is None else _load(folder, identity, task)
+    state = None if folder is None else load(folder, identity, task.steered.coefficients.device)
     if state is None:
         zeros = torch.zeros_like(task.steered.coefficients.detach())
         state = State(at_rest(zeros), zeros, task.objective(zeros, samples))
@@ -258,28 +153,8 @@ def _learned(
                 state = state.looked(task.objective(state.adam.values, samples))
                 shown.set_postfix_str(f"held-out {state.best_objective:.4g}")
                 if folder is not None:
-                    _save(folder, state, identity)
+                    save(folder, state, identity)
     return state
-
-
-def check_finite(value: Tensor, step: int | None) -> Tensor:
-    """Refuse a loss that is not a number any more."""
-    if not bool(torch.isfinite(value)):
-        where = "held-out samples" if step is None else f"the batch of step {step}"
-        raise ValueError(
-            problem(
-                "loss",
-                "a finite number",
-                f"{float(value.detach())} on {where}",
-                "Look at data and loss; if they are right, take a smaller learning_rate.",
-            )
-        )
-    return value
-
-
-def _split(data: Any, heldout: Any, seed: int) -> tuple[Examples, Examples]:
-    examples = as_examples(data)
-    return set_aside(examples, seed) if heldout is None else (examples, as_examples(heldout))
 
 
 def _identity(task: Task, samples: Samples, decomposition: str) -> dict[str, Any]:
@@ -294,9 +169,14 @@ def _identity(task: Task, samples: Samples, decomposition: str) -> dict[str, Any
     }
 
 
+def _split(data: Any, heldout: Any, seed: int) -> tuple[Examples, Examples]:
+    examples = as_examples(data)
+    return set_aside(examples, seed) if heldout is None else (examples, as_examples(heldout))
+
+
 def _check_folder(folder: Path, overwrite: bool) -> None:
     path = folder / CHECKPOINT
-    ours = path.is_file() and "finetune" in read_metadata(path)
+    ours = is_checkpoint(path)
     check_free(path, overwrite=True, owned=lambda _: ours, name="out")
     check_free(
         folder / "final",
@@ -308,34 +188,3 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     )
     if overwrite and ours:
         path.unlink()
-
-
-def _save(folder: Path, state: State, identity: str) -> None:
-    tensors = {
-        "values": state.adam.values,
-        "mean": state.adam.mean,
-        "square": state.adam.square,
-        "best": state.best,
-        "objective": torch.tensor(state.best_objective, dtype=torch.float64),
-        "counts": torch.tensor([state.adam.step, state.best_step, state.stale]),
-    }
-    write_tensors(folder / CHECKPOINT, tensors, {"finetune": identity})
-
-
-def _load(folder: Path, identity: str, task: Task) -> State | None:
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    written, asked = json.loads(read_metadata(path).get("finetune", "{}")), json.loads(identity)
-    for name, value in asked.items():
-        require(
-            written.get(name) == value,
-            name,
-            f"{written.get(name)!r}, as in the run found in {folder}",
-            repr(value),
-            "Resume with the run's own settings and data, choose another folder, or begin anew (--overwrite).",
-        )
-    kept = {k: v.to(task.steered.coefficients.device) for k, v in read_tensors(path).items()}
-    step, best_step, stale = kept["counts"].tolist()
-    adam = Adam(kept["values"], kept["mean"], kept["square"], step)
-    return State(adam, kept["best"], float(kept["objective"]), best_step, stale)
