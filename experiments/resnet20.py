@@ -5,7 +5,7 @@
 
 `SUBSCAPE_DATA` names a folder with `resnet20_cifar10/model.safetensors` and `cifar10/train_first2000.npz`.
 Run as a script it decomposes the block under both recipes and asks of every subnetwork: of the 10 held-out images
-at which its code is largest, do at least 8 show one class? And how well does its code tell that class from the rest
+at which its code is largest, do at least 8 show one class? And how well does its code tell it from the rest
 (AUROC)? Beside it the same for random directions of the same norms and ranks, for principal directions and k-means
 centres of the training gradients as the recipe measures them, and (AUROC) for the channels of the block's output.
 1,500 images are trained on; some four minutes of processor time a recipe.
@@ -136,7 +136,8 @@ def channels(network: nn.Module, x: Tensor) -> Tensor:
 
 def decomposed(recipe: str, steps: int, out: Path) -> dict[str, Any]:
     """All figures of one recipe."""
-    from token_agreement import chance_of  # found where this is run as a script, not where it is a module
+    # Found where this is run as a script, not where the command line takes model and images from it.
+    from token_agreement import chance_of
 
     network, order = model(), torch.randperm(2_000, generator=generator_of(0, 31))
     trained, held = images()[order[:N_TRAINED]], images()[order[N_TRAINED:]]

@@ -7,6 +7,8 @@ from subscape._version import __version__
 
 if TYPE_CHECKING:
     from subscape.data import text_windows
+    from subscape.finetuning import FinetuneConfig, Finetuned, SteeredModel
+    from subscape.finetuning.finetune import finetune
     from subscape.gradients import GradientSource, register_rule
     from subscape.measures import MeasureConfig, Measures
     from subscape.measures.measure import measure
@@ -20,17 +22,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decomposition",
+    "FinetuneConfig",
+    "Finetuned",
     "FixedOutput",
     "GradientSource",
     "MeasureConfig",
     "Measures",
     "Pairs",
+    "SteeredModel",
     "Subnetwork",
     "Target",
     "TrainingConfig",
     "__version__",
     "decompose",
     "estimate",
+    "finetune",
     "measure",
     "prepare",
     "register_rule",
@@ -39,6 +45,8 @@ __all__ = [
 ]
 HOMES = {
     "data": ("text_windows",),
+    "finetuning": ("FinetuneConfig", "Finetuned", "SteeredModel"),
+    "finetuning.finetune": ("finetune",),
     "gradients": ("GradientSource", "register_rule"),
     "measures": ("MeasureConfig", "Measures"),
     "measures.measure": ("measure",),

@@ -84,11 +84,13 @@ class Target:
             TypeError: if the model's output is not a tensor and no `outputs` function was given.
         """
         values = {name: p.detach() for name, p in self.parameters.items()} | dict(parameters or {})
-        return self._outputs(_Functional(self.model, at_places(values, self._places)), batch)
+        return self._outputs(Functional(self.model, at_places(values, self._places)), batch)
 
-    def called(self, batch: Samples) -> Float[Tensor, "sample ..."]:
-        """f(x, W0) by calling the model itself, as it is: what `outputs` gives, but with its hooks' view."""
-        return self._outputs(self.model, batch)
+    def called(
+        self, batch: Samples, model: Callable[..., Any] | None = None
+    ) -> Float[Tensor, "sample ..."]:
+        """f(x, W0) by calling the model itself, as it is, with its hooks' view; or one that stands for it."""
+        return self._outputs(self.model if model is None else model, batch)
 
     def summary(self, engines: Mapping[str, str] | None = None) -> str:
         """A table of the chosen parameters, with the engine of each if known; see `GradientSource.summary`."""
@@ -136,13 +138,14 @@ def _moments(values: Tensor) -> list[float]:
     return [float(s.double() @ torch.arange(1, len(s) + 1).to(s).double()) for s in sums]
 
 
-class _Functional:
+class Functional:
     """The model with some parameters replaced, callable like the model itself."""
 
     def __init__(self, model: nn.Module, values: dict[str, Tensor]) -> None:
         self._model, self._values = model, values
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns."""
         return functional_call(self._model, self._values, args, kwargs, tie_weights=False)
 
     def __getattr__(self, name: str) -> Any:

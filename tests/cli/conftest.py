@@ -45,7 +45,11 @@ def call(*arguments: str) -> int:
 
 def trusting(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """With --trust where a command has it: these folders are the tests' own."""
-    return (*arguments, "--trust") if arguments[0] in ("measure", "sweep", "edit") else arguments
+    return (
+        (*arguments, "--trust")
+        if arguments[0] in ("measure", "sweep", "edit", "finetune")
+        else arguments
+    )
 
 
 def silent(line: str) -> None:

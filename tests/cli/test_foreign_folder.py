@@ -40,7 +40,12 @@ def refusal(capsys, *arguments: str) -> str:
     return line
 
 
-COMMANDS = [["measure", "net"], ["sweep", "net"], ["edit", "net", "--set", "1=1", "--prompt", "a"]]
+COMMANDS = [
+    ["measure", "net"],
+    ["sweep", "net"],
+    ["edit", "net", "--set", "1=1", "--prompt", "a"],
+    ["finetune", "net", "--data", "x.safetensors", "--loss", "cross-entropy"],
+]
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda a: a[0])

@@ -13,6 +13,7 @@ import tyro
 from subscape._checks import problem, require
 from subscape._io import check_free, holds_just, json_object, new_folder, write_json
 from subscape.cli.run_folder import Run, check_index, open_run
+from subscape.finetuning import Finetuned
 from subscape.subnetworks.lora import is_adapter
 
 RECORD = "edit.json"
@@ -32,6 +33,8 @@ class EditRun:
     """A run folder, or the folder of a saved decomposition."""
     set: tuple[str, ...] = ()
     """Moves as SUBNETWORK=δ; a subnetwork has length 1."""
+    coefficients: Path | None = None
+    """Folder of moves that `subscape finetune` learned; --set goes over them."""
     tensors: tuple[str, ...] = ("*",)
     """Globs over the run's tensors; the others are not moved."""
     prompt: str | None = None
@@ -56,6 +59,9 @@ class EditRun:
 
 def run(settings: EditRun) -> dict[str, Any]:
     """Carry out the command."""
+    some = bool(settings.set) or settings.coefficients is not None
+    repair = "Add --set 3=0.5, or --coefficients FOLDER."
+    require(some, "set", "moves such as 3=0.5", "none", repair)
     deltas = parse_deltas(settings.set)
     asked = (settings.prompt, settings.lora, settings.save) != (None, None, None)
     expected = "something to do with the edit: --prompt, --lora or --save"
@@ -69,6 +75,9 @@ def run(settings: EditRun) -> dict[str, Any]:
     opened = open_run(settings.run, settings.model, trust=settings.trust, device=settings.device)
     for index in deltas:
         check_index(opened, index)
+    if settings.coefficients is not None:
+        learned = Finetuned.from_pretrained(settings.coefficients, opened.decomposition)
+        deltas = learned.deltas | deltas
     target = opened.target()
     model = target.model
     found: dict[str, Any] = {"deltas": {str(k): d for k, d in deltas.items()}}
@@ -88,14 +97,13 @@ def run(settings: EditRun) -> dict[str, Any]:
         )
         found["lora"] = str(settings.lora)
     if settings.save is not None:
-        found["save"] = str(_save(opened, edit, settings))
+        found["save"] = str(_save(opened, edit, deltas, settings))
     print(json.dumps(found) if settings.json else _text(found))
     return found
 
 
 def parse_deltas(moves: tuple[str, ...]) -> dict[int, float]:
     """`("3=0.5", "17=-1")` as {3: 0.5, 17: -1.0}."""
-    require(bool(moves), "set", "moves such as 3=0.5", "none", "Add --set 3=0.5.")
     deltas: dict[int, float] = {}
     for move in moves:
         name, _, size = move.partition("=")
@@ -138,7 +146,7 @@ def _generate(opened: Run, model: Any, settings: EditRun) -> str | None:
     return tokenizer.decode(written.sequences[0, ids.shape[1] :], skip_special_tokens=True)
 
 
-def _save(opened: Run, edit: Any, settings: EditRun) -> Path:
+def _save(opened: Run, edit: Any, deltas: dict[int, float], settings: EditRun) -> Path:
     assert settings.save is not None
     repair = "Save the state dict of decomposition.edited(model, deltas) in Python."
     ours = hasattr(edit.model, "save_pretrained")
@@ -151,7 +159,8 @@ def _save(opened: Run, edit: Any, settings: EditRun) -> Path:
         tokenizer = opened.tokenizer()
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
-        edit_of = {"model": opened.model, "set": settings.set, "tensors": settings.tensors}
+        moves = [f"{k}={delta:g}" for k, delta in deltas.items()]
+        edit_of = {"model": opened.model, "set": moves, "tensors": settings.tensors}
         files = sorted(path.name for path in temporary.iterdir())
         write_json(temporary / RECORD, {**edit_of, "files": files})
     return settings.save

@@ -215,11 +215,11 @@ def _current_folder() -> Generator[None]:
 
 
 @_current_folder()
-def called(name: str, argument: str) -> Any:
-    """What a user's own `package.module:function` gives; also of modules in the current folder."""
+def imported(name: str, argument: str) -> Callable[..., Any]:
+    """A user's own `package.module:function`; also of modules in the current folder."""
     module_name, _, function_name = name.partition(":")
     try:
-        function: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
+        return getattr(importlib.import_module(module_name), function_name)
     except Exception as error:
         raise ValueError(
             problem(
@@ -229,6 +229,12 @@ def called(name: str, argument: str) -> Any:
                 "Check the spelling, and that the module lies in this folder or is installed.",
             )
         ) from error
+
+
+@_current_folder()
+def called(name: str, argument: str) -> Any:
+    """What a user's own `package.module:function` gives."""
+    function = imported(name, argument)
     try:
         return function()
     except Exception as error:

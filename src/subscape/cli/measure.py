@@ -10,15 +10,12 @@ from typing import Annotated
 import msgspec
 import tyro
 
-from subscape._checks import require
 from subscape.cli.loading import load_labels
 from subscape.cli.names import output_namer, token_namer
 from subscape.cli.run_folder import open_run
-from subscape.data import Samples
 from subscape.measures import MeasureConfig, Measures
-from subscape.measures.kept import token_ids
+from subscape.measures.kept import check_vocabulary
 from subscape.measures.measure import measure
-from subscape.targets import Target
 
 
 @dataclass(frozen=True)
@@ -86,20 +83,3 @@ def run(settings: MeasureRun) -> Measures:
         print(f"  subscape top {settings.run}{more}")
         print(f"  subscape report {settings.run}{more} -o report.html")
     return found
-
-
-def check_vocabulary(target: Target, data: Samples) -> None:
-    """Refuse token ids that the model has no embedding for."""
-    ids = token_ids(data)
-    embedding = getattr(target.model, "get_input_embeddings", lambda: None)()
-    size = getattr(embedding, "num_embeddings", None)
-    if ids is None or size is None:
-        return
-    low, high = (int(v) for v in ids.aminmax())
-    require(
-        low >= 0 and high < size,
-        "data",
-        f"token ids of the model's vocabulary, 0 to {size - 1}",
-        f"{low if low < 0 else high}",
-        "Tokenize the text with this model's own tokenizer.",
-    )

@@ -8,9 +8,11 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from subscape._checks import require
 from subscape.data import Samples, take
 from subscape.measures.record import Names, SubnetworkMeasures
 from subscape.measures.rows import RowSet
+from subscape.targets import Target
 
 Namer = Callable[[int], str]
 
@@ -55,3 +57,20 @@ def samples_of(rows: Sequence[RowSet], data: Samples, labels: Tensor | None) -> 
     if labels is not None:
         kept["labels"] = torch.as_tensor(labels)[index]
     return {**kept, "index": index}
+
+
+def check_vocabulary(target: Target, data: Samples) -> None:
+    """Refuse token ids that the model has no embedding for."""
+    ids = token_ids(data)
+    embedding = getattr(target.model, "get_input_embeddings", lambda: None)()
+    size = getattr(embedding, "num_embeddings", None)
+    if ids is None or size is None:
+        return
+    low, high = (int(v) for v in ids.aminmax())
+    require(
+        low >= 0 and high < size,
+        "data",
+        f"token ids of the model's vocabulary, 0 to {size - 1}",
+        f"{low if low < 0 else high}",
+        "Tokenize the text with this model's own tokenizer.",
+    )
