@@ -220,7 +220,7 @@ def _scene(
         size=config.change * spread(outputs, divergence),
         n_deltas=config.n_deltas,
         n_outputs=config.n_outputs,
-        centred=source.divergence.logits,
+        logits=source.divergence.logits,
     )
     return scene, idle
 

@@ -38,7 +38,7 @@ class OutputEffect(NamedTuple):
     output: Count
     """Which output."""
     effect: float
-    """∂f/∂δ there."""
+    """∂f/∂δ there; of logits ∂ log p/∂δ of the probability."""
 
 
 class Partner(NamedTuple):
@@ -128,7 +128,7 @@ class SubnetworkMeasures:
     top_samples: tuple[TopSample, ...] = ()
     """Rows of largest impact, falling."""
     top_outputs: TopOutputs | None = None
-    """Outputs moved most, averaged over its top rows; of logits, less the mean over outputs."""
+    """Outputs moved most, averaged over its top rows; of logits those whose probability moves most."""
     delta: Size | None = None
     """δ at which the outputs of its top rows have changed by the share of the spread asked for."""
     sweep: SweepMeans | None = None

@@ -73,7 +73,7 @@ const outputsPanel = (s) => {
   const top = Math.max(1e-30, ...[...up, ...down].map(([, v]) => Math.abs(v)));
   const side = (pairs, kind, title) => h(`div.side.${kind}`, null, h("h3", null, title),
     pairs.length ? h("ol", null, ...pairs.map(([i, v]) => h("li", null, token(outputName(i)), h("span.num", null, signed(v)), bar(Math.abs(v) / top)))) : h("p.note", null, "none"));
-  return panel("Top outputs per unit δ", "top_outputs", h("div.sides", null, side(down, "neg", "▼ lowered"), side(up, "pos", "▲ raised")));
+  return panel(measures.logits ? "Top outputs, Δ log p per unit δ" : "Top outputs per unit δ", "top_outputs", h("div.sides", null, side(down, "neg", "▼ lowered"), side(up, "pos", "▲ raised")));
 };
 
 const normPanel = (s) => {

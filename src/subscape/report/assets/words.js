@@ -26,7 +26,7 @@ const GLOSSARY = {
   ratio: "Mean output change on relevant rows over the mean on other rows, where it is not active, when this subnetwork is pushed. Above 1 means selective.",
   validity_radius: "Largest δ of the sweep up to which the gradient predicts the effect of a push, with R² of at least 0.9 over rows. Beyond it the model bends.",
   top_samples: "The rows on which this subnetwork has the largest impact, at most one a sample.",
-  top_outputs: "How the outputs change per unit of a positive δ, at δ = 0, averaged over the top samples of this subnetwork" + (measures.logits ? ", less the mean over all outputs, as of logits only differences matter. " : ". ") + "The sign of a subnetwork is arbitrary: a negative δ does the opposite.",
+  top_outputs: "How the outputs change per unit of a positive δ, at δ = 0, averaged over the top samples of this subnetwork" + (measures.logits ? ": ranked by the change of the probability p, given as that of log p; outputs of p below 0.01% are left out. " : ". ") + "The sign of a subnetwork is arbitrary: a negative δ does the opposite.",
   sweep: "How far the outputs move from the model’s own, as a divergence, when this subnetwork is pushed by δ: on the rows it is relevant for, on other rows, and, as a control, for a random direction of equal norm and rank. Grey: where first order holds. Dotted: δ at which selectivity is taken.",
   similarity: "Cosine between two subnetworks over all tensors: 1 is the same direction, 0 unrelated, −1 opposite.",
   coactivation: "Correlation over measured rows of being active: 1 always together, 0 independent, below 0 less often than by chance. Subnetworks that are never or always active have none.",
