@@ -151,6 +151,8 @@ def test_the_start_gives_every_tensor_the_same_mean_square_per_entry(form, shape
 @pytest.mark.parametrize("form", ["tucker", "cp"])
 def test_turned_directions_are_the_negative_ones(form):
     layout = make_layout({"a": (3, 4), "b": (2,)}, 2, form)
-    stack = initial_stack(layout, (2, 3), torch.Generator().manual_seed(0), torch.zeros(()).double())
+    stack = initial_stack(
+        layout, (2, 3), torch.Generator().manual_seed(0), torch.zeros(()).double()
+    )
     sign = torch.tensor([[1, -1, 1], [-1, 1, -1]]).double()
     assert torch.equal(stack.turned(sign).flat(), stack.flat() * sign[..., None])

@@ -13,7 +13,7 @@ import tyro
 from subscape._checks import require
 from subscape.cli.run_folder import check_index, open_run
 from subscape.measures import Measures, SubnetworkMeasures, TopOutputs
-from subscape.measures.record import TopSample
+from subscape.measures.record import STANDINGS, TopSample
 
 CONTEXT = 8
 """Tokens shown on either side of the one a subnetwork matters for."""
@@ -44,7 +44,8 @@ def run(settings: TopRun) -> None:
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)
     if settings.subnetwork is None:
-        entries = sorted(measures, key=lambda entry: -entry.impact)[: settings.n]
+        by_impact = sorted(measures, key=lambda e: (STANDINGS.index(e.standing), -e.impact))
+        entries = by_impact[: settings.n]
         text = _list(entries, measures)
         shown = msgspec.to_builtins(entries)
     else:
@@ -64,6 +65,7 @@ def _list(entries: list[SubnetworkMeasures], measures: Measures) -> str:
     for e in entries:
         up = e.top_outputs.up[:5] if e.top_outputs else ()
         names = " ".join(_output(pair.output, measures) for pair in up)
+        names += f"  ({e.standing})" if e.standing else ""
         s = e.selectivity
         aurocs = (None, None) if s is None else (s.auroc, s.auroc_random)
         lines.append(

@@ -77,9 +77,7 @@ class Stack:
         # One piece of every tensor: a product of all would turn back.
         places = [p for t in self.layout.tensors for p in range(len(t.piece_shapes))]
         parts = self.weights.split(self.layout.sizes, dim=-1)
-        signed = [
-            w if p else w * sign.to(w)[..., None] for p, w in zip(places, parts, strict=True)
-        ]
+        signed = [w if p else w * sign.to(w)[..., None] for p, w in zip(places, parts, strict=True)]
         return Stack(self.layout, torch.cat(signed, dim=-1))
 
     def select(self, index: int | slice | Tensor) -> Stack:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +22,7 @@ from subscape._shapes import Float
 from subscape.measures.config import MeasureConfig
 from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.evaluation import DEAD_RATE
 
 FORMAT = "subscape-measures/2"
 NAME, TENSORS = "measures.json", "measures.safetensors"
@@ -30,6 +31,8 @@ AGAIN = "Measure again: subscape measure RUN --overwrite."
 Count = Annotated[int, Meta(ge=0)]
 Size = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Standing = Literal["", "first order only", "dead"]
+STANDINGS = get_args(Standing)
 
 
 class OutputEffect(NamedTuple):
@@ -139,6 +142,27 @@ class SubnetworkMeasures:
     """Largest δ of the sweep at which gradients still predict it."""
     partners: tuple[Partner, ...] = ()
     """Subnetworks most often active together with it."""
+
+    @property
+    def side(self) -> Literal[1, -1]:
+        """The sign of δ at which its top rows move most beside the others, at the ends of its sweep."""
+        if self.sweep is None:
+            return 1
+        ratios = [
+            -1.0 if mine is None or other is None else mine / max(other, 1e-30)
+            for mine, other in zip(self.sweep.relevant, self.sweep.irrelevant, strict=True)
+        ]
+        return -1 if ratios[0] > ratios[-1] else 1
+
+    @property
+    def standing(self) -> Standing:
+        """Dead where it is active in hardly any row; first order only where gradients predict none of its sweep.
+
+        Such are left out of means and come last in lists.
+        """
+        if self.active_rate <= DEAD_RATE:
+            return "dead"
+        return "first order only" if self.validity_radius == 0 else ""
 
     def __repr__(self) -> str:
         auroc = self.selectivity and self.selectivity.auroc
@@ -267,7 +291,7 @@ class Measures(Record):
             f"FVU {q.fvu:.3f} at L0 {q.l0:.2f}",
             *(f"{b.name}: FVU {b.fvu:.3f} at L0 {b.l0:.2f}" for b in q.baselines),
         ]
-        both = [(s.auroc, s.auroc_random) for k in self if (s := k.selectivity)]
+        both = [(s.auroc, s.auroc_random) for k in self if not k.standing and (s := k.selectivity)]
         chosen = [(mine, other) for mine, other in both if mine is not None and other is not None]
         if chosen:
             mine, other = (sum(values) / len(chosen) for values in zip(*chosen, strict=True))
@@ -275,6 +299,9 @@ class Measures(Record):
                 f"selectivity AUROC {mine:.2f}, of random directions {other:.2f} "
                 f"(means over {len(chosen)} subnetworks)"
             )
+        for standing in STANDINGS[1:]:
+            n = sum(k.standing == standing for k in self)
+            lines += [f"{n} {standing}, left out of means and last in lists"] if n else []
         return "\n".join(lines)
 
     @property

@@ -89,17 +89,19 @@ const normPanel = (s) => {
 const relations = (title, key, pairs, places) => pairs.length ? panel(title, key, h("ol.near", null, ...pairs.map(([j, v]) => h("li", null, h("a", { href: `#subnetwork-${j}`, "aria-label": `subnetwork ${j}` }, h("span.idx", null, String(j)), h("span.num", null, fixed(v, places)), preview(j, 0)))))) : null;
 
 const figures = (s) => {
-  const rank = all.filter((o) => o.impact > s.impact).length + 1;
+  const rank = all.filter((o) => standing(o) < standing(s) || (standing(o) === standing(s) && o.impact > s.impact)).length + 1;
   const sel = s.selectivity || {};
   const facts = [
+    standing(s) ? h("div.stat", null, h("dt", null, "Standing"), h("dd.standing", null, STANDINGS[standing(s)])) : null,
     stat("Active rate", "active_rate", percent(s.active_rate), oneIn(s.active_rate)),
     stat("Impact", "impact", number(s.impact), unit),
     stat("Signed mean", "impact_signed", signed(s.impact_signed)),
     stat("Share of impact", "impact_share", percent(impactShare(s)), `rank ${rank} of ${count(all.length)}`),
   ];
   if (typeof sel.auroc === "number") facts.push(stat("AUROC", "auroc", fixed(sel.auroc), typeof sel.auroc_random === "number" ? `random ${fixed(sel.auroc_random)}` : null));
-  if (typeof sel.ratio === "number") facts.push(stat("Selectivity", "ratio", `${number(sel.ratio)}×`, typeof sel.delta === "number" ? `at δ = ${number(sel.delta)}` : null));
-  if (typeof s.validity_radius === "number") facts.push(stat("First order to", "validity_radius", s.validity_radius > 0 ? `|δ| ≤ ${number(s.validity_radius)}` : "none of those tried"));
+  const [best, other] = s.sweep ? endsOf(s) : [];
+  if (best && best.ratio !== null) facts.push(stat("Selectivity", "ratio", times(best.ratio), `at δ = ${signed(best.delta)}${other.ratio === null ? "" : `; ${times(other.ratio)} at ${signed(other.delta)}`}`));
+  if (typeof s.validity_radius === "number") facts.push(stat("First order to", "validity_radius", s.validity_radius > 0 ? `|δ| ≤ ${number(s.validity_radius)}` : "no δ of the sweep"));
   return h("dl.stats", null, ...facts);
 };
 

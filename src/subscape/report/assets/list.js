@@ -44,6 +44,8 @@ const compare = () => {
   const sign = state.falling ? -1 : 1;
   return (a, b) => {
     const [x, y] = [value(all[a]), value(all[b])];
+    const last = state.sort === "index" || typeof x === "string" ? 0 : standing(all[a]) - standing(all[b]);
+    if (last) return last;
     if (x === null || y === null) return (x === null) - (y === null) || a - b;
     return sign * (typeof x === "string" ? x.localeCompare(y) : x - y) || a - b;
   };
@@ -61,7 +63,7 @@ const makeRow = (k) => {
     if (c.key === "preview") return h("td.c-preview", null);
     return h(`td.c-${c.key}.num`, null, c.show(s));
   });
-  const row = h("tr", { "data-k": String(k) }, ...cells);
+  const row = h(standing(s) === 2 ? "tr.dead" : "tr", { "data-k": String(k) }, ...cells);
   if (hasImages) seen.observe(row);
   else row.lastChild.append(preview(k));
   return row;

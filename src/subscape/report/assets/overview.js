@@ -3,7 +3,7 @@
 /** What a subnetwork is for, in one line: its commonest tokens or pictures, then the outputs it moves. */
 const preview = (k, outputs = 2) => {
   const subnetwork = all[k];
-  const parts = [];
+  const parts = standing(subnetwork) ? [h("span.standing", null, STANDINGS[standing(subnetwork)])] : [];
   const pictured = hasImages ? subnetwork.top_samples.map((s) => [s, shownOf(s)]).filter(([, shown]) => shown.image).slice(0, 6) : [];
   if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map(([s, { image, label }]) => h("img", { src: image, alt: label ?? `sample ${s.sample}`, width: 24, height: 24, loading: "lazy", decoding: "async" }))));
   else if (subnetwork.top_samples.length) {
@@ -23,7 +23,7 @@ const preview = (k, outputs = 2) => {
 /** On held-out rows where the decomposition knows them, otherwise as measured. */
 const quality = {
   fvu: measures.quality.fvu, l0: measures.quality.l0, heldout_rows: measures.quality.n_rows,
-  dead: all.filter((s) => s.active_rate === 0).length / all.length, ...data.heldout,
+  ...data.heldout, dead: all.filter((s) => standing(s) === 2).length / all.length,
 };
 
 const lede = () => {
@@ -86,7 +86,7 @@ const tensorPanel = () => {
 };
 
 const strongestPanel = () => {
-  const order = all.map((_, k) => k).sort((a, b) => all[b].impact - all[a].impact).slice(0, 8);
+  const order = all.map((_, k) => k).sort((a, b) => standing(all[a]) - standing(all[b]) || all[b].impact - all[a].impact).slice(0, 8);
   const top = impactShare(all[order[0]]) || 1;
   return panel("Largest impact", "impact",
     h("ol.leaders", null, ...order.map((k) => h("li", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, h("span.idx", null, String(k)), h("span.num", null, percent(impactShare(all[k]))), bar(impactShare(all[k]) / top), preview(k, 3))))),
