@@ -40,7 +40,7 @@ from subscape.rows import RowKind
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.evaluation import Evaluation, evaluate
-from subscape.subnetworks.formats import FORMAT_VERSION, checked_config
+from subscape.subnetworks.formats import FORMAT_VERSION, checked_config, local_folder
 from subscape.subnetworks.lora import save_lora
 from subscape.subnetworks.selection import build, selection_of
 from subscape.targets import Outputs, Target
@@ -456,10 +456,15 @@ class Decomposition:
     def from_pretrained(cls, folder: str | Path, *, device: Any = None) -> Decomposition:
         """Load what `save_pretrained` wrote, onto the CPU or another device.
 
+        Args:
+            folder: its path, or `user/repository` on the Hugging Face Hub.
+            device: where to.
+
         Raises:
+            FileNotFoundError: if it is neither here nor to be had.
             ValueError: if the folder holds something else, is incomplete, or is of a newer format.
         """
-        folder = Path(folder)
+        folder = local_folder(folder)
         config = checked_config(read_json(folder / "config.json"), folder)
         tensors = read_tensors(folder / "subnetworks.safetensors")
         if "threshold" in config:  # format 1

@@ -1,13 +1,15 @@
-"""The versions of `config.json` of a saved decomposition: what it must hold, and how older ones are read."""
+"""Saved decompositions: where one lies, what its `config.json` must hold, and how older ones are read."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from subscape._checks import problem
+from subscape._checks import optional, problem
 
 FORMAT_VERSION = "2.0"
+FILES = ("config.json", "subnetworks.safetensors")
 RENAMED = {
     "warm_start": "dense_warmup",
     "revive_every": "resample_every",
@@ -16,6 +18,30 @@ RENAMED = {
 """Settings of format 1 by their names now."""
 ROWS = {"token": "sampled-token", "every-token": "token"}
 """Kinds of rows of format 1 by their names now."""
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder of a saved decomposition by its path, or, where nothing is there, by its id on the Hub."""
+    folder, expected = (
+        Path(name),
+        "the folder that save_pretrained wrote, or user/repository on the Hub",
+    )
+    if (folder / FILES[0]).is_file():
+        return folder
+    if folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+        inside = folder / "final"
+        repair = f"Load {inside}." if (inside / FILES[0]).is_file() else "Check the path."
+        got = f"{folder}, {'without a config.json' if folder.exists() else 'which does not exist'}"
+        raise FileNotFoundError(problem("folder", expected, got, repair))
+    hub = optional("huggingface_hub", f"for {name} from the Hub", "huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(str(name), allow_patterns=list(FILES)))
+    except (OSError, ValueError) as error:
+        got = (
+            f"{name}, no folder here, and not to be had from the Hub ({str(error).splitlines()[0]})"
+        )
+        repair = "Check the spelling, the connection and, of a private one, that you are logged in."
+        raise FileNotFoundError(problem("folder", expected, got, repair)) from error
 
 
 def checked_config(config: Any, folder: Path) -> dict[str, Any]:
