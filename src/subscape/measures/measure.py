@@ -127,6 +127,7 @@ def measure(
             n_top=config.n_top,
             n_rows=config.n_rows,
             batch_size=config.batch_size,
+            rank_by=config.rank_by,
             state=None if where is None else where / IMPACT,
             progress=progress,
         )

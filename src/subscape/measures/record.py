@@ -129,7 +129,7 @@ class SubnetworkMeasures:
     tensors: tuple[Size, ...]
     """Share of its squared norm in every tensor of the decomposition's layout."""
     top_samples: tuple[TopSample, ...] = ()
-    """Rows of largest impact, falling."""
+    """Its top rows, of distinct contexts, in the order of `MeasureConfig.rank_by`."""
     top_outputs: TopOutputs | None = None
     """Outputs moved most, averaged over its top rows; of logits those whose probability moves most."""
     delta: Size | None = None

@@ -25,7 +25,16 @@ from subscape.subnetworks.decomposition import Decomposition
 LONGEST_VECTOR = 64
 """Vector inputs up to this length are shown."""
 SETTINGS = (
-    *("divergence", "reference", "rows", "n_subnetworks", "rank", "form", "selection", "group_size"),
+    *(
+        "divergence",
+        "reference",
+        "rows",
+        "n_subnetworks",
+        "rank",
+        "form",
+        "selection",
+        "group_size",
+    ),
     *("l0", "active_fraction", "steps", "batch_size", "learning_rate", "n_restarts", "seed"),
 )
 METRICS = ["fvu", "l0", "dead", "heldout_rows", "fvu_row_by_row", "l0_row_by_row"]
@@ -133,6 +142,12 @@ def _notes(measures: Measures) -> list[str]:
         "as subnetworks, with the best coefficients, which no encoder had to find.",
         "Irrelevant rows: drawn at random, without those in which the subnetwork is active.",
     ]
+    ranked = measures.settings.rank_by
+    share = ranked == "share" or (ranked == "auto" and measures.rows == "sample")
+    notes.append(
+        f"Top samples are ranked by impact{' over the length of the gradient' if share else ''}; of rows "
+        "that have seen the same one is listed."
+    )
     if measures.rows == "token":
         notes.append(
             "Every position of a window is a row; a window appears once among top samples."
