@@ -90,6 +90,16 @@ def test_they_are_short_to_look_at():
     assert [number(x) for x in (math.nan, math.inf, -math.inf)] == [None] * 3
 
 
+def test_a_notebook_shows_the_strongest_and_no_markup_of_names():
+    named = TopOutputs(up=(OutputEffect(3, 1.0),))
+    entries = [replace(entry_of(k, top_outputs=named), impact=k + 1.0) for k in range(30)]
+    html = replace(measures_of(*entries), names=Names({3: "<b>"}, {}))._repr_html_()
+    assert html.count("<tr>") == 11
+    assert html.index("<td>29</td>") < html.index("<td>28</td>")
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+
+
 @pytest.mark.parametrize(
     ("relevant", "irrelevant", "side"),
     [

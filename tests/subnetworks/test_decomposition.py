@@ -367,3 +367,11 @@ def test_a_folder_that_is_none_is_refused_in_words(tmp_path):
     (tmp_path / "run" / "final" / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="Load .*run/final"):
         Decomposition.from_pretrained(tmp_path / "run")
+
+
+def test_what_a_notebook_shows_is_short():
+    made = Decomposition.from_pretrained(GOLDEN / "format-1")
+    html = made._repr_html_()
+    assert html.count("<tr>") == 1 + len(made.layout.tensors)
+    assert len(html) < 2000
+    assert re.fullmatch(r"Subnetwork\(1: \d+% of its squared norm in [\w.]+\)", repr(made[1]))

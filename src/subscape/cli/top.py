@@ -11,9 +11,10 @@ import msgspec
 import tyro
 
 from subscape._checks import require
+from subscape.cli.next_step import edit_of, then
 from subscape.cli.run_folder import check_index, open_run
 from subscape.measures import Measures, SubnetworkMeasures, TopOutputs
-from subscape.measures.record import STANDINGS, TopSample
+from subscape.measures.record import TopSample
 
 CONTEXT = 8
 """Tokens shown on either side of the one a subnetwork matters for."""
@@ -44,14 +45,16 @@ def run(settings: TopRun) -> None:
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)
     if settings.subnetwork is None:
-        by_impact = sorted(measures, key=lambda e: (STANDINGS.index(e.standing), -e.impact))
-        entries = by_impact[: settings.n]
-        text = _list(entries, measures)
+        entries = measures.ranked()[: settings.n]
+        one = f"top {settings.run} --subnetwork {entries[0].index}"
+        text = _list(entries, measures) + "\n" + then(one, *edit_of(opened, measures))
         shown = msgspec.to_builtins(entries)
     else:
         check_index(opened, settings.subnetwork)
         entry = measures[settings.subnetwork]
         text = _one(entry, measures, settings.n)
+        if entry.delta is not None:
+            text += "\n" + then(f"edit {opened.named} --set {entry.index}")
         shown = msgspec.to_builtins(entry)
     print(json.dumps(shown) if settings.json else text)
 

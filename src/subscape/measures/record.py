@@ -17,6 +17,7 @@ from torch import Tensor
 
 from subscape._checks import problem, require
 from subscape._hash import sha256_of
+from subscape._html import table
 from subscape._io import read_tensors, write_json, write_tensors
 from subscape._shapes import Float
 from subscape.measures.config import MeasureConfig
@@ -26,6 +27,8 @@ from subscape.subnetworks.evaluation import DEAD_RATE
 
 FORMAT = "subscape-measures/2"
 NAME, TENSORS = "measures.json", "measures.safetensors"
+N_SHOWN = 10
+"""Subnetworks in a notebook's table."""
 AGAIN = "Measure again: subscape measure RUN --overwrite."
 
 Count = Annotated[int, Meta(ge=0)]
@@ -281,6 +284,10 @@ class Measures(Record):
     def __iter__(self) -> Iterator[SubnetworkMeasures]:
         return iter(self.subnetworks)
 
+    def ranked(self) -> list[SubnetworkMeasures]:
+        """By falling impact; first-order-only and dead ones last."""
+        return sorted(self, key=lambda e: (STANDINGS.index(e.standing), -e.impact))
+
     def __repr__(self) -> str:
         return f"Measures({len(self)} subnetworks over {self.n_rows:,} rows)"
 
@@ -303,6 +310,18 @@ class Measures(Record):
             n = sum(k.standing == standing for k in self)
             lines += [f"{n} {standing}, left out of means and last in lists"] if n else []
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        names = [
+            [repr(self.names.output(i)) for i, _ in (e.top_outputs.up[:3] if e.top_outputs else ())]
+            for e in self.ranked()[:N_SHOWN]
+        ]
+        rows = [
+            (e.index, f"{e.active_rate:.1%}", f"{e.impact:.3g}", " ".join(words), e.standing)
+            for e, words in zip(self.ranked(), names, strict=False)
+        ]
+        head = ("subnetwork", "active", f"impact, {self.unit} per δ", "raises", "")
+        return table(str(self), head, rows)
 
     @property
     def record(self) -> Record:

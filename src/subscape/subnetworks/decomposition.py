@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import subscape._version as version
 from subscape._checks import problem, require
+from subscape._html import table
 from subscape._io import (
     holds_just,
     json_object,
@@ -46,7 +47,7 @@ from subscape.subnetworks.selection import build, selection_of
 from subscape.targets import Outputs, Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Subnetwork:
     """One subnetwork: a unit direction v_k in parameter space, in low-rank form."""
 
@@ -67,6 +68,11 @@ class Subnetwork:
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
         """The direction as full tensors by parameter name."""
         return self.stack.dense()
+
+    def __repr__(self) -> str:
+        norms = self.norms()
+        main = max(norms, key=lambda name: norms[name])
+        return f"Subnetwork({self.index}: {norms[main] ** 2:.0%} of its squared norm in {main})"
 
     def norms(self) -> dict[str, float]:
         """L2 norm of the direction in every tensor; their squares sum to 1."""
@@ -149,6 +155,18 @@ class Decomposition:
     def __repr__(self) -> str:
         n_tensors = len(self.decoder.layout.tensors)
         return f"Decomposition({len(self)} subnetworks over {n_tensors} tensors of {self.target['model']})"
+
+    def _repr_html_(self) -> str:
+        shares = self.directions.norms().square().mean(0).tolist()
+        rows = [
+            (t.name, " × ".join(map(str, t.shape)), ", ".join(map(str, t.ranks)), f"{share:.1%}")
+            for t, share in zip(self.layout.tensors, shares, strict=True)
+        ]
+        figures = [
+            f"{k} {v:.3g}" for k in ("fvu", "l0", "dead") if (v := self.metrics.get(k)) is not None
+        ]
+        caption = "\n".join([repr(self), *([", ".join(figures)] if figures else [])])
+        return table(caption, ("tensor", "shape", "ranks", "mean share of norm"), rows)
 
     @property
     def layout(self) -> Layout:
