@@ -18,6 +18,7 @@ from torch import Tensor
 from subscape._checks import require
 from subscape._shapes import Float
 from subscape.measures.record import Measures, rounded
+from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
 from subscape.report.page import write_page
 from subscape.subnetworks.decomposition import Decomposition
@@ -76,6 +77,7 @@ def page_data(
     """What the script of the page reads, ready for JSON but for the record."""
     measures.verify(decomposition)
     settings, metrics = decomposition.settings, decomposition.metrics
+    by_rule = rule_names(measures)
     return {
         "title": title,
         "model": decomposition.target["model"].split(".")[-1],
@@ -90,10 +92,11 @@ def page_data(
             if (value := settings.get(name)) is not None
         },
         "heldout": {m: metrics[m] for m in METRICS if math.isfinite(metrics.get(m, math.nan))},
-        "notes": _notes(measures),
+        "notes": [*_notes(measures), _of_names(by_rule, len(measures))],
         "similarity": packed(decomposition.similarity()),
         "coactivation": packed(measures.coactivation),
         "samples": _samples(measures),
+        "rule_names": by_rule.names,
         "figures": [
             {"title": name, "caption": caption, "image": _png(Path(file))}
             for name, caption, file in figures
@@ -153,6 +156,13 @@ def _notes(measures: Measures) -> list[str]:
             "Every position of a window is a row; a window appears once among top samples."
         )
     return notes
+
+
+def _of_names(found: RuleNames, n: int) -> str:
+    return (
+        f"{len(found.names)} of {n} subnetworks have a name by rule: what {SHARE:.0%} of their top rows share and "
+        f"few others do; {found.n_shuffled} would if top rows were dealt out at random."
+    )
 
 
 def _png(file: Path) -> str:

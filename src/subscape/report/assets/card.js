@@ -113,7 +113,7 @@ const drawCard = (k, focus) => {
     const other = order[at + by];
     return h("button.step", { type: "button", disabled: other === undefined, "aria-label": other === undefined ? `No ${label} subnetwork` : `${label} subnetwork, ${other}`, onclick: () => { location.hash = `subnetwork-${other}`; } }, mark);
   };
-  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`);
+  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ruleName(k) ? h("small.rule", { title: "A name by rule: see the notes under Settings" }, ruleName(k)) : null);
   card.replaceChildren(
     h("div.card-head", null, heading, h("p.where", null, `${count(at + 1)} of ${count(order.length)} by ${column(state.sort).title === "#" ? "number" : column(state.sort).title}${order.length < all.length ? ", searched" : ""}`),
       h("div.steps", null, h("a.back", { href: "#subnetworks" }, "List"), step(-1, "Previous", "←"), step(1, "Next", "→"))),

@@ -128,6 +128,7 @@ const endsOf = ({ sweep }) => [Math.max(...sweep.delta), Math.min(...sweep.delta
   return { delta, own, ratio: own === null || other === null || (own <= 0 && other <= 0) ? null : other > 0 ? own / other : Infinity };
 }).sort((a, b) => (b.ratio ?? -1) - (a.ratio ?? -1));
 const times = (ratio) => (ratio === Infinity ? "∞" : `${number(ratio)}×`);
+const ruleName = (k) => (data.rule_names ?? {})[k] ?? "";
 const outputName = (i) => measures.names.outputs[i] ?? `output ${i}`;
 /** What is shown of the sample of a row: tokens, image, values, label. */
 const shownOf = (row) => data.samples[row.sample] ?? {};
