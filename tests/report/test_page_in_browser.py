@@ -279,6 +279,48 @@ def test_dead_ones_are_grey_and_last_and_first_order_only_ones_before_them(make_
     assert page.js(dead) == "Dead33.3%"
 
 
+def test_hits_are_highlighted_and_names_by_rule_are_found(make_data, make_page):
+    data = make_data("tokens", n=4, n_samples=1)
+    data["rule_names"] = {2: "next token 'zebra'"}
+    page = make_page(data).open("#subnetworks")
+    page.one("#search").send_keys("zebra")
+    page.until("return document.querySelectorAll('#list tbody tr').length === 1")
+    assert page.shown() == [2]
+    hits = "return [...CSS.highlights.get('hit')].map(r => r.toString())"
+    assert page.js(hits) == ["zebra"]
+    page.open("#subnetwork-2")
+    assert page.one("#card h1").text == "Subnetwork 2 next token 'zebra'"
+
+
+def test_a_strip_is_the_mean_of_top_samples_and_figures_come_first(make_data, make_page):
+    data = make_data("vectors", n=2, n_samples=2)
+    for sample, values in zip((0, 1), ([0.0, 1.0, 0.0], [0.0, 0.0, 3.0]), strict=True):
+        data["samples"][sample] = {"values": values}
+    image = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    data["figures"] = [{"title": "Circuits.", "caption": "Found.", "image": image}]
+    page = make_page(data).open()
+    strip = page.one(".leaders a[aria-label='subnetwork 0'] svg title").get_attribute("textContent")
+    assert strip == "3 values, largest x2 = 1.50"
+    first = "return document.querySelector('#overview .panel h2').textContent"
+    assert page.js(first) == "Figures"
+
+
+def test_top_samples_stand_by_sign(make_data, make_page):
+    data = make_data("tokens", n=1, n_samples=4)
+    for row, sign in zip(
+        data["measures"]["subnetworks"][0]["top_samples"], (1, -1, 1, 1), strict=True
+    ):
+        row["signed"] = sign * row["impact"]
+    page = make_page(data).open("#subnetwork-0")
+    heads = [head.text for head in page.all("h3.side-of")]
+    assert heads[0] == "3 that +δ takes further from the reference"
+    assert heads[1] == "1 that +δ brings nearer to the reference"
+    assert [len(part.find_elements("css selector", "li")) for part in page.all("ol.samples")] == [
+        3,
+        1,
+    ]
+
+
 def test_the_map_reads_out_by_keyboard(page, token_data):
     page.open()
     page.js("const s = document.getElementById('map-order'); s.value = 'index'; s.onchange;"

@@ -119,7 +119,10 @@ def _samples(measures: Measures) -> dict[int, dict[str, Any]]:
 def _shown(inputs: Tensor, place: int, measures: Measures) -> dict[str, Any]:
     sample = inputs[place]
     if measures.names.tokens and not sample.is_floating_point():
-        return {"tokens": sample.tolist()}
+        mask = measures.samples.get("attention_mask")
+        # Padding at the end is none of the text; at the beginning positions count it.
+        n = len(sample) if mask is None else int(mask[place].nonzero().max()) + 1
+        return {"tokens": sample[:n].tolist()}
     if is_images(inputs):
         return {"image": data_uri(sample)}
     if sample.numel() <= LONGEST_VECTOR:

@@ -61,7 +61,10 @@ const samplesPanel = (s) => {
   if (!samples.length) return h("section.panel.samples", null, title, h("p.note", null, "None: this subnetwork had no impact on any measured row."));
   const top = Math.max(...samples.map((x) => x.impact));
   const tiled = samples.every((x) => shownOf(x).image);
-  const items = h(tiled ? "ul.tiles" : "ol.samples", null, ...samples.map((x) => (tiled ? sampleTile(x, top) : sampleRow(x, top))));
+  const listed = (some) => h(tiled ? "ul.tiles" : "ol.samples", null, ...some.map((x) => (tiled ? sampleTile(x, top) : sampleRow(x, top))));
+  const sides = [["+δ takes further from the reference", "pos"], ["+δ brings nearer to the reference", "neg"]]
+    .map(([said, kind]) => [said, samples.filter((x) => toward(x) === kind)]).filter(([, some]) => some.length);
+  const items = h("div", null, ...sides.flatMap(([said, some]) => [h("h3.side-of", null, `${count(some.length)} that ${said}`), listed(some)]));
   items.classList.toggle("with-outputs", wish.outputs);
   const some = samples.some((x) => x.outputs && (x.outputs.up.length || x.outputs.down.length));
   const toggle = some ? h("label.toggle", null, h("input", { type: "checkbox", checked: wish.outputs, onchange: (event) => { wish.outputs = event.target.checked; items.classList.toggle("with-outputs", wish.outputs); } }), " outputs of each") : null;
@@ -113,7 +116,7 @@ const drawCard = (k, focus) => {
     const other = order[at + by];
     return h("button.step", { type: "button", disabled: other === undefined, "aria-label": other === undefined ? `No ${label} subnetwork` : `${label} subnetwork, ${other}`, onclick: () => { location.hash = `subnetwork-${other}`; } }, mark);
   };
-  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ruleName(k) ? h("small.rule", { title: "A name by rule: see the notes under Settings" }, ruleName(k)) : null);
+  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ...(ruleName(k) ? [" ", h("small.rule", { title: "A name by rule: see the notes under Settings" }, ruleName(k))] : []));
   card.replaceChildren(
     h("div.card-head", null, heading, h("p.where", null, `${count(at + 1)} of ${count(order.length)} by ${column(state.sort).title === "#" ? "number" : column(state.sort).title}${order.length < all.length ? ", searched" : ""}`),
       h("div.steps", null, h("a.back", { href: "#subnetworks" }, "List"), step(-1, "Previous", "←"), step(1, "Next", "→"))),

@@ -105,6 +105,26 @@ const arrange = () => {
   list.classList.toggle("none", n === 0);
 };
 
+/** Mark what was searched for, without touching the text. */
+const highlight = () => {
+  if (!globalThis.Highlight) return;
+  const words = state.words.toLowerCase().split(/\s+/).filter((word) => word && !/^#\d+$/.test(word));
+  const found = new Highlight();
+  for (const view of words.length ? [list, card] : []) {
+    const walker = document.createTreeWalker(view, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const text = walker.currentNode.data.toLowerCase();
+      for (const word of words) for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + word.length)) {
+        const range = new Range();
+        range.setStart(walker.currentNode, at);
+        range.setEnd(walker.currentNode, at + word.length);
+        found.add(range);
+      }
+    }
+  }
+  CSS.highlights.set("hit", found);
+};
+
 const sortBy = (key) => {
   state.falling = state.sort === key ? !state.falling : !column(key).rising;
   state.sort = key;

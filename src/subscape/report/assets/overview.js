@@ -9,9 +9,9 @@ const preview = (k, outputs = 2) => {
   if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map(([s, { image, label }]) => h("img", { src: image, alt: label ?? `sample ${s.sample}`, width: 24, height: 24, loading: "lazy", decoding: "async" }))));
   else if (subnetwork.top_samples.length) {
     const found = headlines(k).slice(0, 4);
-    const { values } = shownOf(subnetwork.top_samples[0]);
+    const values = meanOfTop(k);
     if (found.length) for (const [head, times] of found) parts.push(h("span.head", null, headChip(head), times > 1 ? h("small", null, `×${times}`) : null));
-    else if (values && values.length) parts.push(strip(values, 90, 16));
+    else if (values.length) parts.push(strip(values, 90, 16));
   }
   const top = subnetwork.top_outputs;
   for (const [direction, mark, name] of [["up", "▲", "raises"], ["down", "▼", "lowers"]]) {
@@ -102,13 +102,14 @@ const settingsPanel = () => {
 };
 
 const figuresPanel = () => panel("Figures", null, h("div.figures", null, ...data.figures.map((f) =>
-  h("figure", null, h("img", { src: f.image, alt: `${f.title}. ${f.caption}`, loading: "lazy", decoding: "async" }), h("figcaption", null, h("strong", null, f.title), " ", f.caption)))));
+  h("figure", null, h("img", { src: f.image, alt: `${f.title}. ${f.caption}` }), h("figcaption", null, h("strong", null, f.title), " ", f.caption)))));
 
 const overview = document.getElementById("overview");
 
 /** The top is drawn at once, the rest after the first paint. */
 const drawOverview = memo(() => {
   overview.append(lede(), stats(), guide());
+  if (data.figures.length) overview.append(figuresPanel());
   const rest = () => {
     overview.append(
       h("div.columns", null, strongestPanel(), h("div", null, qualityPanel())),
@@ -116,7 +117,6 @@ const drawOverview = memo(() => {
       tensorPanel());
     setTimeout(() => {
       if (all.length > 1) overview.append(panel("How subnetworks relate", null, maps()));
-      if (data.figures.length) overview.append(figuresPanel());
       overview.append(settingsPanel());
       overview.dataset.drawn = "all";
     }, 0);

@@ -128,6 +128,11 @@ const endsOf = ({ sweep }) => [Math.max(...sweep.delta), Math.min(...sweep.delta
   return { delta, own, ratio: own === null || other === null || (own <= 0 && other <= 0) ? null : other > 0 ? own / other : Infinity };
 }).sort((a, b) => (b.ratio ?? -1) - (a.ratio ?? -1));
 const times = (ratio) => (ratio === Infinity ? "∞" : `${number(ratio)}×`);
+/** The mean of the vectors of the top samples: one alone may be the same for two subnetworks. */
+const meanOfTop = (k) => {
+  const vectors = all[k].top_samples.map((s) => shownOf(s).values).filter(Boolean);
+  return vectors.length ? vectors[0].map((_, i) => vectors.reduce((sum, v) => sum + v[i], 0) / vectors.length) : [];
+};
 const ruleName = (k) => (data.rule_names ?? {})[k] ?? "";
 const outputName = (i) => measures.names.outputs[i] ?? `output ${i}`;
 /** What is shown of the sample of a row: tokens, image, values, label. */
