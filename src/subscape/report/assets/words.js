@@ -22,7 +22,7 @@ const GLOSSARY = {
   norm_share: "Share of the squared norm of the subnetwork that lies in this tensor. Shares add up to 100%.",
   mean_norm_share: "Share of squared norm in this tensor, averaged over all subnetworks. In brackets: of how many subnetworks it is the main tensor.",
   ranks: "Largest rank a subnetwork may have in this tensor, one number an axis.",
-  auroc: "How well the size of the output change tells relevant rows from the others when this subnetwork is pushed: 1 is perfect, 0.5 is chance. Beside it the same for a random direction of equal norm and rank: what the choice of rows alone gives, below 0.5 where the relevant rows are the less sensitive ones.",
+  auroc: "How well relevant rows can be told from others by how far their outputs move when this subnetwork is pushed, over both signs of δ: 1 is perfect, 0.5 is chance. Beside it the same for a random direction of equal norm and rank: what the choice of rows alone gives, below 0.5 where the relevant rows are the less sensitive ones.",
   ratio: "How many times as far the outputs of its top rows move as those of other rows, where it is not active, when this subnetwork is pushed to the end of its sweep. Above 1 means selective. The sign of δ at which that is more comes first.",
   validity_radius: "Largest δ of the sweep up to which the gradient predicts the effect of a push, with R² of at least 0.9 over rows. Beyond it the model bends.",
   top_samples: `The rows on which this subnetwork has the largest ${measures.settings.rank_by === "share" || (measures.settings.rank_by !== "impact" && measures.rows === "sample") ? "share of the gradient: impact over its length" : "impact"}; at most one a sample, and one of those that have seen the same.`,
