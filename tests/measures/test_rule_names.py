@@ -7,7 +7,7 @@ from subscape.measures.record import Names, TopSample
 from subscape.measures.rule_names import rule_names
 from tests.measures.test_record import entry_of, measures_of
 
-TEXTS = ["Once", " cat", " dog", " the", "tle", " lit", " walked", " was", " ran", " wet"]
+TEXTS = ["Once", " cat", " dog", " the", "tle", " lit", " walked", " was", " ran", " wet", "\n"]
 N = 10
 
 
@@ -37,6 +37,7 @@ def mixed(j, *but):
         (lambda j: [mixed(j), 1, mixed(j + 1)], "token 'cat'"),
         (lambda j: [mixed(j), mixed(j // 2), 2], "next token 'dog'"),
         (lambda j: [3, mixed(j // 2), mixed(j)], "after 'the'"),
+        (lambda j: [10, mixed(j // 2), mixed(j)], "after '\\n'"),
         (lambda j: [mixed(j), 6 + j % 4, mixed(j // 2)], "word has initial 'w'"),
         (lambda j: [mixed(j), mixed(j // 2), mixed(j // 3)], None),
     ],

@@ -54,11 +54,12 @@ def _features(measures: Measures, row: TopSample, place: int) -> Features:
         return {"class": str(kept["labels"][place].item())} if "labels" in kept else {}
     texts = [measures.names.token(i) for i in kept["input_ids"][place].tolist()]
     at = row.position
-    found = {"token": repr(texts[at].strip())}
-    if at + 1 < len(texts):
-        found["next token"] = repr(texts[at + 1].strip())
-    if at > 0:
-        found["after"] = repr(texts[at - 1].strip())
+    near = {"token": at, "next token": at + 1, "after": at - 1}
+    found = {
+        kind: repr(texts[place].strip() or texts[place])
+        for kind, place in near.items()
+        if 0 <= place < len(texts)
+    }
     begun = "".join(texts[: at + 1]).split()
     word = begun[-1].lower() if begun else ""
     if word[:1].isalpha():

@@ -189,7 +189,7 @@ const sweepChart = (subnetwork) => {
       h("thead", null, h("tr", null, h("th", { scope: "col" }, "δ"), ...CURVES.map(([, name]) => h("th", { scope: "col" }, name)))),
       h("tbody", null, ...xs.map((d, i) => h("tr", null, h("th", { scope: "row" }, short(d)), ...curves.map((c) => h("td", null, c.ys[i] === null ? "not finite" : number(c.ys[i])))))))));
   return h("div.sweep", null, legend, svg,
-    other.own !== null && other.own < best.own / 3 && other.ratio < best.ratio ? h("p.note.saturated", null, `Towards δ = ${signed(other.delta)} its own rows hardly move: their outputs are saturated on that side.`) : null,
+    other.own !== null && other.own < best.own / 3 && other.ratio !== null && other.ratio < 1 ? h("p.note.saturated", null, `Towards δ = ${signed(other.delta)} its own rows hardly move: their outputs are saturated on that side.`) : null,
     holes.length ? h("p.note.gaps", null, `× not finite, left out: ${holes.join("; ")}.`) : null,
     table);
 };
