@@ -217,3 +217,9 @@ def test_a_glob_or_module_that_matches_nothing_gets_a_near_miss():
     for pattern in ("layer.1*", "layer.1.*", "!layer.1", "Layers.1"):
         with pytest.raises(ValueError, match=r"matches none\. Did you mean 'layers\.1'\?"):
             Target(model, pattern)
+
+
+def test_it_is_short_to_look_at():
+    target = Target(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), "0.*")
+    assert repr(target) == "Target(Sequential, 2 tensors with 8 parameters)"
+    assert target._repr_html_() == f"<pre>{target.summary()}</pre>"

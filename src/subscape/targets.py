@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from html import escape
 from itertools import chain
 from typing import Any
 
@@ -57,6 +58,13 @@ class Target:
         self._places = places(model, self.names)
         self._hashed: tuple[Any, dict[str, Any]] | None = None
         check_deterministic_modules(model)
+
+    def __repr__(self) -> str:
+        kind, n = type(self.model).__name__, len(self.names)
+        return f"Target({kind}, {n} tensors with {self.n_parameters:,} parameters)"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.summary())}</pre>"
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

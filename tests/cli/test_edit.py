@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from subscape.cli.edit import parse_deltas
+from subscape.cli.edit import _difference, parse_moves
+from subscape.measures import Measures
 from subscape.subnetworks.decomposition import Decomposition
 
 transformers = pytest.importorskip("transformers")
@@ -70,22 +71,77 @@ def test_a_lora_that_peft_loads(folder, command):
 
 
 def test_moves_are_read():
-    assert parse_deltas(("3=0.5", "17=-1")) == {3: 0.5, 17: -1.0}
-    assert parse_deltas(("3=1e-3",)) == {3: 0.001}
+    assert parse_moves(("3=0.5", "17=-1")) == {3: (0.5, False), 17: (-1.0, False)}
+    assert parse_moves(("3", "4=1x", "5=-.5x", "6=1e-3")) == {
+        3: (1.0, True),
+        4: (1.0, True),
+        5: (-0.5, True),
+        6: (0.001, False),
+    }
+
+
+def test_by_default_a_subnetwork_goes_as_far_as_it_was_measured(folder, command, refused):
+    measured = Measures.load("stories/measures")
+    own = {k: measured[k].side * measured[k].delta for k in (1, 2)}
+    found = json.loads(command("edit", "stories", "--set", "1", "2=-2x", "--json"))
+    assert found["deltas"] == {"1": own[1], "2": -2 * own[2]}
+    (folder / "stories/measures/measures.json").unlink()
+    error = refused("edit", "stories", "--set", "1")
+    assert "set: expected a subnetwork with a measured δ; got a run that is not measured" in error
+    assert "--set 1=0.5" in error
+
+
+def probabilities(model):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[1, 2, 3]])).logits[0, -1].softmax(0)
+
+
+def test_what_an_edit_changes_stands_beside_a_random_direction(folder, command):
+    found = json.loads(command("edit", "stories", "--set", "1=3", *PROMPT, "--json"))
+    model, made = model_in("llama"), Decomposition.from_pretrained("stories/final")
+    p, q = (probabilities(m) for m in (model, made.edited(model, {1: 3.0})))
+    words = transformers.AutoTokenizer.from_pretrained("llama").convert_ids_to_tokens(range(11))
+    most = int((q - p).abs().argmax())
+    word, before, after = found["next_token"][0]
+    assert word == words[most]
+    assert (before, after) == pytest.approx((float(p[most]), float(q[most])), abs=1e-5)
+    # KL(before ‖ after) over the top samples by hand, from the samples that the measures keep.
+    kept = Measures.load("stories/measures")
+    rows = kept[1].top_samples
+    ids = kept.samples["input_ids"][[kept.samples["index"].tolist().index(r.sample) for r in rows]]
+    with torch.no_grad():
+        old, new = (
+            m(input_ids=ids).logits[range(len(rows)), [r.position for r in rows]].log_softmax(1)
+            for m in (model, made.edited(model, {1: 3.0}))
+        )
+    by_hand = float((old.exp() * (old - new)).sum(1).mean())
+    own, drawn = found["changes"]
+    assert (own["rows"], own["unit"]) == ("top samples of 1", "nats")
+    assert own["change"] == pytest.approx(by_hand, rel=1e-4)
+    assert own["random"] != own["change"]
+    assert drawn["rows"] == "40 rows drawn at random"
+    text = command("edit", "stories", "--set", "1=3", *PROMPT)
+    assert "1: δ = +3" in text
+    assert f"{words[most]!r}" in text.split("next token")[1]
+    assert "--lora FOLDER" in text
+
+
+def test_differences_are_shown_word_by_word():
+    assert _difference("a cat sat there", "a dog sat") == "a [-cat-] {+dog+} sat [-there-]"
+    assert _difference("a b", "a b") == "none: the same, word for word"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--prompt a", ["set: expected moves such as 3=0.5; got none"]),
-        ("--set 3 --prompt a", ["SUBNETWORK=δ", "'3'"]),
+        ("--prompt a", ["set: expected moves such as 3 or 3=0.5; got none"]),
+        ("--set 3=x --prompt a", ["SUBNETWORK=δ", "'3=x'"]),
         ("--set a=1 --prompt a", ["SUBNETWORK=δ", "'a=1'"]),
         ("--set 3= --prompt a", ["SUBNETWORK=δ", "'3='"]),
         ("--set 4=1 --prompt a", ["subnetwork: expected one of the 4 of this run, 0 to 3; got 4"]),
         ("--set 1=inf --prompt a", ["deltas: expected a finite δ for subnetwork 1"]),
         ("--set 1=1e39 --prompt a", ["the range of torch.float32"]),
         ("--set 1=1 1=2 --prompt a", ["set: expected one δ per subnetwork; got two for 1"]),
-        ("--set 1=1", ["--prompt, --lora or --save"]),
         ("--set 1=1 --prompt a --tensors k_prj", ["'k_prj'"]),
         ("--set 1=1 --save stories.txt/new", ["stories.txt"]),
         ("--set 1=1 --save stories", ["stories, which holds files"]),

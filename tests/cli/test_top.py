@@ -18,10 +18,12 @@ def test_the_list_is_sorted_by_impact(command):
     impacts = [e["impact"] for e in entries]
     assert impacts == sorted(impacts, reverse=True)
     assert entries[0] == plain(measures[entries[0]["index"]])
-    lines = command("top", "net").splitlines()
+    lines, _, then = command("top", "net").partition("\n\nNext\n")
+    assert then.splitlines()[0] == f"  subscape top net --subnetwork {entries[0]['index']}"
+    lines = lines.splitlines()
     assert "impact (squared output per δ)" in lines[0]
     assert [int(line.split()[0]) for line in lines[1:]] == [e["index"] for e in entries]
-    assert len(command("top", "net", "--n", "2").splitlines()) == 3
+    assert len(command("top", "net", "--n", "2").partition("\n\n")[0].splitlines()) == 3
     assert len(json.loads(command("top", "net", "--n", "2", "--json"))) == 2
 
 

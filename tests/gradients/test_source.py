@@ -305,3 +305,12 @@ def test_the_identity_is_that_of_all_settings():
     for key, changed in changes:
         differing = {k for k, v in changed.identity.items() if v != same[k]}
         assert differing - {"geometry"} == {key}
+
+
+@pytest.mark.parametrize("rows", ["sample", "token"])
+def test_the_probability_of_one_logit_alone_is_always_1(rows):
+    data = torch.randn(6, 3) if rows == "sample" else torch.randn(6, 5, 3)
+    target = Target(nn.Linear(3, 1))
+    with pytest.raises(ValueError, match="^divergence: expected two logits or more for kl"):
+        GradientSource(target, data, divergence="kl", rows=rows)
+    assert GradientSource(target, data, divergence="mse", rows=rows).n_rows > 0

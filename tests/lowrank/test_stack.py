@@ -146,3 +146,13 @@ def test_the_start_gives_every_tensor_the_same_mean_square_per_entry(form, shape
     # The square of one Gaussian (a core of rank 1) scatters by sqrt(2); the mean of 500, by 6 %.
     assert math.isclose(square["w"] / square["b"], 1.0, abs_tol=0.3)
     assert math.isclose(square["s"] / square["b"], 1.0, abs_tol=0.3)
+
+
+@pytest.mark.parametrize("form", ["tucker", "cp"])
+def test_turned_directions_are_the_negative_ones(form):
+    layout = make_layout({"a": (3, 4), "b": (2,)}, 2, form)
+    stack = initial_stack(
+        layout, (2, 3), torch.Generator().manual_seed(0), torch.zeros(()).double()
+    )
+    sign = torch.tensor([[1, -1, 1], [-1, 1, -1]]).double()
+    assert torch.equal(stack.turned(sign).flat(), stack.flat() * sign[..., None])

@@ -35,7 +35,7 @@ DATA = torch.tensor([[1.0, 0, 0], [2, 0, 0], [0, 1, 0], [0, 2, 0], [0, 3, 0]]).d
 
 def scene_of(others=(0, 2, 3, 4), size=0.5, **options):
     target, rows = Target(Diagonal(**options)), RowSet(torch.tensor(others))
-    sizes = dict(size=size, n_deltas=3, n_outputs=2, centred=False)
+    sizes = dict(size=size, n_deltas=3, n_outputs=2, logits=False)
     return Scene(target=target, data=DATA, divergence=MSE, others=rows, **sizes)
 
 

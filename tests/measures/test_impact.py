@@ -12,6 +12,7 @@ from subscape._io import read_tensors, write_tensors
 from subscape.data import take
 from subscape.lowrank import Stack, make_layout
 from subscape.measures import impact as impact_module
+from subscape.measures.contexts import context_keys
 from subscape.measures.impact import coefficients_over_references, draws_of, impact
 from subscape.rows import permutation
 
@@ -75,12 +76,17 @@ def assert_right(made, source, found, plain, n_top, repeat):
     correlation = torch.corrcoef(flat.T)
     torch.testing.assert_close(found.coactivation(), correlation, equal_nan=True)
     assert correlation.isfinite().sum() > len(correlation)
+    by_share = source.kind == "sample"
+    value = size / plain.norms.mean(1, keepdim=True) if by_share else size
+    n_copies = 0
     for k, top in enumerate(found.top):
-        rows = sorted(range(len(c)), key=lambda i: -float(size[i, k]))
+        rows = sorted(range(len(c)), key=lambda i: -float(value[i, k]))
         if not repeat:
             seen = set()
             rows = [i for i in rows if not (plain.samples[i] in seen or seen.add(plain.samples[i]))]
-        rows = rows[:n_top]
+        distinct = {context(source, plain.samples[i], plain.positions[i]): i for i in rows[::-1]}
+        n_copies += len(rows) - len(distinct)
+        rows = [i for i in rows if i in distinct.values()][:n_top]
         assert top.rows.samples.tolist() == [plain.samples[i] for i in rows]
         if source.kind == "sample":
             assert top.rows.position is None
@@ -88,6 +94,15 @@ def assert_right(made, source, found, plain, n_top, repeat):
             assert top.rows.position.tolist() == [plain.positions[i] for i in rows]
         torch.testing.assert_close(top.impact, size[rows, k], **close)
         torch.testing.assert_close(top.signed, signed[rows, k], **close)
+    assert (n_copies > 0) is (source.kind == "token")
+
+
+def context(source, sample, position):
+    """What a row has seen."""
+    if source.kind == "sample":
+        return sample
+    ids = source.data if isinstance(source.data, torch.Tensor) else source.data["input_ids"]
+    return tuple(ids[sample, : position + 1].tolist())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +121,7 @@ def test_impact_is_what_a_plain_loop_finds(small, kind, rows, divergence, refere
     source = source_of(made, rows, divergence=divergence, reference=reference, seed=4)
     options = {"n_references": 3, "batch_size": 9 * source.draws.per_sample}
     plain = by_loop(made, source, **options)
-    for repeat in (False, True):
+    for repeat in (False, True) if rows == "token" else (False,):
         options |= {"n_top": 4, "repeat_samples": repeat, "progress": False}
         found = impact(made.decomposition, source, **options)
         assert found.n_references == 3
@@ -128,7 +143,8 @@ def by_hand(decomposition_of):
 def test_small_numbers_by_hand(make_decomposition):
     """Outputs 1, −2, 0, 0.5. Gradients 2 f x: (2, 4), (8, −2), (0, 0), (0.5, 0)."""
     made, source = by_hand(make_decomposition)
-    found = impact(made, source, n_references=2, n_top=2, batch_size=2, progress=False)
+    options = {"n_references": 2, "batch_size": 2, "progress": False}
+    found = impact(made, source, n_top=2, rank_by="impact", **options)
     assert found.mean.tolist() == [10.5 / 4, 6 / 4]
     assert found.signed.tolist() == [10.5 / 4, 2 / 4]
     lengths = [math.sqrt(20), math.sqrt(68), 0.0, 0.5]
@@ -140,13 +156,17 @@ def test_small_numbers_by_hand(make_decomposition):
     assert [t.rows.samples.tolist() for t in found.top] == [[1, 0], [0, 1]]
     assert [t.impact.tolist() for t in found.top] == [[8, 2], [4, 2]]
     assert [t.signed.tolist() for t in found.top] == [[8, 2], [4, -2]]
+    # Over the lengths √20, √68, 0 and ½ the shares are (.45, .97, –, 1) and (.89, .24, –, 0).
+    found = impact(made, source, n_top=2, **options)
+    assert [t.rows.samples.tolist() for t in found.top] == [[3, 1], [0, 1]]
+    assert [t.impact.tolist() for t in found.top] == [[0.5, 8], [4, 2]]
 
 
 def test_rows_without_impact_are_no_top_rows(make_decomposition):
     made, source = by_hand(make_decomposition)
     options = {"n_references": 1, "n_top": 50, "batch_size": 3, "progress": False}
     found = impact(made, source, **options)
-    assert found.top[0].rows.samples.tolist() == [1, 0, 3]
+    assert found.top[0].rows.samples.tolist() == [3, 1, 0]
     assert found.top[1].rows.samples.tolist() == [0, 1]
     silent = made.encoder.scaled(torch.tensor([1.0, 0.0]).double())
     nothing = make_decomposition(silent, silent, 2.0, made.target, {})
@@ -180,14 +200,30 @@ def test_the_size_of_batches_does_not_matter(small, kind):
 
 
 @pytest.mark.parametrize("batch_size", [2, 10, 100, 1000])
-def test_of_equal_rows_those_seen_first_stay(make_decomposition, batch_size):
+def test_of_copies_the_one_seen_first_is_kept(make_decomposition, batch_size):
     made, source = by_hand(make_decomposition)
-    data = torch.tensor([[1.0, 2.0]], dtype=torch.float64).expand(300, 2)
+    data = torch.tensor([[1.0, 2.0], [1.0, 3.0]], dtype=torch.float64).repeat(150, 1)
     source = GradientSource(source.target, data, reference="uniform", seed=3)
     found = impact(made, source, n_references=1, batch_size=batch_size, progress=False)
     order = permutation(300, 3, 0)
-    for top in found.top:
-        assert top.rows.samples.tolist() == order[:20].tolist()
+    first = {kind: int(order[order % 2 == kind][0]) for kind in (0, 1)}
+    # Gradients 2 (1, 2) and 2 (1, 3): the first has more of x₁, the second of x₂.
+    assert found.top[0].rows.samples.tolist() == [first[0], first[1]]
+    assert found.top[1].rows.samples.tolist() == [first[1], first[0]]
+
+
+def test_contexts_are_tokens_up_to_a_position_or_whole_samples():
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4], [5, 2, 3]])
+    for data in (ids, {"input_ids": ids, "mask": torch.ones(3, 3)}):
+        first, second, third = context_keys(data, 3).view(3, 3).tolist()
+        assert first[:2] == second[:2]
+        assert len({*first, *second, *third}) == 7
+    images = torch.tensor([[[0.0, 1.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
+    one, same, other = context_keys(images, None).tolist()
+    assert one == same != other
+    rows = context_keys(images, 2).view(3, 2).tolist()  # positions of one that is no text
+    assert rows[0] == rows[1]
+    assert len({*rows[0], *rows[2]}) == 4
 
 
 def test_references_are_drawn_anew(small):
@@ -269,6 +305,7 @@ CHANGES = {
     "batch_size": {"batch_size": 80},
     "samples": {"n_rows": 50},
     "repeat_samples": {"repeat_samples": True},
+    "rank_by": {"rank_by": "share"},
     "source_seed": {"seed": 1},
 }
 

@@ -128,7 +128,8 @@ def test_the_record_is_complete_and_clean(small, kind, tmp_path):
         assert entry.tensors == pytest.approx(shares[entry.index].tolist(), rel=1e-4)
         top = entry.top_samples
         assert len({row.sample for row in top}) == len(top) == 4
-        assert [r.impact for r in top] == sorted((r.impact for r in top), reverse=True)
+        if tokens:  # elsewhere by their share of the gradient: see the tests of impact
+            assert [r.impact for r in top] == sorted((r.impact for r in top), reverse=True)
         assert all(row.impact >= abs(row.signed) * (1 - 2e-6) for row in top)
         assert all((row.position is not None) == tokens for row in top)
         assert all(len(row.outputs.up) + len(row.outputs.down) > 0 for row in top)

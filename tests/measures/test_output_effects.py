@@ -208,10 +208,30 @@ def test_top_outputs_by_hand():
     assert top_outputs(effects, 1).up == ((3, 2),)
 
 
-def test_of_logits_only_differences_matter():
-    effects = torch.tensor([[5.0, 6.0, 7.0]])
-    top = top_outputs(effects, 5, centred=True)
-    assert (top.up, top.down) == (((2, 1),), ((0, -1),))
-    top = top_outputs(effects, 5)
-    assert [pair.output for pair in top.up] == [2, 1, 0]
-    assert top.down == ()
+def test_of_logits_the_change_of_probabilities_counts():
+    """p = (1/2, 3/8, 1/8, e⁻³⁰): Δ log p = e − Σ p e, whatever is added to all; the last is out of sight.
+
+    e = (3, −1, 1, 90): Σ p e = 10/8, Δ log p = (14, −18, −2)/8, Δp = (56, −54, −2)/64.
+    """
+    logits = torch.tensor([[0.5, 0.375, 0.125]], dtype=torch.float64).log()
+    logits = torch.cat([logits, torch.tensor([[-30.0]])], 1)
+    effects = torch.tensor([[3.0, -1.0, 1.0, 90.0]], dtype=torch.float64)
+    for shift in (0.0, 7.0):
+        top = top_outputs(effects + shift, 5, logits=logits)
+        assert [pair.output for pair in top.up] == [0]
+        assert [pair.output for pair in top.down] == [1, 2]
+        expected = [14 / 8, -18 / 8, -2 / 8]
+        assert [v for _, v in top.up + top.down] == pytest.approx(expected, rel=1e-5)
+    # Along +δ the mean p of two rows changes by 1/4·(1 − 0)/2 and stays 1/2: ∂ log p̄ is 1/4.
+    two = top_outputs(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 1, logits=torch.zeros(2, 2))
+    assert (two.up, two.down) == (((0, 0.25),), ((1, -0.25),))
+
+
+def test_outputs_of_no_probability_do_not_tie():
+    """Of 40 outputs 37 have p ≈ 0 and equal effects: less the plain mean of all, they led the list in a tie."""
+    logits, effects = torch.full((3, 40), -40.0), torch.zeros(3, 40)
+    logits[:, :3] = torch.tensor([0.0, -1.0, -2.0])
+    effects[:, :3] = torch.tensor([5.0, 6.0, 6.5])
+    top = top_outputs(effects, 10, logits=logits)
+    assert [pair.output for pair in top.up] == [1, 2]
+    assert [pair.output for pair in top.down] == [0]

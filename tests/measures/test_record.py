@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,6 +88,47 @@ def test_they_are_short_to_look_at():
     assert number(0.123456789) == 0.123457
     assert number(1234567.0) == 1234570
     assert [number(x) for x in (math.nan, math.inf, -math.inf)] == [None] * 3
+
+
+def test_a_notebook_shows_the_strongest_and_no_markup_of_names():
+    named = TopOutputs(up=(OutputEffect(3, 1.0),))
+    entries = [replace(entry_of(k, top_outputs=named), impact=k + 1.0) for k in range(30)]
+    html = replace(measures_of(*entries), names=Names({3: "<b>"}, {}))._repr_html_()
+    assert html.count("<tr>") == 11
+    assert html.index("<td>29</td>") < html.index("<td>28</td>")
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+
+
+@pytest.mark.parametrize(
+    ("relevant", "irrelevant", "side"),
+    [
+        ((0.8, 0.0, 0.02), (0.1, 0.0, 0.2), -1),  # saturated at +δ: 8 against 0.1
+        ((0.2, 0.0, 0.4), (0.1, 0.0, 0.1), 1),
+        ((None, 0.0, 0.1), (0.1, 0.0, 0.2), 1),
+        ((0.1, 0.0, None), (0.1, 0.0, 0.2), -1),
+        ((0.1, 0.0, 0.5), (0.0, 0.0, 0.5), -1),  # the others do not move at −δ
+        ((0.1, 0.0, 0.5), (None, None, None), 1),  # there are none
+    ],
+)
+def test_the_side_at_which_its_own_rows_move_most(relevant, irrelevant, side):
+    entry = entry_of(0, sweep=SweepMeans((-1.0, 0.0, 1.0), relevant, irrelevant, (0.0,) * 3))
+    assert entry.side == side
+    assert entry_of(0).side == 1
+
+
+def test_dead_ones_and_first_order_only_stay_out_of_means():
+    full = entry_of(0, (0.9, 0.5), validity_radius=0.1)
+    first = replace(
+        full, index=1, selectivity=Selectivity(0.5, None, 0.1, 0.1), validity_radius=0.0
+    )
+    dead = replace(first, index=2, validity_radius=0.1, active_rate=1e-4)
+    assert [k.standing for k in (full, first, dead)] == ["", "first order only", "dead"]
+    assert str(measures_of(full, first, dead)).splitlines()[-3:] == [
+        "selectivity AUROC 0.90, of random directions 0.50 (means over 1 subnetworks)",
+        "1 first order only, left out of means and last in lists",
+        "1 dead, left out of means and last in lists",
+    ]
 
 
 def test_saved_and_loaded(tmp_path):

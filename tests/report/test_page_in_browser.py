@@ -164,14 +164,16 @@ def test_malicious_and_odd_tokens_show_as_text(page):
 def test_columns_sort_both_ways_and_say_so(page, subnetworks):
     page.open("#subnetworks")
     rates = [s["active_rate"] for s in subnetworks]
-    falling = sorted(range(30), key=lambda k: (-rates[k], k))
+    dead = [rate <= 1e-4 for rate in rates]
+    assert sum(dead) == 1
+    falling = sorted(range(30), key=lambda k: (dead[k], -rates[k], k))
     button = page.one("#list th.c-active_rate button")
     button.click()
     assert page.shown() == falling
     assert page.one("#list th.c-active_rate").get_attribute("aria-sort") == "descending"
     assert page.one("#list th.c-impact").get_attribute("aria-sort") == "none"
     button.click()
-    assert page.shown() == sorted(range(30), key=lambda k: (rates[k], k))
+    assert page.shown() == sorted(range(30), key=lambda k: (dead[k], rates[k], k))
     assert page.one("#list th.c-active_rate").get_attribute("aria-sort") == "ascending"
     page.one("#list th.c-index button").click()
     assert page.shown() == list(range(30))
@@ -197,7 +199,7 @@ def test_search_finds_tokens_outputs_numbers_and_tensors(page, subnetworks):
 
 def test_a_deep_link_opens_its_card_and_arrows_step_in_the_order_of_the_list(page, subnetworks):
     impacts = [s["impact"] for s in subnetworks]
-    order = sorted(range(30), key=lambda k: -impacts[k])
+    order = sorted(range(30), key=lambda k: (subnetworks[k]["active_rate"] <= 1e-4, -impacts[k]))
     at = 5
     page.open(f"#subnetwork-{order[at]}")
     assert page.one("#card h1").text == f"Subnetwork {order[at]}"
@@ -237,6 +239,86 @@ def test_values_that_are_not_finite_leave_a_gap_and_terms_are_explained(page):
     page.press("ESCAPE")
     assert not tip.is_displayed()
     assert page.js("return location.hash") == "#subnetwork-7"
+
+
+def test_both_ends_of_a_sweep_are_told_apart(make_data, make_page):
+    """At +2 own rows hardly move and others do; at −2 they move ten times as far: the mark stands there."""
+    data = make_data("tokens", n=3, n_samples=1)
+    ends = {"relevant": [1.0, 0.4, 0.0, 0.01, 0.02], "irrelevant": [0.1, 0.05, 0.0, 0.1, 0.2]}
+    sweep = {"delta": [-2.0, -1.0, 0.0, 1.0, 2.0], "random": [0.0] * 5} | ends
+    data["measures"]["subnetworks"][1]["sweep"] = sweep
+    data["measures"]["subnetworks"][2]["sweep"] = sweep | {"irrelevant": [2.0] * 5}
+    page = make_page(data).open("#subnetwork-1")
+    assert "10.0× at δ = −2.00; 0.100× at +2.00" in page.one("#card .stats").text.replace("\n", " ")
+    marks = page.all(".sweep line.mark")
+    assert len(marks) == 1
+    assert float(marks[0].get_attribute("x1")) < 100
+    assert "δ = +2.00 its own rows hardly move" in page.one(".saturated").text
+    page.open("#subnetwork-2")  # where others move more at either end nothing is claimed
+    assert page.all(".sweep line.mark") == []
+
+
+def test_dead_ones_are_grey_and_last_and_first_order_only_ones_before_them(make_data, make_page):
+    data = make_data("images", n=6, n_samples=2)
+    for k, changed in ((1, {"active_rate": 1e-4}), (2, {"validity_radius": 0.0})):
+        data["measures"]["subnetworks"][k] |= {"impact": 1e3, "active_rate": 0.3} | changed
+    page = make_page(data).open("#subnetworks")
+    assert page.shown()[-3:] == [2, 1, 5]
+    classes = [page.one(f"tr[data-k='{k}']").get_attribute("class") for k in (0, 1, 2, 5)]
+    assert classes == ["", "dead", "", "dead"]
+    page.until("return document.querySelector(\"tr[data-k='5'] img\") !== null")
+    image = "getComputedStyle(document.querySelector(\"tr[data-k='5'] img\")).filter"
+    assert "grayscale(1)" in page.js(f"return {image}")
+    assert "first order only" in page.one("tr[data-k='2']").text
+    page.open()
+    assert page.one(".leaders a").get_attribute("aria-label") not in (
+        "subnetwork 1",
+        "subnetwork 2",
+    )
+    dead = "return [...document.querySelectorAll('.stat')].find(s => s.textContent.startsWith('Dead')).textContent"
+    assert page.js(dead) == "Dead33.3%"
+
+
+def test_hits_are_highlighted_and_names_by_rule_are_found(make_data, make_page):
+    data = make_data("tokens", n=4, n_samples=1)
+    data["rule_names"] = {2: "next token 'zebra'"}
+    page = make_page(data).open("#subnetworks")
+    page.one("#search").send_keys("zebra")
+    page.until("return document.querySelectorAll('#list tbody tr').length === 1")
+    assert page.shown() == [2]
+    hits = "return [...CSS.highlights.get('hit')].map(r => r.toString())"
+    assert page.js(hits) == ["zebra"]
+    page.open("#subnetwork-2")
+    assert page.one("#card h1").text == "Subnetwork 2 next token 'zebra'"
+
+
+def test_a_strip_is_the_mean_of_top_samples_and_figures_come_first(make_data, make_page):
+    data = make_data("vectors", n=2, n_samples=2)
+    for sample, values in zip((0, 1), ([0.0, 1.0, 0.0], [0.0, 0.0, 3.0]), strict=True):
+        data["samples"][sample] = {"values": values}
+    image = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    data["figures"] = [{"title": "Circuits.", "caption": "Found.", "image": image}]
+    page = make_page(data).open()
+    strip = page.one(".leaders a[aria-label='subnetwork 0'] svg title").get_attribute("textContent")
+    assert strip == "3 values, largest x2 = 1.50"
+    first = "return document.querySelector('#overview .panel h2').textContent"
+    assert page.js(first) == "Figures"
+
+
+def test_top_samples_stand_by_sign(make_data, make_page):
+    data = make_data("tokens", n=1, n_samples=4)
+    for row, sign in zip(
+        data["measures"]["subnetworks"][0]["top_samples"], (1, -1, 1, 1), strict=True
+    ):
+        row["signed"] = sign * row["impact"]
+    page = make_page(data).open("#subnetwork-0")
+    heads = [head.text for head in page.all("h3.side-of")]
+    assert heads[0] == "3 that +δ takes further from the reference"
+    assert heads[1] == "1 that +δ brings nearer to the reference"
+    assert [len(part.find_elements("css selector", "li")) for part in page.all("ol.samples")] == [
+        3,
+        1,
+    ]
 
 
 def test_the_map_reads_out_by_keyboard(page, token_data):
@@ -328,7 +410,7 @@ def test_what_is_said_of_outputs_follows_the_divergence(make_data, make_page, lo
     data["measures"] |= {"logits": logits, "unit": "bits", "unit_of_changes": "squared output"}
     page = make_page(data).open("#subnetwork-0")
     tips = "return [...document.querySelectorAll('[data-tip]')].map(n => n.dataset.tip).join()"
-    assert ("as of logits only differences matter" in page.js(tips)) is logits
+    assert ("the change of the probability" in page.js(tips)) is logits
     text = page.one("#card").text
     assert "bits per unit δ" in text
     assert "change, squared output" in page.one(".sweep").text

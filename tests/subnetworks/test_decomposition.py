@@ -337,3 +337,41 @@ def test_another_target_is_refused(made, changes, said):
         other.model.scale += 1e-12
     with pytest.raises(ValueError, match=said):
         made.verify(other)
+
+
+def test_a_decomposition_on_the_hub(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append((name, allow_patterns))
+        if name != "somebody/circuits":
+            raise OSError("404 Client Error\nand more")
+        return str(GOLDEN / "format-1")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    loaded = Decomposition.from_pretrained("somebody/circuits")
+    assert len(loaded) == len(Decomposition.from_pretrained(GOLDEN / "format-1"))
+    assert asked == [("somebody/circuits", ["config.json", "subnetworks.safetensors"])]
+    with pytest.raises(FileNotFoundError, match=r"^folder: .*no folder here.*\(404 Client Error\)"):
+        Decomposition.from_pretrained("somebody/else")
+
+
+def test_a_folder_that_is_none_is_refused_in_words(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^folder: .*which does not exist. Check the path"):
+        Decomposition.from_pretrained(tmp_path / "nowhere")
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="without a config.json"):
+        Decomposition.from_pretrained(tmp_path / "run")
+    (tmp_path / "run" / "final" / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="Load .*run/final"):
+        Decomposition.from_pretrained(tmp_path / "run")
+
+
+def test_what_a_notebook_shows_is_short():
+    made = Decomposition.from_pretrained(GOLDEN / "format-1")
+    html = made._repr_html_()
+    assert html.count("<tr>") == 1 + len(made.layout.tensors)
+    assert len(html) < 2000
+    assert re.fullmatch(r"Subnetwork\(1: \d+% of its squared norm in [\w.]+\)", repr(made[1]))

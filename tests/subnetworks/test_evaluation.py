@@ -105,6 +105,17 @@ def test_the_threshold_keeps_the_share_over_all_batches_together(source_of, batc
     assert made.selection.threshold.tolist() == [3.0, 6.0, 1.5]
 
 
+def test_directions_are_turned_to_raise_the_rows_they_are_for(source_of):
+    """Coefficients (−3, 1, 1, 0) and (2, −1, 0, −1): third moments −25 and 6, whatever their means say."""
+    source = source_of([[-3.0, 2.0], [1.0, -1.0], [1.0, 0.0], [0.0, -1.0]])
+    made = dictionary(1.0, Stack(axes(2).layout, axes(2).weights.clone()))
+    before = evaluate(source, made, n_rows=4, batch_size=4)
+    calibrate(made, source, n_rows=4, batch_size=4)
+    for side in (made.encoder, made.decoder):
+        assert side.flat().tolist() == [[-1, 0], [0, 1]]
+    assert torch.equal(evaluate(source, made, n_rows=4, batch_size=4).fvu, before.fvu)
+
+
 def test_gradients_that_are_all_zero_are_refused(source_of):
     sources = {
         "not all zero": source_of([[0.0, 0.0]] * 4),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import tyro
@@ -14,6 +14,7 @@ import tyro
 from subscape._checks import problem, require
 from subscape._io import check_free, write_text
 from subscape.cli import loading, toml
+from subscape.cli.next_step import then
 from subscape.interaction_basis.build import BasisConfig
 from subscape.interaction_basis.figures import report_stage
 from subscape.interaction_basis.modules import Library
@@ -298,3 +299,8 @@ def _print(settings: BasisRun, result: dict[str, Any]) -> None:
         case "report":
             for path in result["files"]:
                 print(f"  {path}")
+    stages = get_args(Stage)
+    place = stages.index(settings.stage) + 1
+    trust = " --trust" if settings.trust else ""
+    if place < len(stages):
+        print(then(f"basis {stages[place]} {result['run']}{trust}"))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from subscape.cli.loading import device_of, load_data, load_model
+from subscape.cli.next_step import then
 from subscape.data import take, to_device
 from subscape.gradients.check import check
 from subscape.rows import RowKind
@@ -64,4 +65,6 @@ def run(settings: CheckRun) -> int:
         print(json.dumps({"ok": result.ok, **asdict(result)}))
     else:
         print(result)
+        what = f"decompose {settings.model} --data {settings.data}"
+        print(then(what if result.ok else f"{what} --engine loop"))
     return 0 if result.ok else 1

@@ -10,6 +10,7 @@ import torch
 
 from subscape._checks import require
 from subscape._lock import locked
+from subscape.cli.next_step import then
 from subscape.demo import run_digits, run_toy
 from subscape.demo.folder import check_out
 
@@ -46,5 +47,7 @@ def run(settings: DemoRun) -> None:
         digits = run_digits(folders[1], settings.seed, progress=show)
     if show:
         print(digits.text())
+        print("\nOpen both reports in a browser; then decompose a model of your own.")
+        print(then("decompose MODEL --data FILE"))
     else:
         print(json.dumps({"toy": toy.figures, "digits": digits.figures}))

@@ -97,7 +97,7 @@ def _language_model(name: str) -> nn.Module:
         require(not local, "model", "a folder that exists", repr(name), "Check the path.")
     auto = quiet_transformers().AutoModelForCausalLM
     try:
-        return auto.from_pretrained(name, trust_remote_code=False)
+        model, info = auto.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
     except (OSError, ValueError) as error:
         expected, repair = "a model that transformers itself has the code of", OWN_MODEL
         if isinstance(error, OSError):
@@ -107,6 +107,17 @@ def _language_model(name: str) -> nn.Module:
             repair = "Check the spelling."
         got = f"{name!r} ({str(error).splitlines()[0]})"
         raise ValueError(problem("model", expected, got, repair)) from error
+    # transformers fills them with random numbers, others at every load.
+    missing = sorted(info["missing_keys"])
+    require(
+        not missing,
+        "model",
+        f"a checkpoint of a causal language model, with all weights of {type(model).__name__}",
+        f"{name} without {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}",
+        "Of an encoder, write package.module:function that returns its AutoModel and an outputs function, "
+        "such as the mean of last_hidden_state over its tokens.",
+    )
+    return model
 
 
 def load_data(name: str, model: str, window: int) -> Samples:

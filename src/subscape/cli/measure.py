@@ -24,7 +24,8 @@ class MeasureRun:
 
     One pass over the data gives the impact of every subnetwork and the samples it matters most for; then
     each one is pushed in both directions, beside a random direction. Model and data are those of the run
-    unless given. Interrupted, the same command goes on where it stopped.
+    unless given. An interrupted measurement resumes when the same
+    command is given again.
 
     Example: subscape measure runs/attention --data heldout.txt
     """

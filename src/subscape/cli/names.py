@@ -19,10 +19,17 @@ def token_namer(tokenizer: Any) -> Namer | None:
     if tokenizer is None:
         return None
 
+    # WordPieces: what does not go on a word with ## begins one.
+    wordpiece = getattr(tokenizer, "convert_tokens_to_string", "".join)(["a", "##b"]) == "ab"
+    special = set(getattr(tokenizer, "all_special_tokens", ()))
+
     def name(index: int) -> str:
         token = tokenizer.convert_ids_to_tokens(index)
         if token is None:
             return f"<{index}>"
+        if wordpiece:
+            goes_on = token.startswith("##") or token in special
+            return token.removeprefix("##") if goes_on else f" {token}"
         text = tokenizer.convert_tokens_to_string([token])
         if "\ufffd" in text:  # a byte of a longer character: its name tells it from other bytes
             return token

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from subscape.cli.next_step import edit_of, then
 from subscape.cli.run_folder import open_run
 from subscape.report import write_report
 
@@ -48,6 +49,7 @@ def run(settings: ReportRun) -> Path:
         print(json.dumps({"out": str(path), "bytes": size}))
     else:
         print(f"{path}  ({size / 2**20:.1f} MB): open it in a browser")
+        print(then(f"top {settings.run}", *edit_of(opened, measures)))
     return path
 
 

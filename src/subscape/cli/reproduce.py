@@ -163,7 +163,8 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
     if settings.json:
         print(json.dumps(results["summary"]))
     else:
-        print("\n".join([*lines(results), f"Written to {path}"]))
+        beside = "Published figures, and what 20 seeds gave: docs/reproductions.md"
+        print("\n".join([*lines(results), f"Written to {path}", "", beside]))
     return results
 
 

@@ -62,6 +62,11 @@ class Run:
         """Folder of its measures."""
         return self.folder / MEASURES
 
+    @property
+    def named(self) -> str:
+        """Itself on a command line that loads its model."""
+        return f"{self.folder}{' --trust' if is_code(self.model) or is_code(self.data) else ''}"
+
     def target(self) -> Target:
         """Load the model, and refuse another one than the decomposition's."""
         if self.model is None:

@@ -13,6 +13,7 @@ import tyro
 
 from subscape._checks import require
 from subscape._io import check_free, json_object, write_json
+from subscape.cli.next_step import then
 from subscape.cli.run_folder import Run, check_index, open_run
 from subscape.data import Samples, n_samples
 from subscape.measures import Measures
@@ -90,7 +91,8 @@ def run(settings: SweepRun) -> dict[str, Any]:
         draw = draw_sweep if two is None else draw_grid
         draw(out, found)
         write_json(out.with_suffix(".json"), {"format": FORMAT, "picture": out.name, **found})
-    print(json.dumps(found) if settings.json else _text(found))
+    further = f"edit {opened.named} --set {one}={max(settings.deltas, key=abs):g}"
+    print(json.dumps(found) if settings.json else f"{_text(found)}\n{then(further)}")
     return found
 
 

@@ -11,9 +11,11 @@ import msgspec
 import tyro
 
 from subscape._checks import require
+from subscape.cli.next_step import edit_of, then
 from subscape.cli.run_folder import check_index, open_run
 from subscape.measures import Measures, SubnetworkMeasures, TopOutputs
 from subscape.measures.record import TopSample
+from subscape.measures.rule_names import RuleNames, rule_names
 
 CONTEXT = 8
 """Tokens shown on either side of the one a subnetwork matters for."""
@@ -44,18 +46,25 @@ def run(settings: TopRun) -> None:
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)
     if settings.subnetwork is None:
-        entries = sorted(measures, key=lambda entry: -entry.impact)[: settings.n]
-        text = _list(entries, measures)
+        entries = measures.ranked()[: settings.n]
+        one = f"top {settings.run} --subnetwork {entries[0].index}"
+        text = (
+            _list(entries, measures, rule_names(measures))
+            + "\n"
+            + then(one, *edit_of(opened, measures))
+        )
         shown = msgspec.to_builtins(entries)
     else:
         check_index(opened, settings.subnetwork)
         entry = measures[settings.subnetwork]
         text = _one(entry, measures, settings.n)
+        if entry.delta is not None:
+            text += "\n" + then(f"edit {opened.named} --set {entry.index}")
         shown = msgspec.to_builtins(entry)
     print(json.dumps(shown) if settings.json else text)
 
 
-def _list(entries: list[SubnetworkMeasures], measures: Measures) -> str:
+def _list(entries: list[SubnetworkMeasures], measures: Measures, by_rule: RuleNames) -> str:
     impact = f"impact ({measures.unit} per δ)"
     width = max(24, len(impact))
     lines = [
@@ -64,12 +73,16 @@ def _list(entries: list[SubnetworkMeasures], measures: Measures) -> str:
     for e in entries:
         up = e.top_outputs.up[:5] if e.top_outputs else ()
         names = " ".join(_output(pair.output, measures) for pair in up)
+        names += f"  ({e.standing})" if e.standing else ""
+        names += f"  [{by_rule.names[e.index]}]" if e.index in by_rule.names else ""
         s = e.selectivity
         aurocs = (None, None) if s is None else (s.auroc, s.auroc_random)
         lines.append(
             f"{e.index:>10} {e.active_rate:>7.1%} {e.impact:>{width}.3g} "
             f"{' '.join(map(_figure, aurocs))}  {names}"
         )
+    n, chance = len(by_rule.names), by_rule.n_shuffled
+    lines += [f"[names by rule] of {n}; of top rows dealt out at random {chance}"] if n else []
     return "\n".join(lines)
 
 

@@ -106,6 +106,13 @@ class GradientSource:
             self.engine: str = like.engine if self.plan or like.engine == "loop" else self._choose()
         else:
             self.engine = self._choose()
+        require(
+            not self.divergence.logits or self._output_shape[-1:] != (1,),
+            "divergence",
+            "two logits or more for kl",
+            "one, of which the probability is 1 whatever it is",
+            "Take divergence='mse', or let outputs give the logits of both classes.",
+        )
         positions = self._output_shape[0] if rows != "sample" else 1
         self.draws = RowDraws(len(self), rows, positions, seed)
         """Which rows a step has."""

@@ -72,6 +72,14 @@ class Stack:
         powers = factor[..., None] ** _shares(self.layout, factor.dtype, factor.device)
         return Stack(self.layout, self.weights * powers[..., _owner(self.layout, factor.device)])
 
+    def turned(self, sign: Float[Tensor, "*lead"]) -> Stack:
+        """The stack with every direction multiplied by its sign, 1 or −1."""
+        # One piece of every tensor: a product of all would turn back.
+        places = [p for t in self.layout.tensors for p in range(len(t.piece_shapes))]
+        parts = self.weights.split(self.layout.sizes, dim=-1)
+        signed = [w if p else w * sign.to(w)[..., None] for p, w in zip(places, parts, strict=True)]
+        return Stack(self.layout, torch.cat(signed, dim=-1))
+
     def select(self, index: int | slice | Tensor) -> Stack:
         """The stack at `index` of its first leading axis."""
         return Stack(self.layout, self.weights[index])

@@ -48,8 +48,8 @@ class Scene:
     """Sizes of δ of a sweep, each half of the next one, at both signs."""
     n_outputs: int
     """Outputs to name, increased and decreased each."""
-    centred: bool
-    """Whether outputs are logits, of which only differences matter."""
+    logits: bool
+    """Whether outputs are logits, of which only probabilities matter."""
 
 
 def card(
@@ -81,10 +81,14 @@ def card(
         return made
     effects = output_effects(target, data, rows, v)
     if effects.dim() == 2:
-        n, centred = scene.n_outputs, scene.centred
+        n = scene.n_outputs
+        logits = outputs_at(target, data, rows) if scene.logits else None
+        each = [None] * len(rows) if logits is None else logits.split(1)
+        outputs = top_outputs(effects, n, logits=logits)
         few = min(n, N_OUTPUTS_OF_ROW)
-        by_row = tuple(top_outputs(e[None], few, centred=centred) for e in effects)
-        outputs = top_outputs(effects, n, centred=centred)
+        by_row = tuple(
+            top_outputs(e, few, logits=own) for e, own in zip(effects.split(1), each, strict=True)
+        )
         made = replace(made, top_outputs=outputs, top_samples=_top_samples(top, by_row))
     delta = delta_of_change(target, data, rows, v, divergence, scene.size)
     if math.isnan(delta):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from subscape._checks import require
+
+RankBy = Literal["auto", "impact", "share"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,10 @@ class MeasureConfig:
     n_references: int = 10
     """References drawn for every row."""
     n_top: int = 20
-    """Rows of largest impact to keep of every subnetwork."""
+    """Top rows to keep of every subnetwork; of rows that have seen the same only one is."""
+    rank_by: RankBy = "auto"
+    """What top rows are ranked by: impact; share, the impact over the length of the row's gradient; auto, which is
+    share where a sample is a row."""
     n_others: int = 48
     """Other rows, of which those without impact are a subnetwork's irrelevant rows."""
     n_outputs: int = 10
@@ -43,5 +49,7 @@ class MeasureConfig:
         for name, most in (("n_references", 10_000), ("n_deltas", 60)):
             require(getattr(self, name) <= most, name, f"at most {most:,}", getattr(self, name))
         require(self.n_partners >= 0, "n_partners", "at least 0", self.n_partners)
+        known = self.rank_by in ("auto", "impact", "share")
+        require(known, "rank_by", "auto, impact or share", repr(self.rank_by))
         finite = self.change > 0 and math.isfinite(self.change)
         require(finite, "change", "a share above 0", self.change)

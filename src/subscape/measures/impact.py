@@ -19,8 +19,11 @@ from subscape._hash import sha256_of
 from subscape._io import read_metadata, read_tensors, write_tensors
 from subscape._progress import bar
 from subscape._shapes import Bool, Float, Int
+from subscape.data import take
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
+from subscape.measures.config import RankBy
+from subscape.measures.contexts import context_keys
 from subscape.measures.rows import RowSet
 from subscape.rows import Rows, permutation
 from subscape.subnetworks.decomposition import Decomposition
@@ -50,7 +53,11 @@ class Sums:
     norm: Float[Tensor, ""]
     """Σ_i of the mean ‖g_i‖ over references."""
     top_value: Float[Tensor, "subnetwork top"]
-    """Impact at the rows of largest impact, falling; 0 where there are fewer rows with any."""
+    """What the top rows are ranked by, falling; 0 where there are fewer rows with any impact."""
+    top_key: Int[Tensor, "subnetwork top"]
+    """Their contexts, no two alike."""
+    top_impact: Float[Tensor, "subnetwork top"]
+    """The impact at those rows."""
     top_signed: Float[Tensor, "subnetwork top"]
     """The mean coefficient with its sign at those rows."""
     top_sample: Int[Tensor, "subnetwork top"]
@@ -74,7 +81,7 @@ class Impact:
     together: Float[Tensor, "subnetwork subnetwork"]
     """Share of (row, reference) pairs in which both are active."""
     top: tuple[TopRows, ...]
-    """The rows of largest impact of every subnetwork; none without impact."""
+    """The top rows of every subnetwork, of distinct contexts; none without impact."""
     n_rows: int
     """Rows measured."""
     n_references: int
@@ -89,7 +96,7 @@ class Impact:
 
 @dataclass(frozen=True)
 class TopRows:
-    """The rows of largest impact of one subnetwork, in falling order."""
+    """The top rows of one subnetwork, in falling order."""
 
     rows: RowSet
     """Which rows."""
@@ -129,6 +136,7 @@ def impact(
     n_rows: int | None = None,
     batch_size: int = 256,
     repeat_samples: bool = False,
+    rank_by: RankBy = "auto",
     state: str | Path | None = None,
     progress: bool = True,
 ) -> Impact:
@@ -138,10 +146,12 @@ def impact(
         decomposition: the subnetworks.
         source: the data to measure on, with `sample` or `token` rows.
         n_references: references drawn for every row.
-        n_top: rows of largest impact to keep per subnetwork.
+        n_top: top rows to keep per subnetwork; of rows that have seen the same only one is.
         n_rows: rows to look at, rounded up to whole samples; by default all.
         batch_size: rows made at once.
         repeat_samples: let a sequence appear among the top rows with several positions.
+        rank_by: `impact`; `share`, the impact over the length of the row's gradient, so that the few rows of
+            long gradients do not lead every list; `auto` is share where a sample is a row.
         state: file to keep what was measured in; a pass that was interrupted goes on from there.
         progress: show a progress bar.
 
@@ -157,6 +167,7 @@ def impact(
         "rows='sampled-token'",
         "Use rows='token': every position of the windows is measured.",
     )
+    by_share = rank_by == "share" or (rank_by == "auto" and source.kind == "sample")
     decomposition.verify(source.target)
     per_sample = source.draws.per_sample
     n_samples = len(source)
@@ -178,6 +189,7 @@ def impact(
         "samples": str(n_samples),
         "batch_size": str(batch_size),
         "repeat_samples": str(repeat_samples),
+        "rank_by": "share" if by_share else "impact",
     }
     if state is not None:
         sums = _resumed(Path(state), sums, identity)
@@ -187,7 +199,11 @@ def impact(
         for number, draws in enumerate(rest, start=done + 1):
             found, norms = coefficients_over_references(source, draws, decomposition.encoder)
             active = decomposition.dictionary.selection.alone(found.flatten(0, 1))
-            sums = _added(sums, found, active, norms, draws[0], repeat_samples)
+            seen = take(source.data, draws[0].sample_of_each)
+            keys = context_keys(seen, None if source.kind == "sample" else per_sample)
+            sums = _added(
+                sums, found, active, norms, draws[0], keys, repeat=repeat_samples, share=by_share
+            )
             if state is not None and number % SAVE_EVERY == 0:
                 write_tensors(state, vars(sums), identity)
                 saved = number
@@ -204,6 +220,8 @@ def _nothing(n: int, n_top: int) -> Sums:
     sums = {"size": each, "signed": each, "active": each, "norm": none}
     tops = {
         "top_value": top,
+        "top_key": top.long(),
+        "top_impact": top,
         "top_signed": top,
         "top_sample": top.long(),
         "top_position": top.long(),
@@ -217,23 +235,29 @@ def _added(
     active: Bool[Tensor, "pair subnetwork"],
     norms: Float[Tensor, "reference row"],
     rows: Rows,
-    repeat_samples: bool,
+    keys: Int[Tensor, " row"],
+    *,
+    repeat: bool,
+    share: bool,
 ) -> Sums:
     """The sums with one more batch, whose rows are the positions of one sample after the other."""
     coefficients, per_sample = coefficients.cpu(), rows.per_sample
     size = coefficients.abs().mean(0).double()
     signed = coefficients.mean(0).double()
-    flat = active.cpu().float()
-    value, place = _largest(size, per_sample, sums.top_value.shape[1], repeat_samples)
+    flat, norm = active.cpu().float(), norms.cpu().double().mean(0)
+    value = size / norm[:, None].clamp_min(1e-300) if share else size
+    value, place = _largest(value, keys, 1 if repeat else per_sample, sums.top_value.shape[1])
     merged = {
         "top_value": (sums.top_value, value),
+        "top_key": (sums.top_key, keys[place]),
+        "top_impact": (sums.top_impact, size.T.gather(1, place)),
         "top_signed": (sums.top_signed, signed.T.gather(1, place)),
         "top_sample": (sums.top_sample, rows.sample_of_each[place // per_sample]),
         "top_position": (sums.top_position, place % per_sample),
     }
     both = {name: torch.cat(pair, 1) for name, pair in merged.items()}
-    # Of equal impacts the rows seen first stay, however the pass is cut.
-    _, keep = _sorted(both["top_value"], sums.top_value.shape[1])
+    # Of equal rows those seen first stay, however the pass is cut.
+    both["top_value"], keep = _distinct(both["top_value"], both["top_key"], sums.top_value.shape[1])
     return replace(
         sums,
         n_batches=sums.n_batches + 1,
@@ -242,37 +266,50 @@ def _added(
         signed=sums.signed + signed.sum(0),
         active=sums.active + flat.sum(0).double(),
         together=sums.together + (flat.T @ flat).double(),
-        norm=sums.norm + norms.cpu().double().mean(0).sum(),
-        **{name: values.gather(1, keep) for name, values in both.items()},
+        norm=sums.norm + norm.sum(),
+        **{
+            name: values if name == "top_value" else values.gather(1, keep)
+            for name, values in both.items()
+        },
     )
 
 
 def _largest(
-    size: Float[Tensor, "row subnetwork"], per_sample: int, n_top: int, repeat_samples: bool
+    value: Float[Tensor, "row subnetwork"], keys: Int[Tensor, " row"], per_sample: int, n_top: int
 ) -> tuple[Float[Tensor, "subnetwork some"], Int[Tensor, "subnetwork some"]]:
-    """The largest values of every subnetwork and the rows they stand in, one per sample unless asked."""
-    if repeat_samples or per_sample == 1:
-        return _sorted(size.T, n_top)
-    best, position = size.T.unflatten(1, (-1, per_sample)).max(2)
-    top, sample = _sorted(best, n_top)
-    return top, sample * per_sample + position.gather(1, sample)
+    """The largest values of every subnetwork, one per sample, of distinct contexts; and their rows."""
+    best, position = value.T.unflatten(1, (-1, per_sample)).max(2)
+    place = torch.arange(best.shape[1]) * per_sample + position
+    top, kept = _distinct(best, keys[place], n_top)
+    return top, place.gather(1, kept)
 
 
-def _sorted(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The n largest along the last axis and their places; of equal ones the first."""
-    found = torch.sort(values, dim=1, descending=True, stable=True)
-    return found.values[:, :n], found.indices[:, :n]
+def _distinct(
+    values: Float[Tensor, "subnetwork row"], keys: Int[Tensor, "subnetwork row"], n: int
+) -> tuple[Float[Tensor, "subnetwork some"], Int[Tensor, "subnetwork some"]]:
+    """The n largest values of distinct keys and their places; of equal ones the first. Copies come last, as 0."""
+    values, places = torch.sort(values, dim=1, descending=True, stable=True)
+    grouped, order = torch.sort(keys.gather(1, places), dim=1, stable=True)
+    again = torch.nn.functional.pad(grouped[:, 1:] == grouped[:, :-1], (1, 0))
+    copies = torch.zeros_like(again).scatter(1, order, again)
+    kept = torch.sort(copies, dim=1, stable=True).indices[:, :n]
+    return values.masked_fill(copies, 0).gather(1, kept), places.gather(1, kept)
 
 
 def _finished(sums: Sums, n_references: int, token_rows: bool) -> Impact:
     n = sums.n_rows.double()
     top = []
-    for value, signed, sample, position in zip(
-        sums.top_value, sums.top_signed, sums.top_sample, sums.top_position, strict=True
+    for value, size, signed, sample, position in zip(
+        sums.top_value,
+        sums.top_impact,
+        sums.top_signed,
+        sums.top_sample,
+        sums.top_position,
+        strict=True,
     ):
         real = value > 0
         rows = RowSet(sample[real], position[real] if token_rows else None)
-        top.append(TopRows(rows, value[real], signed[real]))
+        top.append(TopRows(rows, size[real], signed[real]))
     return Impact(
         mean=sums.size / n,
         signed=sums.signed / n,

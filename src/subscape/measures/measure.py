@@ -134,6 +134,7 @@ def measure(
             n_top=config.n_top,
             n_rows=config.n_rows,
             batch_size=config.batch_size,
+            rank_by=config.rank_by,
             state=None if where is None else where / IMPACT,
             progress=progress,
         )
@@ -239,7 +240,7 @@ def _scene(
         size=config.change * spread(outputs, divergence),
         n_deltas=config.n_deltas,
         n_outputs=config.n_outputs,
-        centred=source.divergence.logits,
+        logits=source.divergence.logits,
     )
     return scene, idle
 

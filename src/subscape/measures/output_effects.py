@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from subscape._checks import out_of_memory, require
-from subscape._shapes import Bool, Float
+from subscape._shapes import Float, Int
 from subscape.data import Samples
 from subscape.measures.record import OutputEffect, TopOutputs, rounded
 from subscape.measures.rows import Direction, RowSet, moved_by, outputs_at
@@ -149,27 +149,39 @@ _WAYS: dict[str, Callable[[Callable[..., Tensor], tuple, tuple], Tensor]] = {
 }
 
 
+P_MIN = 1e-4
+"""Outputs that no row gives a mean probability above this say nothing of what a model does."""
+
+
 def top_outputs(
-    effects: Float[Tensor, "row output"], n: int = 10, *, centred: bool = False
+    effects: Float[Tensor, "row output"],
+    n: int = 10,
+    *,
+    logits: Float[Tensor, "row output"] | None = None,
 ) -> TopOutputs:
     """The outputs most increased and most decreased along +δ, averaged over rows; at most n that have the sign.
 
-    `centred` subtracts the mean over outputs first: of logits only differences matter.
+    With the `logits` there outputs are ranked by the change of their mean probability p over rows, ∂p/∂δ, and
+    their effect is ∂ log p/∂δ: of logits only differences matter, and those of an output of p ≈ 0 to nobody.
 
     Raises:
         ValueError: if an output of a row is not a vector.
     """
     require(effects.dim() == 2, "effects", "[row, output]", f"{list(effects.shape)}")
-    mean = effects.mean(0)
-    if centred:
-        mean = mean - mean.mean()
-    n = min(n, len(mean))
-    up, down = mean.topk(n), mean.topk(n, largest=False)
-    return TopOutputs(_pairs(up, up.values > 0), _pairs(down, down.values < 0))
+    change, scale = effects.mean(0), torch.ones_like(effects[0])
+    if logits is not None:
+        p = logits.to(effects.dtype).softmax(1)
+        change = (p * (effects - (p * effects).sum(1, keepdim=True))).mean(0)
+        scale = p.mean(0)
+        change = torch.where(scale > P_MIN, change, 0)
+    n, effect = min(n, len(change)), change / scale
+    up, down = (change.topk(n, largest=largest) for largest in (True, False))
+    return TopOutputs(
+        _pairs(up.indices[up.values > 0], effect), _pairs(down.indices[down.values < 0], effect)
+    )
 
 
 def _pairs(
-    found: torch.return_types.topk, real: Bool[Tensor, " output"]
+    which: Int[Tensor, " some"], effect: Float[Tensor, " output"]
 ) -> tuple[OutputEffect, ...]:
-    which, effects = found.indices[real].tolist(), found.values[real].tolist()
-    return tuple(OutputEffect(i, rounded(v)) for i, v in zip(which, effects, strict=True))
+    return tuple(OutputEffect(i, rounded(float(effect[i]))) for i in which.tolist())

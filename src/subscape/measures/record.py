@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -17,19 +17,25 @@ from torch import Tensor
 
 from subscape._checks import problem, require
 from subscape._hash import sha256_of
+from subscape._html import table
 from subscape._io import read_tensors, write_json, write_tensors
 from subscape._shapes import Float
 from subscape.measures.config import MeasureConfig
 from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.evaluation import DEAD_RATE
 
 FORMAT = "subscape-measures/2"
 NAME, TENSORS = "measures.json", "measures.safetensors"
+N_SHOWN = 10
+"""Subnetworks in a notebook's table."""
 AGAIN = "Measure again: subscape measure RUN --overwrite."
 
 Count = Annotated[int, Meta(ge=0)]
 Size = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Standing = Literal["", "first order only", "dead"]
+STANDINGS = get_args(Standing)
 
 
 class OutputEffect(NamedTuple):
@@ -38,7 +44,7 @@ class OutputEffect(NamedTuple):
     output: Count
     """Which output."""
     effect: float
-    """∂f/∂δ there."""
+    """∂f/∂δ there; of logits ∂ log p/∂δ of the probability."""
 
 
 class Partner(NamedTuple):
@@ -126,9 +132,9 @@ class SubnetworkMeasures:
     tensors: tuple[Size, ...]
     """Share of its squared norm in every tensor of the decomposition's layout."""
     top_samples: tuple[TopSample, ...] = ()
-    """Rows of largest impact, falling."""
+    """Its top rows, of distinct contexts, in the order of `MeasureConfig.rank_by`."""
     top_outputs: TopOutputs | None = None
-    """Outputs moved most, averaged over its top rows; of logits, less the mean over outputs."""
+    """Outputs moved most, averaged over its top rows; of logits those whose probability moves most."""
     delta: Size | None = None
     """δ at which the outputs of its top rows have changed by the share of the spread asked for."""
     sweep: SweepMeans | None = None
@@ -139,6 +145,27 @@ class SubnetworkMeasures:
     """Largest δ of the sweep at which gradients still predict it."""
     partners: tuple[Partner, ...] = ()
     """Subnetworks most often active together with it."""
+
+    @property
+    def side(self) -> Literal[1, -1]:
+        """The sign of δ at which its top rows move most beside the others, at the ends of its sweep."""
+        if self.sweep is None:
+            return 1
+        ratios = [
+            -1.0 if mine is None or other is None else mine / max(other, 1e-30)
+            for mine, other in zip(self.sweep.relevant, self.sweep.irrelevant, strict=True)
+        ]
+        return -1 if ratios[0] > ratios[-1] else 1
+
+    @property
+    def standing(self) -> Standing:
+        """Dead where it is active in hardly any row; first order only where gradients predict none of its sweep.
+
+        Such are left out of means and come last in lists.
+        """
+        if self.active_rate <= DEAD_RATE:
+            return "dead"
+        return "first order only" if self.validity_radius == 0 else ""
 
     def __repr__(self) -> str:
         auroc = self.selectivity and self.selectivity.auroc
@@ -257,6 +284,10 @@ class Measures(Record):
     def __iter__(self) -> Iterator[SubnetworkMeasures]:
         return iter(self.subnetworks)
 
+    def ranked(self) -> list[SubnetworkMeasures]:
+        """By falling impact; first-order-only and dead ones last."""
+        return sorted(self, key=lambda e: (STANDINGS.index(e.standing), -e.impact))
+
     def __repr__(self) -> str:
         return f"Measures({len(self)} subnetworks over {self.n_rows:,} rows)"
 
@@ -267,7 +298,7 @@ class Measures(Record):
             f"FVU {q.fvu:.3f} at L0 {q.l0:.2f}",
             *(f"{b.name}: FVU {b.fvu:.3f} at L0 {b.l0:.2f}" for b in q.baselines),
         ]
-        both = [(s.auroc, s.auroc_random) for k in self if (s := k.selectivity)]
+        both = [(s.auroc, s.auroc_random) for k in self if not k.standing and (s := k.selectivity)]
         chosen = [(mine, other) for mine, other in both if mine is not None and other is not None]
         if chosen:
             mine, other = (sum(values) / len(chosen) for values in zip(*chosen, strict=True))
@@ -275,7 +306,22 @@ class Measures(Record):
                 f"selectivity AUROC {mine:.2f}, of random directions {other:.2f} "
                 f"(means over {len(chosen)} subnetworks)"
             )
+        for standing in STANDINGS[1:]:
+            n = sum(k.standing == standing for k in self)
+            lines += [f"{n} {standing}, left out of means and last in lists"] if n else []
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        names = [
+            [repr(self.names.output(i)) for i, _ in (e.top_outputs.up[:3] if e.top_outputs else ())]
+            for e in self.ranked()[:N_SHOWN]
+        ]
+        rows = [
+            (e.index, f"{e.active_rate:.1%}", f"{e.impact:.3g}", " ".join(words), e.standing)
+            for e, words in zip(self.ranked(), names, strict=False)
+        ]
+        head = ("subnetwork", "active", f"impact, {self.unit} per δ", "raises", "")
+        return table(str(self), head, rows)
 
     @property
     def record(self) -> Record:

@@ -16,7 +16,7 @@ from subscape.measures.rows import RowSet, outputs_at
 from subscape.measures.selectivity import grid, mean_of, sweep
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.subnetworks.editing import displacement
+from subscape.subnetworks.editing import Deltas, displacement
 from subscape.targets import Target
 
 N_OTHERS = 64
@@ -73,7 +73,7 @@ def response(
     direction = displacement(decomposition.directions, {subnetwork: 1.0}, tensors)
     control = random_like(decomposition.directions).select(subnetwork).dense()
     rows = top_rows(measures, subnetwork)
-    both = rows.joined(_drawn(rows, target, data))
+    both = rows.joined(_drawn(target, data, tokens=rows.position is not None))
     relevant = torch.arange(len(both)) < len(rows)
     change = sweep(target, data, both, direction, deltas, divergence).change
     control = {name: control[name] for name in direction}
@@ -110,6 +110,65 @@ def joint_response(
     return JointResponse(*subnetworks, tuple(deltas), tuple(change), divergence.unit)
 
 
+@dataclass(frozen=True)
+class Shift:
+    """How far an edit moves the outputs of some rows, beside random directions of the same norms and ranks."""
+
+    rows: str
+    """Which rows, in words."""
+    change: float | None
+    """Mean change of their outputs; None where one is not finite."""
+    random: float | None
+    """The same along the random directions."""
+    unit: str
+    """Of both."""
+
+
+def shifts(
+    decomposition: Decomposition,
+    target: Target,
+    deltas: Deltas,
+    tensors: Sequence[str] = ("*",),
+    *,
+    data: Samples | None = None,
+    measures: Measures | None = None,
+) -> list[Shift]:
+    """What an edit does to rows of the data drawn at random, and to the top samples of what it moves."""
+    divergence = DIVERGENCES[decomposition.settings.get("divergence", "mse")].of_changes
+    control = random_like(decomposition.directions)
+    edit, beside = (
+        displacement(stack, deltas, tensors) for stack in (decomposition.directions, control)
+    )
+    places: dict[str, tuple[Samples, RowSet]] = {}
+    for k in deltas if measures is not None else ():
+        if measures is not None and measures[k].top_samples:
+            places[f"top samples of {k}"] = _kept(measures), _among_kept(measures, k)
+    if data is not None:
+        tokens = decomposition.settings.get("rows", "sample") != "sample"
+        drawn = _drawn(target, data, tokens=tokens)
+        places[f"{len(drawn)} rows drawn at random"] = data, drawn
+    found = []
+    for name, (samples, rows) in places.items():
+        base = outputs_at(target, samples, rows)
+        moved = (
+            sweep(target, samples, rows, way, [1.0], divergence, base=base).change.mean().item()
+            for way in (edit, beside)
+        )
+        found.append(Shift(name, *map(number, moved), unit=divergence.unit))
+    return found
+
+
+def _kept(measures: Measures) -> Samples:
+    """The samples that the measures keep, as the model takes them."""
+    inputs = {k: v for k, v in measures.samples.items() if k not in ("index", "labels")}
+    return inputs.get("inputs", inputs)
+
+
+def _among_kept(measures: Measures, index: int) -> RowSet:
+    rows, places = top_rows(measures, index), measures.samples["index"]
+    return RowSet(torch.searchsorted(places, rows.samples), rows.position)
+
+
 def top_rows(measures: Measures, index: int) -> RowSet:
     """The rows that a subnetwork matters most for; refuses one that matters for none."""
     top = measures[index].top_samples
@@ -123,13 +182,13 @@ def top_rows(measures: Measures, index: int) -> RowSet:
     )
 
 
-def _drawn(like: RowSet, target: Target, data: Samples) -> RowSet:
-    """Rows of the same kind, drawn at random."""
+def _drawn(target: Target, data: Samples, *, tokens: bool) -> RowSet:
+    """Rows drawn at random."""
     generator = generator_of(0, 13)
     samples = torch.randperm(n_samples(data), generator=generator)[:N_OTHERS]
-    if like.position is None:
+    if not tokens:
         return RowSet(samples, None)
-    length = target.outputs(like.select(slice(0, 1)).inputs(data, target)).shape[1]
+    length = target.outputs(RowSet(samples[:1]).inputs(data, target)).shape[1]
     return RowSet(samples, torch.randint(0, length, (len(samples),), generator=generator))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from subscape._checks import require
 from subscape._shapes import Float
 from subscape.measures.record import Measures, rounded
+from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
 from subscape.report.page import write_page
 from subscape.subnetworks.decomposition import Decomposition
@@ -76,6 +77,7 @@ def page_data(
     """What the script of the page reads, ready for JSON but for the record."""
     measures.verify(decomposition)
     settings, metrics = decomposition.settings, decomposition.metrics
+    by_rule = rule_names(measures)
     return {
         "title": title,
         "model": decomposition.target["model"].split(".")[-1],
@@ -94,10 +96,11 @@ def page_data(
             for m in METRICS
             if isinstance(v := metrics.get(m), int | float) and math.isfinite(v)
         },
-        "notes": _notes(measures),
+        "notes": [*_notes(measures), _of_names(by_rule, len(measures))],
         "similarity": packed(decomposition.similarity()),
         "coactivation": packed(measures.coactivation),
         "samples": _samples(measures),
+        "rule_names": by_rule.names,
         "figures": [
             {"title": name, "caption": caption, "image": _png(Path(file))}
             for name, caption, file in figures
@@ -120,7 +123,10 @@ def _samples(measures: Measures) -> dict[int, dict[str, Any]]:
 def _shown(inputs: Tensor, place: int, measures: Measures) -> dict[str, Any]:
     sample = inputs[place]
     if measures.names.tokens and not sample.is_floating_point():
-        return {"tokens": sample.tolist()}
+        mask = measures.samples.get("attention_mask")
+        # Padding at the end is none of the text; at the beginning positions count it.
+        n = len(sample) if mask is None else int(mask[place].nonzero().max()) + 1
+        return {"tokens": sample[:n].tolist()}
     if is_images(inputs):
         return {"image": data_uri(sample)}
     if sample.numel() <= LONGEST_VECTOR:
@@ -146,11 +152,24 @@ def _notes(measures: Measures) -> list[str]:
         "as subnetworks, with the best coefficients, which no encoder had to find.",
         "Irrelevant rows: drawn at random, without those in which the subnetwork is active.",
     ]
+    ranked = measures.settings.rank_by
+    share = ranked == "share" or (ranked == "auto" and measures.rows == "sample")
+    notes.append(
+        f"Top samples are ranked by impact{' over the length of the gradient' if share else ''}; of rows "
+        "that have seen the same one is listed."
+    )
     if measures.rows == "token":
         notes.append(
             "Every position of a window is a row; a window appears once among top samples."
         )
     return notes
+
+
+def _of_names(found: RuleNames, n: int) -> str:
+    return (
+        f"{len(found.names)} of {n} subnetworks have a name by rule: what {SHARE:.0%} of their top rows share and "
+        f"few others do; {found.n_shuffled} would if top rows were dealt out at random."
+    )
 
 
 def _png(file: Path) -> str:

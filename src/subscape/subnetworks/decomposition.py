@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import subscape._version as version
 from subscape._checks import problem, require
+from subscape._html import table
 from subscape._io import (
     holds_just,
     json_object,
@@ -41,13 +42,13 @@ from subscape.subnetworks.consolidation import consolidate
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.evaluation import Evaluation, evaluate
-from subscape.subnetworks.formats import AGAIN, FORMAT_VERSION, checked_config
+from subscape.subnetworks.formats import AGAIN, FORMAT_VERSION, checked_config, local_folder
 from subscape.subnetworks.lora import save_lora
 from subscape.subnetworks.selection import build, selection_of
 from subscape.targets import Outputs, Target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Subnetwork:
     """One subnetwork: a unit direction v_k in parameter space, in low-rank form."""
 
@@ -68,6 +69,11 @@ class Subnetwork:
     def dense(self) -> dict[str, Float[Tensor, "..."]]:
         """The direction as full tensors by parameter name."""
         return self.stack.dense()
+
+    def __repr__(self) -> str:
+        norms = self.norms()
+        main = max(norms, key=lambda name: norms[name])
+        return f"Subnetwork({self.index}: {norms[main] ** 2:.0%} of its squared norm in {main})"
 
     def norms(self) -> dict[str, float]:
         """L2 norm of the direction in every tensor; their squares sum to 1."""
@@ -150,6 +156,18 @@ class Decomposition:
     def __repr__(self) -> str:
         n_tensors = len(self.decoder.layout.tensors)
         return f"Decomposition({len(self)} subnetworks over {n_tensors} tensors of {self.target['model']})"
+
+    def _repr_html_(self) -> str:
+        shares = self.directions.norms().square().mean(0).tolist()
+        rows = [
+            (t.name, " × ".join(map(str, t.shape)), ", ".join(map(str, t.ranks)), f"{share:.1%}")
+            for t, share in zip(self.layout.tensors, shares, strict=True)
+        ]
+        figures = [
+            f"{k} {v:.3g}" for k in ("fvu", "l0", "dead") if (v := self.metrics.get(k)) is not None
+        ]
+        caption = "\n".join([repr(self), *([", ".join(figures)] if figures else [])])
+        return table(caption, ("tensor", "shape", "ranks", "mean share of norm"), rows)
 
     @property
     def layout(self) -> Layout:
@@ -505,10 +523,15 @@ class Decomposition:
     def from_pretrained(cls, folder: str | Path, *, device: Any = None) -> Decomposition:
         """Load what `save_pretrained` wrote, onto the CPU or another device.
 
+        Args:
+            folder: its path, or `user/repository` on the Hugging Face Hub.
+            device: where to.
+
         Raises:
+            FileNotFoundError: if it is neither here nor to be had.
             ValueError: if the folder holds something else, is incomplete, or is of a newer format.
         """
-        folder = Path(folder)
+        folder = local_folder(folder)
         config = checked_config(read_json(folder / "config.json"), folder)
         file = folder / "subnetworks.safetensors"
         tensors = read_tensors(file)

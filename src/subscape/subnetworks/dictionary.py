@@ -101,6 +101,14 @@ class Dictionary(nn.Module):
         self.decoder_weights.copy_(unit(self.decoder).weights)
         self.selection.follow(self.decoder)
 
+    @torch.no_grad()
+    def turn(self, sign: Float[Tensor, "*replica subnetwork"]) -> None:
+        """Multiply directions by 1 or −1 in encoder and decoder alike, which no reconstruction notices."""
+        turned = [side.turned(sign).weights for side in (self.encoder, self.decoder)]
+        self.encoder_weights.copy_(turned[0])
+        self.decoder_weights.copy_(turned[1])
+        self.selection.follow(self.decoder)
+
     def select(self, index: int) -> Dictionary:
         """One replica of the first leading axis, frozen."""
         encoder, decoder = (

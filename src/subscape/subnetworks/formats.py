@@ -1,7 +1,8 @@
-"""The versions of `config.json` of a saved decomposition: what it must hold, and how older ones are read."""
+"""Saved decompositions: where one lies, what its `config.json` must hold, and how older ones are read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
-from subscape._checks import nearest, problem, require
+from subscape._checks import nearest, optional, problem, require
 from subscape.lowrank import TensorLayout
 from subscape.subnetworks.selection import SELECTIONS
 
 FORMAT_VERSION = "2.0"
+FILES = ("config.json", "subnetworks.safetensors")
 RENAMED = {
     "warm_start": "dense_warmup",
     "revive_every": "resample_every",
@@ -67,7 +69,33 @@ class SavedConfig:
         "norm"
     )
     settings: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, bool | float | str | list[float] | None] = field(default_factory=dict)
+    metrics: Mapping[str, bool | float | str | list[float] | dict[str, Any] | None] = field(
+        default_factory=dict
+    )
+
+
+def local_folder(name: str | Path) -> Path:
+    """The folder of a saved decomposition by its path, or, where nothing is there, by its id on the Hub."""
+    folder, expected = (
+        Path(name),
+        "the folder that save_pretrained wrote, or user/repository on the Hub",
+    )
+    if (folder / FILES[0]).is_file():
+        return folder
+    if folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+        inside = folder / "final"
+        repair = f"Load {inside}." if (inside / FILES[0]).is_file() else "Check the path."
+        got = f"{folder}, {'without a config.json' if folder.exists() else 'which does not exist'}"
+        raise FileNotFoundError(problem("folder", expected, got, repair))
+    hub = optional("huggingface_hub", f"for {name} from the Hub", "huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(str(name), allow_patterns=list(FILES)))
+    except (OSError, ValueError) as error:
+        got = (
+            f"{name}, no folder here, and not to be had from the Hub ({str(error).splitlines()[0]})"
+        )
+        repair = "Check the spelling, the connection and, of a private one, that you are logged in."
+        raise FileNotFoundError(problem("folder", expected, got, repair)) from error
 
 
 def checked_config(config: Any, folder: Path) -> SavedConfig:

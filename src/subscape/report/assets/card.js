@@ -61,7 +61,10 @@ const samplesPanel = (s) => {
   if (!samples.length) return h("section.panel.samples", null, title, h("p.note", null, "None: this subnetwork had no impact on any measured row."));
   const top = Math.max(...samples.map((x) => x.impact));
   const tiled = samples.every((x) => shownOf(x).image);
-  const items = h(tiled ? "ul.tiles" : "ol.samples", null, ...samples.map((x) => (tiled ? sampleTile(x, top) : sampleRow(x, top))));
+  const listed = (some) => h(tiled ? "ul.tiles" : "ol.samples", null, ...some.map((x) => (tiled ? sampleTile(x, top) : sampleRow(x, top))));
+  const sides = [["+δ takes further from the reference", "pos"], ["+δ brings nearer to the reference", "neg"]]
+    .map(([said, kind]) => [said, samples.filter((x) => toward(x) === kind)]).filter(([, some]) => some.length);
+  const items = h("div", null, ...sides.flatMap(([said, some]) => [h("h3.side-of", null, `${count(some.length)} that ${said}`), listed(some)]));
   items.classList.toggle("with-outputs", wish.outputs);
   const some = samples.some((x) => x.outputs && (x.outputs.up.length || x.outputs.down.length));
   const toggle = some ? h("label.toggle", null, h("input", { type: "checkbox", checked: wish.outputs, onchange: (event) => { wish.outputs = event.target.checked; items.classList.toggle("with-outputs", wish.outputs); } }), " outputs of each") : null;
@@ -73,7 +76,7 @@ const outputsPanel = (s) => {
   const top = Math.max(1e-30, ...[...up, ...down].map(([, v]) => Math.abs(v)));
   const side = (pairs, kind, title) => h(`div.side.${kind}`, null, h("h3", null, title),
     pairs.length ? h("ol", null, ...pairs.map(([i, v]) => h("li", null, token(outputName(i)), h("span.num", null, signed(v)), bar(Math.abs(v) / top)))) : h("p.note", null, "none"));
-  return panel("Top outputs per unit δ", "top_outputs", h("div.sides", null, side(down, "neg", "▼ lowered"), side(up, "pos", "▲ raised")));
+  return panel(measures.logits ? "Top outputs, Δ log p per unit δ" : "Top outputs per unit δ", "top_outputs", h("div.sides", null, side(down, "neg", "▼ lowered"), side(up, "pos", "▲ raised")));
 };
 
 const normPanel = (s) => {
@@ -89,17 +92,19 @@ const normPanel = (s) => {
 const relations = (title, key, pairs, places) => pairs.length ? panel(title, key, h("ol.near", null, ...pairs.map(([j, v]) => h("li", null, h("a", { href: `#subnetwork-${j}`, "aria-label": `subnetwork ${j}` }, h("span.idx", null, String(j)), h("span.num", null, fixed(v, places)), preview(j, 0)))))) : null;
 
 const figures = (s) => {
-  const rank = all.filter((o) => o.impact > s.impact).length + 1;
+  const rank = all.filter((o) => standing(o) < standing(s) || (standing(o) === standing(s) && o.impact > s.impact)).length + 1;
   const sel = s.selectivity || {};
   const facts = [
+    standing(s) ? h("div.stat", null, h("dt", null, "Standing"), h("dd.standing", null, STANDINGS[standing(s)])) : null,
     stat("Active rate", "active_rate", percent(s.active_rate), oneIn(s.active_rate)),
     stat("Impact", "impact", number(s.impact), unit),
     stat("Signed mean", "impact_signed", signed(s.impact_signed)),
     stat("Share of impact", "impact_share", percent(impactShare(s)), `rank ${rank} of ${count(all.length)}`),
   ];
   if (typeof sel.auroc === "number") facts.push(stat("AUROC", "auroc", fixed(sel.auroc), typeof sel.auroc_random === "number" ? `random ${fixed(sel.auroc_random)}` : null));
-  if (typeof sel.ratio === "number") facts.push(stat("Selectivity", "ratio", `${number(sel.ratio)}×`, typeof sel.delta === "number" ? `at δ = ${number(sel.delta)}` : null));
-  if (typeof s.validity_radius === "number") facts.push(stat("First order to", "validity_radius", s.validity_radius > 0 ? `|δ| ≤ ${number(s.validity_radius)}` : "none of those tried"));
+  const [best, other] = s.sweep ? endsOf(s) : [];
+  if (best && best.ratio !== null) facts.push(stat("Selectivity", "ratio", times(best.ratio), `at δ = ${signed(best.delta)}${other.ratio === null ? "" : `; ${times(other.ratio)} at ${signed(other.delta)}`}`));
+  if (typeof s.validity_radius === "number") facts.push(stat("First order to", "validity_radius", s.validity_radius > 0 ? `|δ| ≤ ${number(s.validity_radius)}` : "no δ of the sweep"));
   return h("dl.stats", null, ...facts);
 };
 
@@ -111,7 +116,7 @@ const drawCard = (k, focus) => {
     const other = order[at + by];
     return h("button.step", { type: "button", disabled: other === undefined, "aria-label": other === undefined ? `No ${label} subnetwork` : `${label} subnetwork, ${other}`, onclick: () => { location.hash = `subnetwork-${other}`; } }, mark);
   };
-  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`);
+  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ...(ruleName(k) ? [" ", h("small.rule", { title: "A name by rule: see the notes under Settings" }, ruleName(k))] : []));
   card.replaceChildren(
     h("div.card-head", null, heading, h("p.where", null, `${count(at + 1)} of ${count(order.length)} by ${column(state.sort).title === "#" ? "number" : column(state.sort).title}${order.length < all.length ? ", searched" : ""}`),
       h("div.steps", null, h("a.back", { href: "#subnetworks" }, "List"), step(-1, "Previous", "←"), step(1, "Next", "→"))),

@@ -153,7 +153,7 @@ const broken = (xs, ys, x, y) => {
 
 const sweepChart = (subnetwork) => {
   const box = area(columnWidth(card, 1 / 2.55, 44));
-  const { sweep, validity_radius: radius, selectivity } = subnetwork;
+  const { sweep, validity_radius: radius } = subnetwork;
   const rows = sweep.delta.map((d, i) => ({ d, i })).sort((a, b) => a.d - b.d).map(({ i }) => i);
   const xs = rows.map((i) => sweep.delta[i]);
   const curves = CURVES.map(([key, name]) => ({ key, name, ys: rows.map((i) => sweep[key][i]) }));
@@ -171,8 +171,8 @@ const sweepChart = (subnetwork) => {
     const to = Math.min(box.right, x.place(Math.min(radius, xs[xs.length - 1])));
     if (to > from) svg.prepend(g("rect.band", { x: from, width: to - from, y: box.top, height: box.bottom - box.top }, g("title", null, `first order holds up to |δ| = ${number(radius)}`)));
   }
-  const at = selectivity && selectivity.delta;
-  if (typeof at === "number" && at >= xs[0] && at <= xs[xs.length - 1]) svg.append(g("line.mark", { x1: x.place(at), x2: x.place(at), y1: box.top, y2: box.bottom }, g("title", null, `selectivity is measured at δ = ${number(at)}`)));
+  const [best, other] = endsOf(subnetwork);
+  if (best.ratio > 1) svg.append(g("line.mark", { x1: x.place(best.delta), x2: x.place(best.delta), y1: box.top, y2: box.bottom }, g("title", null, `at δ = ${signed(best.delta)} its own rows move ${times(best.ratio)} as far as others`)));
   const holes = [];
   for (const { key, name, ys } of [...curves].reverse()) {
     svg.append(g(`path.line.${key}`, { d: broken(xs, ys, x, y) }));
@@ -189,6 +189,7 @@ const sweepChart = (subnetwork) => {
       h("thead", null, h("tr", null, h("th", { scope: "col" }, "δ"), ...CURVES.map(([, name]) => h("th", { scope: "col" }, name)))),
       h("tbody", null, ...xs.map((d, i) => h("tr", null, h("th", { scope: "row" }, short(d)), ...curves.map((c) => h("td", null, c.ys[i] === null ? "not finite" : number(c.ys[i])))))))));
   return h("div.sweep", null, legend, svg,
+    other.own !== null && other.own < best.own / 3 && other.ratio !== null && other.ratio < 1 ? h("p.note.saturated", null, `Towards δ = ${signed(other.delta)} its own rows hardly move: their outputs are saturated on that side.`) : null,
     holes.length ? h("p.note.gaps", null, `× not finite, left out: ${holes.join("; ")}.`) : null,
     table);
 };

@@ -19,7 +19,7 @@ const column = (key) => COLUMNS.find((c) => c.key === key);
 
 /** Everything a search can find of a subnetwork, lower case; made on the first search. */
 const haystacks = memo(() => all.map((s, k) => {
-  const words = [`#${k}`, `subnetwork ${k}`, nameOf(mainTensor(k))];
+  const words = [`#${k}`, `subnetwork ${k}`, ruleName(k), nameOf(mainTensor(k))];
   s.tensors.forEach((share, t) => { if (share >= 0.05) words.push(nameOf(t)); });
   const outputs = (o) => { if (o) for (const [i] of [...o.up, ...o.down]) words.push(outputName(i)); };
   outputs(s.top_outputs);
@@ -44,6 +44,8 @@ const compare = () => {
   const sign = state.falling ? -1 : 1;
   return (a, b) => {
     const [x, y] = [value(all[a]), value(all[b])];
+    const last = state.sort === "index" || typeof x === "string" ? 0 : standing(all[a]) - standing(all[b]);
+    if (last) return last;
     if (x === null || y === null) return (x === null) - (y === null) || a - b;
     return sign * (typeof x === "string" ? x.localeCompare(y) : x - y) || a - b;
   };
@@ -61,7 +63,7 @@ const makeRow = (k) => {
     if (c.key === "preview") return h("td.c-preview", null);
     return h(`td.c-${c.key}.num`, null, c.show(s));
   });
-  const row = h("tr", { "data-k": String(k) }, ...cells);
+  const row = h(standing(s) === 2 ? "tr.dead" : "tr", { "data-k": String(k) }, ...cells);
   if (hasImages) seen.observe(row);
   else row.lastChild.append(preview(k));
   return row;
@@ -101,6 +103,26 @@ const arrange = () => {
   const n = state.order.length;
   counter.textContent = state.words.trim() ? (n ? `${count(n)} of ${plural(all.length, "subnetwork")}` : `None of ${plural(all.length, "subnetwork")} matches “${state.words.trim()}”.`) : plural(all.length, "subnetwork");
   list.classList.toggle("none", n === 0);
+};
+
+/** Mark what was searched for, without touching the text. */
+const highlight = () => {
+  if (!globalThis.Highlight) return;
+  const words = state.words.toLowerCase().split(/\s+/).filter((word) => word && !/^#\d+$/.test(word));
+  const found = new Highlight();
+  for (const view of words.length ? [list, card] : []) {
+    const walker = document.createTreeWalker(view, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const text = walker.currentNode.data.toLowerCase();
+      for (const word of words) for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + word.length)) {
+        const range = new Range();
+        range.setStart(walker.currentNode, at);
+        range.setEnd(walker.currentNode, at + word.length);
+        found.add(range);
+      }
+    }
+  }
+  CSS.highlights.set("hit", found);
 };
 
 const sortBy = (key) => {

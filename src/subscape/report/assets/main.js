@@ -27,6 +27,7 @@ const show = (first) => {
     if (view === here) node.setAttribute("aria-current", "page");
     else node.removeAttribute("aria-current");
   }
+  highlight();
   document.title = k === null ? title : `Subnetwork ${k} · ${title}`;
   scrollTo({ top: view === "card" ? 0 : (kept.scroll[view] ?? 0), behavior: "instant" });
   kept.view = view;
@@ -46,6 +47,7 @@ search.addEventListener("input", () => {
   arrange();
   if (kept.view === "overview") go("subnetworks");
   else markOpen(route()[1]);
+  highlight();
 });
 search.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !state.order.length) return;

@@ -3,14 +3,15 @@
 /** What a subnetwork is for, in one line: its commonest tokens or pictures, then the outputs it moves. */
 const preview = (k, outputs = 2) => {
   const subnetwork = all[k];
-  const parts = [];
+  const parts = standing(subnetwork) ? [h("span.standing", null, STANDINGS[standing(subnetwork)])] : [];
+  if (ruleName(k)) parts.push(h("span.rule", null, ruleName(k)));
   const pictured = hasImages ? subnetwork.top_samples.map((s) => [s, shownOf(s)]).filter(([, shown]) => shown.image).slice(0, 6) : [];
   if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map(([s, { image, label }]) => h("img", { src: image, alt: label ?? `sample ${s.sample}`, width: 24, height: 24, loading: "lazy", decoding: "async" }))));
   else if (subnetwork.top_samples.length) {
     const found = headlines(k).slice(0, 4);
-    const { values } = shownOf(subnetwork.top_samples[0]);
+    const values = meanOfTop(k);
     if (found.length) for (const [head, times] of found) parts.push(h("span.head", null, headChip(head), times > 1 ? h("small", null, `×${times}`) : null));
-    else if (values && values.length) parts.push(strip(values, 90, 16));
+    else if (values.length) parts.push(strip(values, 90, 16));
   }
   const top = subnetwork.top_outputs;
   for (const [direction, mark, name] of [["up", "▲", "raises"], ["down", "▼", "lowers"]]) {
@@ -23,7 +24,7 @@ const preview = (k, outputs = 2) => {
 /** On held-out rows where the decomposition knows them, otherwise as measured. */
 const quality = {
   fvu: measures.quality.fvu, l0: measures.quality.l0, heldout_rows: measures.quality.n_rows,
-  dead: all.filter((s) => s.active_rate === 0).length / all.length, ...data.heldout,
+  ...data.heldout, dead: all.filter((s) => standing(s) === 2).length / all.length,
 };
 
 const lede = () => {
@@ -86,7 +87,7 @@ const tensorPanel = () => {
 };
 
 const strongestPanel = () => {
-  const order = all.map((_, k) => k).sort((a, b) => all[b].impact - all[a].impact).slice(0, 8);
+  const order = all.map((_, k) => k).sort((a, b) => standing(all[a]) - standing(all[b]) || all[b].impact - all[a].impact).slice(0, 8);
   const top = impactShare(all[order[0]]) || 1;
   return panel("Largest impact", "impact",
     h("ol.leaders", null, ...order.map((k) => h("li", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, h("span.idx", null, String(k)), h("span.num", null, percent(impactShare(all[k]))), bar(impactShare(all[k]) / top), preview(k, 3))))),
@@ -101,13 +102,14 @@ const settingsPanel = () => {
 };
 
 const figuresPanel = () => panel("Figures", null, h("div.figures", null, ...data.figures.map((f) =>
-  h("figure", null, h("img", { src: f.image, alt: `${f.title}. ${f.caption}`, loading: "lazy", decoding: "async" }), h("figcaption", null, h("strong", null, f.title), " ", f.caption)))));
+  h("figure", null, h("img", { src: f.image, alt: `${f.title}. ${f.caption}` }), h("figcaption", null, h("strong", null, f.title), " ", f.caption)))));
 
 const overview = document.getElementById("overview");
 
 /** The top is drawn at once, the rest after the first paint. */
 const drawOverview = memo(() => {
   overview.append(lede(), stats(), guide());
+  if (data.figures.length) overview.append(figuresPanel());
   const rest = () => {
     overview.append(
       h("div.columns", null, strongestPanel(), h("div", null, qualityPanel())),
@@ -115,7 +117,6 @@ const drawOverview = memo(() => {
       tensorPanel());
     setTimeout(() => {
       if (all.length > 1) overview.append(panel("How subnetworks relate", null, maps()));
-      if (data.figures.length) overview.append(figuresPanel());
       overview.append(settingsPanel());
       overview.dataset.drawn = "all";
     }, 0);

@@ -10,7 +10,7 @@ const GLOSSARY = {
   parameters: "How many parameters the decomposed tensors hold together. All others stay as they are.",
   fvu: "Fraction of variance unexplained: squared error of the reconstructed gradients over their squared norm, on held-out rows. 0 is perfect; 1 is no better than reconstructing nothing. Only to be compared at equal L0.",
   l0: "Mean number of subnetworks that are active in a row. The reconstruction of that row uses these alone.",
-  dead: "Share of subnetworks active in at most one of 10,000 held-out rows. They explain nothing.",
+  dead: "Share of subnetworks active in at most one of 10,000 measured rows and references. They explain nothing; lists show them last, in grey.",
   heldout: "Rows that training did not see, on which FVU, L0 and the dead share are taken; a sample may come several times, with other references. Among restarts they chose the best.",
   measured: "Rows of data, and reference outputs per row, over which impacts and active rates are averaged.",
   active_rate: "Share of measured rows and references at which the coefficient of this subnetwork reaches the threshold.",
@@ -22,12 +22,12 @@ const GLOSSARY = {
   norm_share: "Share of the squared norm of the subnetwork that lies in this tensor. Shares add up to 100%.",
   mean_norm_share: "Share of squared norm in this tensor, averaged over all subnetworks. In brackets: of how many subnetworks it is the main tensor.",
   ranks: "Largest rank a subnetwork may have in this tensor, one number an axis.",
-  auroc: "How well the size of the output change tells relevant rows from the others when this subnetwork is pushed: 1 is perfect, 0.5 is chance. Beside it the same for a random direction of equal norm and rank: what the choice of rows alone gives, below 0.5 where the relevant rows are the less sensitive ones.",
-  ratio: "Mean output change on relevant rows over the mean on other rows, where it is not active, when this subnetwork is pushed. Above 1 means selective.",
+  auroc: "How well relevant rows can be told from others by how far their outputs move when this subnetwork is pushed, over both signs of δ: 1 is perfect, 0.5 is chance. Beside it the same for a random direction of equal norm and rank: what the choice of rows alone gives, below 0.5 where the relevant rows are the less sensitive ones.",
+  ratio: "How many times as far the outputs of its top rows move as those of other rows, where it is not active, when this subnetwork is pushed to the end of its sweep. Above 1 means selective. The sign of δ at which that is more comes first.",
   validity_radius: "Largest δ of the sweep up to which the gradient predicts the effect of a push, with R² of at least 0.9 over rows. Beyond it the model bends.",
-  top_samples: "The rows on which this subnetwork has the largest impact, at most one a sample.",
-  top_outputs: "How the outputs change per unit of a positive δ, at δ = 0, averaged over the top samples of this subnetwork" + (measures.logits ? ", less the mean over all outputs, as of logits only differences matter. " : ". ") + "The sign of a subnetwork is arbitrary: a negative δ does the opposite.",
-  sweep: "How far the outputs move from the model’s own, as a divergence, when this subnetwork is pushed by δ: on the rows it is relevant for, on other rows, and, as a control, for a random direction of equal norm and rank. Grey: where first order holds. Dotted: δ at which selectivity is taken.",
+  top_samples: `The rows on which this subnetwork has the largest ${measures.settings.rank_by === "share" || (measures.settings.rank_by !== "impact" && measures.rows === "sample") ? "share of the gradient: impact over its length" : "impact"}; at most one a sample, and one of those that have seen the same.`,
+  top_outputs: "How the outputs change per unit of a positive δ, at δ = 0, averaged over the top samples of this subnetwork" + (measures.logits ? ": ranked by the change of the probability p, given as that of log p; outputs of p below 0.01% are left out. " : ". ") + "Signs are chosen so that a positive δ takes rows it is for further from their references; a negative δ does the opposite.",
+  sweep: "How far the outputs move from the model’s own, as a divergence, when this subnetwork is pushed by δ: on the rows it is relevant for, on other rows, and, as a control, for a random direction of equal norm and rank. Grey: where first order holds. Dotted: the end at which its own rows move most beside the others.",
   similarity: "Cosine between two subnetworks over all tensors: 1 is the same direction, 0 unrelated, −1 opposite.",
   coactivation: "Correlation over measured rows of being active: 1 always together, 0 independent, below 0 less often than by chance. Subnetworks that are never or always active have none.",
   partners: "How far the joint effect of two pushes is from the sum of their separate effects, as a share. 0: they simply add up.",
@@ -118,6 +118,22 @@ const nameOf = (tensor) => tensors[tensor].name;
 const hasImages = Object.values(data.samples).some((s) => s.image);
 const allImpact = all.reduce((sum, s) => sum + s.impact, 0) || 1;
 const impactShare = (s) => s.impact / allImpact;
+/** 2: dead, active in hardly any row; 1: the gradient predicts none of its sweep. Both come last. */
+const standing = (s) => (s.active_rate <= 1e-4 ? 2 : s.validity_radius === 0 ? 1 : 0);
+const STANDINGS = ["", "first order only", "dead"];
+/** Both ends of a sweep, the telling one first: δ, how far own rows move, and how many times as far as others. */
+const endsOf = ({ sweep }) => [Math.max(...sweep.delta), Math.min(...sweep.delta)].map((delta) => {
+  const i = sweep.delta.indexOf(delta);
+  const [own, other] = [sweep.relevant[i], sweep.irrelevant[i]];
+  return { delta, own, ratio: own === null || other === null || (own <= 0 && other <= 0) ? null : other > 0 ? own / other : Infinity };
+}).sort((a, b) => (b.ratio ?? -1) - (a.ratio ?? -1));
+const times = (ratio) => (ratio === Infinity ? "∞" : `${number(ratio)}×`);
+/** The mean of the vectors of the top samples: one alone may be the same for two subnetworks. */
+const meanOfTop = (k) => {
+  const vectors = all[k].top_samples.map((s) => shownOf(s).values).filter(Boolean);
+  return vectors.length ? vectors[0].map((_, i) => vectors.reduce((sum, v) => sum + v[i], 0) / vectors.length) : [];
+};
+const ruleName = (k) => (data.rule_names ?? {})[k] ?? "";
 const outputName = (i) => measures.names.outputs[i] ?? `output ${i}`;
 /** What is shown of the sample of a row: tokens, image, values, label. */
 const shownOf = (row) => data.samples[row.sample] ?? {};

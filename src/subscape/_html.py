@@ -1,0 +1,16 @@
+"""Small tables for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+
+def table(caption: str, head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """An HTML table under its caption; whatever cells hold is shown as text."""
+
+    def line(cells: Iterable[object], kind: str) -> str:
+        return "<tr>" + "".join(f"<{kind}>{escape(str(c))}</{kind}>" for c in cells) + "</tr>"
+
+    body = "".join(line(cells, "td") for cells in rows)
+    return f"<pre>{escape(caption)}</pre><table>{line(head, 'th')}{body}</table>"
