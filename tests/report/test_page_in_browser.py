@@ -148,7 +148,7 @@ def test_the_policy_stops_what_would_ask_or_run(page):
 
 def test_malicious_and_odd_tokens_show_as_text(page):
     page.open("#subnetwork-4")
-    assert page.one("mark").text == EVIL
+    assert EVIL in [mark.text for mark in page.all("mark")]
     card = page.one("#card").text
     parts = "▲ raised", EVIL, "(empty)", "↵", "‹202E›", "␀", "zebra", "\ufffd", "◌", "output 903"
     assert all(part in card for part in parts)
