@@ -20,7 +20,7 @@ FENCE = re.compile(
     r"^```(?P<kind>\w+)(?P<marks>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
 FEW = {
-    "decompose": "--steps 5 --n-heldout-rows 64 --n-subnetworks 18 --batch-size 32",
+    "decompose": "--steps 5 --n-heldout-rows 64 --n-subnetworks 18 --l0 9 --batch-size 32",
     "measure": "--n-rows 48 --n-references 2 --n-others 2 --n-deltas 2 --n-top 2 --n-partners 1",
 }
 """Later flags win, so those of a document's command are cut short."""

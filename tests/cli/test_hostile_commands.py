@@ -238,12 +238,8 @@ report bare
     target: expected parameter values
 edit net
     set: expected moves
-edit net --set 0=1
-    something to do with the edit
 @edit
     set: expected moves
-@edit 0
-    set: expected SUBNETWORK
 @edit 0=
     set: expected SUBNETWORK
 @edit =1

@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from subscape.measures import Measures
+from subscape.measures.record import STANDINGS
 
 
 def plain(entry) -> dict:
@@ -15,8 +16,11 @@ def test_the_list_is_sorted_by_impact(command):
     entries = json.loads(command("top", "net", "--json"))
     measures = Measures.load("net/measures")
     assert sorted(e["index"] for e in entries) == [0, 1, 2, 3]
-    impacts = [e["impact"] for e in entries]
-    assert impacts == sorted(impacts, reverse=True)
+    # Of equal standing by impact; first-order-only and dead ones are last.
+    assert [e["index"] for e in entries] == [e.index for e in measures.ranked()]
+    alive = [e["impact"] for e in entries if measures[e["index"]].standing == STANDINGS[0]]
+    assert alive
+    assert alive == sorted(alive, reverse=True)
     assert entries[0] == plain(measures[entries[0]["index"]])
     lines, _, then = command("top", "net").partition("\n\nNext\n")
     assert then.splitlines()[0] == f"  subscape top net --subnetwork {entries[0]['index']}"

@@ -102,7 +102,7 @@ def _help() -> str:
         "",
         "Find the sparsely active subnetworks in a model's loss landscape.",
         "",
-        *(f"  {name:<11}{what}" for name, what in COMMANDS.items()),
+        *(f"  {name:<13}{what}" for name, what in COMMANDS.items()),
         "",
         "  subscape COMMAND --help   what a command takes, with an example",
         "  subscape COMMAND --debug  show where an error comes from",

@@ -117,6 +117,9 @@ def checked_config(config: Any, folder: Path) -> SavedConfig:
         today = msgspec.convert(_from_format_1(config) if major == "1" else config, SavedConfig)
     except msgspec.ValidationError as error:
         raise ValueError(_problem(folder, f"{error}")) from None
+    records = [k for k, v in today.metrics.items() if isinstance(v, dict) and k != "consolidation"]
+    if records:
+        raise ValueError(_problem(folder, f"{records[0]}, which is no figure"))
     file, l0, n = str(folder / "config.json"), today.selection.l0, today.n_subnetworks
     kind, kinds = today.selection.kind, list(SELECTIONS)
     require(kind in kinds, file, f"a selection, one of {kinds}", repr(kind), nearest(kind, kinds))
