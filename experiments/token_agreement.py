@@ -102,18 +102,6 @@ def places_of(result: Impact) -> list[list[Place]]:
     ]
 
 
-def distinct_contexts(groups: Sequence[Sequence[Place]], ids: torch.Tensor) -> list[list[Place]]:
-    """Of the places of every group those at which no earlier one has the same tokens up to it."""
-    kept = []
-    for group in groups:
-        contexts = {}
-        for sample, position in group:
-            context = tuple(ids[sample, : position + 1].tolist())
-            contexts.setdefault(context, (sample, position))
-        kept.append(list(contexts.values()))
-    return kept
-
-
 def agreement(
     groups: Sequence[Sequence[Place]], ids: torch.Tensor, texts: Sequence[str]
 ) -> dict[str, dict[str, float]]:
