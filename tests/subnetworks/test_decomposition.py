@@ -247,8 +247,8 @@ def test_it_goes_to_another_type_and_device(make, tmp_path, kind):
     torch.testing.assert_close(narrow.decoder.weights.double(), made.decoder.weights)
     assert made.decoder.weights.dtype == torch.float64  # it stays as it was
     assert made.to("meta").threshold.is_meta
-    assert made._beside(torch.nn.Linear(2, 2)) is made
-    assert made._beside(torch.nn.Linear(2, 2, device="meta")).decoder.weights.is_meta
+    assert made.beside(torch.nn.Linear(2, 2)) is made
+    assert made.beside(torch.nn.Linear(2, 2, device="meta")).decoder.weights.is_meta
     folder = made.save_pretrained(tmp_path / "saved")
     assert Decomposition.from_pretrained(folder, device="meta").encoder.weights.is_meta
 

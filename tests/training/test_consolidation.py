@@ -1,25 +1,26 @@
 """Fewer subnetworks in the middle of a run."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from subscape import Decomposition
+from subscape import Decomposition, FixedOutput, Pairs, decompose
 from subscape.subnetworks import SELECTIONS
 from subscape.training import Trainer
 from subscape.training.refit import refit
 from tests.training.conftest import uniform_source
 from tests.training.test_run import CONFIG, assert_same, assert_same_folders, run
 
-MANY = {"consolidate": True, "n_subnetworks": 12}
+MANY: dict[str, Any] = {"consolidate": True, "n_subnetworks": 12}
 
 
 # Consolidated after 14 of 24 steps; checkpoints are at 5, 10, 15, 20: before it and after it.
 @pytest.mark.parametrize("kind", list(SELECTIONS))
 @pytest.mark.parametrize("steps", [13, 17])
 def test_a_consolidated_run_is_resumed_to_the_bit(planted, tmp_path, steps, kind, interrupted):
-    options = {**MANY, "selection": kind}
+    options: dict[str, Any] = {**MANY, "selection": kind}
     whole = run(planted, tmp_path / "whole", **options)
     interrupted(steps, lambda: run(planted, tmp_path / "cut", **options))
     cut = run(planted, tmp_path / "cut", **options)
@@ -69,10 +70,59 @@ def test_what_goes_takes_its_moments_with_it(planted):
 
 def test_a_refit_goes_on_from_where_it_stands(planted):
     made = run(planted, n_restarts=1)
-    options = {"reference": "uniform", "progress": False}
+    options: dict[str, Any] = {"reference": "uniform", "progress": False}
     same = refit(made, planted.model, planted.data, steps=0, **options)
     assert torch.equal(same.decoder.weights, made.decoder.weights)
     assert same.metrics["fvu"] == pytest.approx(made.metrics["fvu"])
     further = refit(made, planted.model, planted.data, steps=40, **options)
     assert further.metrics["fvu"] < made.metrics["fvu"]
     assert len(further) == len(made)
+    # Nothing was merged or dropped, and nothing says so.
+    assert "consolidation" not in further.metrics
+
+
+def test_a_refit_compares_every_sample_with_its_own_pair(planted, unchecked):
+    options: dict[str, Any] = {"reference": Pairs(planted.data.sum(2)), "progress": False}
+    made = decompose(planted.model, planted.data, config=CONFIG, **options)
+    same = refit(made, planted.model, planted.data, steps=0, **options)
+    assert same.metrics["fvu"] == pytest.approx(made.metrics["fvu"])
+    assert torch.equal(same.threshold, made.threshold)
+
+
+def test_a_refit_is_on_rows_of_the_kind_that_was_trained_on(words, unchecked):
+    source = words("sampled-token")
+    options: dict[str, Any] = {"divergence": "kl", "rows": "sampled-token", "recipe": "published"}
+    # Batches of 16 are no whole number of sequences of 3.
+    made = decompose(source.target, source.data, config=CONFIG, progress=False, **options)
+    same = refit(made, source.target, source.data, steps=0, progress=False)
+    assert same.metrics["fvu"] == pytest.approx(made.metrics["fvu"])
+    assert same.metrics["heldout_rows"] == made.metrics["heldout_rows"]
+
+
+def test_a_refit_keeps_the_mean_and_the_metric(planted, unchecked):
+    made = decompose(planted.model, planted.data, config=CONFIG, progress=False)
+    assert isinstance(made.reference, FixedOutput)
+    same = refit(made, planted.model, planted.data, steps=0, progress=False)
+    assert same.reference is made.reference
+    assert same.geometry is made.geometry
+    assert same.metrics["fvu"] == pytest.approx(made.metrics["fvu"])
+
+
+@pytest.mark.parametrize("kind", list(SELECTIONS))
+def test_a_decomposition_of_any_selection_is_consolidated_afterwards(planted, kind):
+    made = run(planted, **MANY | {"selection": kind, "consolidate": False, "n_restarts": 1})
+    options: dict[str, Any] = {"reference": "uniform"}
+    smaller = made.consolidated(planted.model, planted.data, **options)
+    assert len(smaller) == smaller.metrics["consolidation"]["after"] < 12
+    further = refit(smaller, planted.model, planted.data, steps=4, progress=False, **options)
+    assert len(further) == len(smaller)
+
+
+def test_groups_are_not_consolidated_afterwards_either(planted):
+    made = run(planted, n_subnetworks=4, group_size=2, n_restarts=1)
+    with pytest.raises(ValueError, match="groups"):
+        made.consolidated(planted.model, planted.data, reference="uniform")
+    refitted = refit(
+        made, planted.model, planted.data, steps=2, progress=False, reference="uniform"
+    )
+    assert refitted.group_size == 2

@@ -127,6 +127,11 @@ class Decomposition:
         moved = copy.deepcopy(self.dictionary).to(device=device, dtype=dtype)
         return replace(self, dictionary=moved, geometry=self.geometry.to(moved.decoder_weights))
 
+    def beside(self, model: nn.Module | Target) -> Decomposition:
+        """Itself on the model's device."""
+        device = next((model.model if isinstance(model, Target) else model).parameters()).device
+        return self if device == self.decoder.weights.device else self.to(device)
+
     @property
     def group_size(self) -> int:
         """Directions of a subnetwork; with more than one, all that goes by index goes by direction."""
@@ -185,6 +190,7 @@ class Decomposition:
         outputs: Outputs | None = None,
         engine: Engine = "auto",
         seed: int = 0,
+        as_trained: bool = False,
     ) -> GradientSource:
         """Row gradients of data, made as this decomposition was made; of sequences at every position.
 
@@ -197,6 +203,7 @@ class Decomposition:
             outputs: as for `Target`; to be given again where the decomposition was made with a function.
             engine: how row gradients are made.
             seed: draws partners.
+            as_trained: of sequences one position each, drawn anew every time, where training drew them.
 
         Raises:
             ValueError: if model, outputs or a function given at training do not go with the decomposition.
@@ -220,7 +227,7 @@ class Decomposition:
             data,
             divergence=divergence or self.settings.get("divergence", "mse"),
             reference=reference or self.reference or self.settings.get("reference", "another-row"),
-            rows="token" if kind == "sampled-token" else kind,
+            rows="token" if kind == "sampled-token" and not as_trained else kind,
             engine=engine,
             seed=seed,
             geometry=self.geometry,
@@ -243,7 +250,7 @@ class Decomposition:
         Returns:
             Sparse codes as a dense matrix, in divergence per unit length of V_out.
         """
-        here = self._beside(model)
+        here = self.beside(model)
         source = here.source(model, inputs, **options)
         parts = source.rows_of(torch.arange(len(source))).micro_batches(batch_size)
         with torch.no_grad():
@@ -269,14 +276,9 @@ class Decomposition:
             alone: select row by row, by the threshold, instead.
             **options: as for `source`.
         """
-        here = self._beside(model)
+        here = self.beside(model)
         source = here.source(model, data, **options)
         return evaluate(source, here.dictionary, n_rows=n_rows, batch_size=batch_size, alone=alone)
-
-    def _beside(self, model: nn.Module | Target) -> Decomposition:
-        """Itself on the model's device."""
-        device = next((model.model if isinstance(model, Target) else model).parameters()).device
-        return self if device == self.decoder.weights.device else self.to(device)
 
     def consolidated(
         self,
@@ -301,20 +303,29 @@ class Decomposition:
 
         Returns:
             The smaller decomposition.
+
+        Raises:
+            ValueError: if subnetworks are groups of directions.
         """
-        source = self.source(model, inputs, **options)
+        require(
+            self.group_size == 1,
+            "decomposition",
+            "subnetworks of one direction each, as groups are not merged",
+            f"group_size={self.group_size}",
+        )
+        here = self.beside(model)
+        source = here.source(model, inputs, **options)
         rows = source.rows_of(torch.arange(len(source))).micro_batches(batch_size)
         gradients = [source.gradients(part) for part in rows[: -(-n_rows // batch_size)]]
-        selection = self.dictionary.selection
         with torch.no_grad():
-            inner = torch.cat([g.inner(self.decoder) for g in gradients])
-            found = consolidate(inner, self.decoder.gram(), self._l0_of)
-            encoder = found.applied_to(self.encoder)
-            decoder = found.applied_to(self.decoder, normalise=True)
-            smaller = selection.of(found.kept, found.l0)
-            smaller.calibrate(torch.cat([g.inner(encoder) for g in gradients]).abs())
+            inner = torch.cat([g.inner(here.decoder) for g in gradients])
+            found = consolidate(inner, here.decoder.gram(), self._l0_of)
+            encoder = found.applied_to(here.encoder)
+            decoder = found.applied_to(here.decoder, normalise=True)
+            smaller = here.dictionary.selection.of(found.kept, found.l0)
+            smaller.calibrate(torch.cat([g.inner(encoder) for g in gradients]))
         return replace(
-            self,
+            here,
             dictionary=Dictionary(encoder, decoder, smaller).requires_grad_(False),
             metrics={"consolidation": found.record()},
         )

@@ -90,13 +90,12 @@ class Selection(nn.Module):
         return one
 
     def of(self, kept: Sequence[int], l0: float) -> Selection:
-        """The selection of some of the subnetworks, with another l0."""
+        """Without replicas, the selection of some of the subnetworks, with another l0."""
         state = {
-            name: values[..., kept] if values.shape == self.lead else values
+            name: values[kept] if values.shape[:1] == self.lead else values
             for name, values in self.state_dict().items()
         }
-        lead = torch.Size([*self.lead[:-1], len(kept)])
-        some = type(self)(l0, lead, next(iter(state.values())))
+        some = type(self)(l0, torch.Size([len(kept)]), next(iter(state.values())))
         some.load_state_dict(state)
         return some
 

@@ -47,14 +47,16 @@ def refit(
     Returns:
         The decomposition with figures on held-out rows.
     """
+    decomposition, known = decomposition.beside(model), decomposition.settings
     config = _config(decomposition, steps)
-    reference = decomposition.settings.get("reference", "another-row")
-    (samples, _), (kept, _) = split(as_samples(data), heldout, reference, config.seed)
-    source = decomposition.source(model, samples, seed=config.seed, **options)
+    options = {"seed": config.seed, "as_trained": True} | options
+    default = decomposition.reference or known.get("reference", "another-row")
+    # Split with the samples: pairs are theirs.
+    (samples, reference), (kept, kept_reference) = split(
+        as_samples(data), heldout, options.pop("reference", None) or default, config.seed
+    )
+    source = decomposition.source(model, samples, reference=reference, **options)
     trainer = Trainer([source], config)
-    trainer.consolidation = decomposition.metrics.get("consolidation") or {
-        "l0": decomposition.dictionary.selection.l0
-    }
     state = {
         f"dictionary.{name}": values[None, None]
         for name, values in decomposition.dictionary.state_dict().items()
@@ -62,9 +64,10 @@ def refit(
     trainer.load_state({"step": torch.tensor(0), **state})
     with bar("refit", progress=progress, total=steps, unit="step") as shown:
         run_steps(trainer, steps, None, shown)
-    held = source.over(kept, seed=config.seed + 1)
-    result = best_of(trainer, 0, held, {"steps": steps})
-    return replace(result, settings=decomposition.settings)
+    held = source.over(kept, seed=config.seed + 1, reference=kept_reference)
+    record = {k: v for k, v in decomposition.metrics.items() if k == "consolidation"}
+    result = best_of(trainer, 0, held, {"steps": steps} | record)
+    return replace(result, settings=known)
 
 
 def _config(decomposition: Decomposition, steps: int) -> TrainingConfig:
@@ -76,6 +79,9 @@ def _config(decomposition: Decomposition, steps: int) -> TrainingConfig:
     return replace(
         config,
         rank=ranks,
+        n_subnetworks=len(decomposition) // decomposition.group_size,
+        l0=decomposition.dictionary.selection.l0,
+        active_fraction=None,
         learning_rate=REFIT_RATE * config.learning_rate,
         steps=max(1, steps),
         dense_warmup=0.0,
