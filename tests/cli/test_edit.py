@@ -42,6 +42,13 @@ def test_nothing_moved_says_the_same(command):
     assert found["before"] == found["after"]
 
 
+def test_an_edit_does_without_the_data_of_the_run(folder, command):
+    (folder / "stories.txt").unlink()
+    found = json.loads(command("edit", "stories", "--set", "1", *PROMPT, "--json"))
+    assert found["after"]
+    assert [change["rows"] for change in found["changes"]] == ["top samples of 1"]
+
+
 def test_the_edited_model_is_saved_with_its_tokenizer(folder, command):
     found = json.loads(command("edit", "stories", "--set", "1=2", "--save", "new", "--json"))
     assert found["save"] == "new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -16,10 +17,11 @@ from subscape._checks import problem, require
 from subscape._io import check_free, holds_just, json_object, new_folder, write_json
 from subscape.cli.names import token_namer
 from subscape.cli.run_folder import Run, check_index, open_run
+from subscape.data import Samples
 from subscape.divergences import DIVERGENCES
 from subscape.finetuning import Finetuned
 from subscape.measures import Measures
-from subscape.measures.record import NAME, rounded
+from subscape.measures.record import rounded
 from subscape.measures.response import shifts
 from subscape.subnetworks.lora import is_adapter
 
@@ -62,7 +64,7 @@ class EditRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model. They may do anything."""
+    """Call the functions that the run names as its model and data. They may do anything."""
     overwrite: bool = False
     """Replace an earlier edit that --lora or --save finds there."""
     json: bool = False
@@ -84,7 +86,7 @@ def run(settings: EditRun) -> dict[str, Any]:
     opened = open_run(settings.run, settings.model, trust=settings.trust, device=settings.device)
     for index in moves:
         check_index(opened, index)
-    measures = opened.load_measures() if (opened.measures / NAME).is_file() else None
+    measures = opened.known_measures()
     deltas = {k: size * (_own(measures, k) if own else 1) for k, (size, own) in moves.items()}
     if settings.coefficients is not None:
         learned = Finetuned.from_pretrained(settings.coefficients, opened.decomposition)
@@ -101,10 +103,8 @@ def run(settings: EditRun) -> dict[str, Any]:
         if before is not None and after is not None:
             found["next_token"] = _next_tokens(opened, p, q)
     if opened.decomposition.settings.get("divergence") in DIVERGENCES:
-        data = opened.samples() if opened.data and "data" not in opened.untrusted else None
-        of_rows = shifts(
-            opened.decomposition, target, deltas, settings.tensors, data=data, measures=measures
-        )
+        what = opened.decomposition, target, deltas, settings.tensors
+        of_rows = shifts(*what, data=_data_if_there(opened), measures=measures)
         found["changes"] = [asdict(shift) for shift in of_rows]
     if settings.lora is not None:
         opened.decomposition.save_lora(
@@ -144,6 +144,17 @@ def _own(measures: Measures | None, index: int) -> float:
         repair = f"Measure first: subscape measure RUN, or say how far: --set {index}=0.5."
         raise ValueError(problem("set", "a subnetwork with a measured δ", got, repair))
     return delta * measures[index].side
+
+
+def _data_if_there(opened: Run) -> Samples | None:
+    """The data of the run, which an edit can do without."""
+    if opened.data is None or "data" in opened.untrusted:
+        return None
+    try:
+        return opened.samples()
+    except ValueError as error:
+        warnings.warn(f"nothing is said of rows drawn at random: {error}", stacklevel=2)
+        return None
 
 
 def _next_tokens(opened: Run, before: Tensor, after: Tensor) -> list[tuple[str, float, float]]:

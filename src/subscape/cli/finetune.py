@@ -14,7 +14,6 @@ from subscape.cli.run_folder import check_index, open_run
 from subscape.finetuning import FinetuneConfig, Finetuned
 from subscape.finetuning.examples import Examples
 from subscape.finetuning.finetune import finetune
-from subscape.measures.record import NAME
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def run(settings: FinetuneRun) -> Finetuned:
         subnetworks=settings.subnetworks or None,
         heldout=load(settings.heldout),
         others=load(settings.others),
-        measures=opened.load_measures() if (opened.measures / NAME).is_file() else None,
+        measures=opened.known_measures(),
         config=settings.learning,
         out=out,
         overwrite=settings.overwrite,

@@ -21,6 +21,7 @@ from subscape.cli.loading import (
 )
 from subscape.data import Samples
 from subscape.measures import Measures
+from subscape.measures.record import NAME
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
 
@@ -103,6 +104,10 @@ class Run:
             return load_tokenizer(self.model)
         except ValueError:
             return None
+
+    def known_measures(self) -> Measures | None:
+        """Its measures, if it was measured."""
+        return self.load_measures() if (self.measures / NAME).is_file() else None
 
     def load_measures(self, folder: Path | None = None) -> Measures:
         """Its measures, by default from the run folder; refuses those of another decomposition."""
