@@ -94,10 +94,18 @@ def test_a_rank_by_tensor_on_the_command_line(monkeypatch):
     assert seen[0].training.steps == 3
 
 
-def test_a_rank_that_is_none_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["decompose", "m", "--data", "d", "--rank", "x"])
-    assert "rank" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("decompose m --data d --rank x", "rank: expected a rank (2)"),
+        ("decompose m --data d --steps 0", "steps: expected a whole number of at least 1; got 0."),
+        ("finetune r --data d --keep -1", "keep: expected a number of at least 0; got -1.0."),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(capsys, line, said):
+    assert main(line.split()) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"subscape: {said}")
 
 
 def test_devices():

@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from subscape import FixedOutput
 from subscape.gradients import DenseRowGradients, GradientSource
-from subscape.reproduce.toys import summarise, true_directions
+from subscape.reproduce import toys as module
+from subscape.reproduce.recipes import reproduction
+from subscape.reproduce.toys import reproduce, summarise, true_directions
 from subscape.targets import Target
-from subscape.toys import SparseInputs, Toy, ToyTraining, row_gradients, tms
+from subscape.toys import SparseInputs, Toy, ToyTraining, row_gradients, tms, true_subnetworks
 from subscape.toys.networks import Bottleneck, Perceptron
 
 RUN = {
@@ -84,3 +89,23 @@ def test_the_truth_in_a_metric_is_that_of_gradients_in_it():
     explained = (measured @ truth.mT).square().sum(0) / measured.square().sum()
     assert explained.argmax() == 1
     assert explained[1] > (measured @ plain[1]).square().sum() / measured.square().sum()
+
+
+def test_every_oracle_is_against_the_reference_of_the_rows(monkeypatch):
+    what = reproduction("squared-paper")
+    training = replace(what.training, steps=4, resample_every=0)
+    toy_settings = {"training": ToyTraining(n_steps=1000, n_candidates=1)}
+    seen = []
+
+    def truth(*args, **options):
+        seen.append(options["reference"])
+        return true_subnetworks(*args, **options)
+
+    monkeypatch.setattr(module, "true_subnetworks", truth)
+    what = replace(what, reference="mean", training=training, toy_settings=toy_settings)
+    (run,) = reproduce(what, [0], progress=False)["runs"]
+    # Of either sign, and of each input whatever its sign.
+    assert len(seen) == 3
+    assert isinstance(seen[0], FixedOutput)
+    assert all(one is seen[0] for one in seen)
+    assert run["fvu_oracle"] <= run["fvu_oracle_by_input"]

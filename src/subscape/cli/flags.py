@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from typing import Any, TypeVar, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from subscape._checks import problem
+from subscape._checks import is_worded, problem
 from subscape.lowrank.layout import RankChoice
 from subscape.training.config import TrainingConfig
 
@@ -21,14 +24,22 @@ def parsed(
     kind: type[Settings], command: str, arguments: Sequence[str], default: Settings | None = None
 ) -> Settings:
     """The settings that a command line gives."""
-    return tyro.cli(
-        kind,
-        prog=f"subscape {command}",
-        args=arguments,
-        registry=REGISTRY,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        default=tyro.MISSING_NONPROP if default is None else default,
-    )
+    try:
+        with redirect_stderr(io.StringIO()) as box:
+            return tyro.cli(
+                kind,
+                prog=f"subscape {command}",
+                args=arguments,
+                registry=REGISTRY,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                default=tyro.MISSING_NONPROP if default is None else default,
+            )
+    except SystemExit as stopped:
+        refusal = stopped.__context__ and stopped.__context__.__context__
+        if refusal and is_worded(refusal):  # by a settings class, in one line like all others
+            raise ValueError(*refusal.args) from None
+        print(box.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 @REGISTRY.primitive_rule

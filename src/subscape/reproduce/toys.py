@@ -76,9 +76,7 @@ def reproduce(
 
 def _run_group(what: Reproduction, seeds: list[int], progress: bool) -> list[dict[str, Any]]:
     toys = TOYS[what.toy](seeds, **what.toy_settings)
-
     of_geometry: Any = {name: getattr(what, name) for name in GEOMETRY}
-
     train = [
         GradientSource(
             Target(toy.model),
@@ -181,7 +179,12 @@ def _figures(
         figures |= _push_figures(decomposition, truth, alive, toy.represented)
     if toy.has_two_signs:
         figures |= _path_figures(decomposition, alive)
-        by_input = true_subnetworks(toy, what.divergence, geometry=decomposition.geometry)
+        by_input = true_subnetworks(
+            toy,
+            what.divergence,
+            geometry=decomposition.geometry,
+            reference=decomposition.reference,
+        )
         one_each = oracle(gradients.flat, by_input.directions, metrics["active_scalars"])
         figures |= {"fvu_oracle_by_input": one_each.fvu}
     if training.group_size > 1:
