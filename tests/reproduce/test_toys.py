@@ -85,6 +85,7 @@ def test_the_truth_in_a_metric_is_that_of_gradients_in_it():
     # What a metric does is linear, mode by mode.
     dense = DenseRowGradients(rows, source.shapes)
     metric = source.geometry.metric
+    assert metric is not None
     torch.testing.assert_close(measured, dense.in_metric(metric.to(rows)).flat)
     explained = (measured @ truth.mT).square().sum(0) / measured.square().sum()
     assert explained.argmax() == 1

@@ -24,8 +24,9 @@ def parsed(
     kind: type[Settings], command: str, arguments: Sequence[str], default: Settings | None = None
 ) -> Settings:
     """The settings that a command line gives."""
+    box = io.StringIO()
     try:
-        with redirect_stderr(io.StringIO()) as box:
+        with redirect_stderr(box):
             return tyro.cli(
                 kind,
                 prog=f"subscape {command}",
