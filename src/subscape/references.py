@@ -100,6 +100,11 @@ REFERENCES: dict[str, Reference] = {
 """By name; `mean` besides, which needs data."""
 
 
+def n_different(reference: Reference, n: int) -> int:
+    """How many of n references drawn for a row can differ: one, where the rule draws nothing."""
+    return 1 if reference is uniform or isinstance(reference, FixedOutput | Pairs) else n
+
+
 def as_reference(reference: str | Reference) -> Reference:
     """The reference rule of that name, or the callable itself; `mean` is made by the gradient source."""
     if callable(reference):

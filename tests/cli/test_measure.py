@@ -31,7 +31,7 @@ def test_it_leaves_the_measures_in_the_run_folder(folder, command):
 
 def test_text_says_what_to_do_next(command):
     text = command("measure", "bare", *SETTINGS)
-    assert "4 subnetworks over 60 rows, 2 references each" in text
+    assert "4 subnetworks over 60 rows, 1 reference each" in text
     assert "subscape report bare -o report.html" in text
     text = command("measure", "bare", "--out", "elsewhere", *SETTINGS)
     assert "subscape top bare --measures elsewhere" in text

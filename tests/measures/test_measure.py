@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from subscape import Target, prepare
+from subscape import FixedOutput, Target, prepare
 from subscape._io import read_tensors
 from subscape.divergences import KL
 from subscape.measures import MeasureConfig, Measures, quality
@@ -58,6 +58,20 @@ def whole(small, tmp_path_factory):
 
 def doubled(model, batch):
     return 2 * model(batch)
+
+
+@pytest.mark.parametrize("reference", ["uniform", FixedOutput(torch.zeros(3)), "another-row"])
+def test_references_that_are_all_the_same_are_measured_once(small, reference):
+    made = make(small, "mlp")
+    one, more = (
+        run(made, config=replace(CONFIG, n_references=n), reference=reference) for n in (1, 3)
+    )
+    if reference == "another-row":
+        assert more.n_references == 3
+        assert more[0].impact != one[0].impact
+    else:
+        assert more.settings.n_references == more.n_references == 1
+        assert [entry.impact for entry in more] == [entry.impact for entry in one]
 
 
 def test_groups_are_measured_direction_by_direction(small):

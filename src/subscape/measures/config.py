@@ -18,7 +18,7 @@ class MeasureConfig:
     n_rows: int = 20_000
     """Rows to measure the impact over, at most; every position of a window is a row."""
     n_references: int = 10
-    """References drawn for every row."""
+    """References drawn for every row, where the rule draws any: all of a fixed reference are one."""
     n_top: int = 20
     """Top rows to keep of every subnetwork; of rows that have seen the same only one is."""
     rank_by: RankBy = "auto"

@@ -46,7 +46,7 @@ from subscape.measures.record import (
 )
 from subscape.measures.rows import Direction, RowSet, moved_by, outputs_at
 from subscape.measures.selectivity import interaction, spread
-from subscape.references import Reference, name_of
+from subscape.references import Reference, n_different, name_of
 from subscape.rows import RowKind, generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
@@ -119,6 +119,7 @@ def measure(
         engine=engine,
         seed=config.seed,
     )
+    config = replace(config, n_references=n_different(source.reference, config.n_references))
     if labels is not None:
         require(len(labels) == len(source), "labels", f"{len(source)} of them", f"{len(labels)}")
     where = None if out is None else Path(out)
