@@ -293,8 +293,9 @@ class Measures(Record):
 
     def __str__(self) -> str:
         q = self.quality
+        references = "reference" if self.n_references == 1 else "references"
         lines = [
-            f"{len(self)} subnetworks over {self.n_rows:,} rows, {self.n_references} reference{'s' * (self.n_references != 1)} each",
+            f"{len(self)} subnetworks over {self.n_rows:,} rows, {self.n_references} {references} each",
             f"FVU {q.fvu:.3f} at L0 {q.l0:.2f}",
             *(f"{b.name}: FVU {b.fvu:.3f} at L0 {b.l0:.2f}" for b in q.baselines),
         ]
