@@ -2,7 +2,7 @@
 
 Steps are cut to a few: whether training finds anything is tested elsewhere. Blocks of a document share their
 names, from top to bottom. Blocks marked `needs-files`, and `subscape` commands, run where real data are; they
-find MODEL_FOLDER, train.txt and heldout.txt in the working folder.
+find MODEL_FOLDER, train.txt, heldout.txt and poems.txt in the working folder.
 """
 
 import copy
@@ -62,7 +62,11 @@ def own_place(tmp_path, monkeypatch, trained_tms, unchecked):
 def files(data_dir, tmp_path):
     pytest.importorskip("transformers")
     (tmp_path / "MODEL_FOLDER").symlink_to(data_dir / "stories260k")
-    for ours, theirs in (("train.txt", "train_sample.txt"), ("heldout.txt", "heldout_sample.txt")):
+    for ours, theirs in (
+        ("train.txt", "train_sample.txt"),
+        ("heldout.txt", "heldout_sample.txt"),
+        ("poems.txt", "heldout_sample.txt"),
+    ):
         text = (data_dir / "tinystories" / theirs).read_text(encoding="utf-8")
         (tmp_path / ours).write_text(text[:30_000], encoding="utf-8")
 

@@ -6,11 +6,12 @@ import shutil
 import tomllib
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import torch
 
 from subscape._io import write_text
-from subscape.cli.decompose import middle_attention
+from subscape.cli.decompose import is_classifier, middle_attention
 from subscape.cli.main import main
 from subscape.cli.toml import read
 from subscape.subnetworks.decomposition import Decomposition
@@ -227,6 +228,7 @@ def test_what_was_picked_is_said(folder, capsys):
         "metric      kronecker",
         "rank        1",
         "k           2 of 4 subnetworks a row",
+        "training    20 × 16 rows, rate 0.006",
     ):
         assert f"  {line}" in text
     for flag in ("--rows", "--divergence", "--reference", "--engine", "--rank", "--l0"):
@@ -245,6 +247,7 @@ def test_a_language_model_gets_the_settings_of_one(folder, capsys):
         assert f"  {name:<11} {picks[name]} " in text
     table = tomllib.loads((folder / "one" / "run.toml").read_text())
     assert {name: table[name] for name in picks} == picks
+    assert table["training"]["active_fraction"] == 0.05
     assert main([*arguments, "published", "--recipe", "published"]) == 0
     table = tomllib.loads((folder / "published" / "run.toml").read_text())
     published = {"reference": "another-row", "row_weight": "norm", "metric": "euclidean"}
@@ -254,6 +257,18 @@ def test_a_language_model_gets_the_settings_of_one(folder, capsys):
     table = tomllib.loads((folder / "two" / "run.toml").read_text())
     assert (table["rows"], table["divergence"]) == ("sampled-token", "mse")
     assert table["parameters"] == ["lm_head"]
+
+
+def test_a_classifier_gets_kl(tmp_path):
+    class ToyForImageClassification(torch.nn.Linear): ...
+
+    np.savez(tmp_path / "digits.npz", data=np.zeros((3, 2)), labels=np.arange(3))
+    np.savez(tmp_path / "targets.npz", data=np.zeros((3, 2)), labels=np.zeros(3))
+    plain = torch.nn.Linear(2, 2)
+    assert is_classifier(ToyForImageClassification(2, 2), "module:data")
+    assert is_classifier(plain, str(tmp_path / "digits.npz"))
+    assert not is_classifier(plain, str(tmp_path / "targets.npz"))
+    assert not is_classifier(plain, "module:data")
 
 
 @pytest.mark.parametrize(

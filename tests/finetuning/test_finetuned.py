@@ -49,6 +49,9 @@ def test_what_is_shown():
     assert "outputs of the others moved by 0.125 nats a row" in text
     assert "2 of 5 subnetworks move, after 40 steps" in text
     assert text.splitlines()[-2:] == ["       4  -2.0000", "       1  +0.5000"]
+    still = record()
+    object.__setattr__(still, "coefficients", torch.zeros(5))
+    assert str(still).endswith("No step did held-out samples good: the model is kept as it was.")
     assert repr(record()) == "Finetuned(2 of 5 subnetworks move, held-out loss 2 → 1)"
 
 

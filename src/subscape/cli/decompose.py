@@ -18,7 +18,7 @@ from subscape._lock import locked
 from subscape.cli import toml
 from subscape.cli.earlier_run import is_run, replaced
 from subscape.cli.flags import parsed as parsed_flags
-from subscape.cli.loading import device_of, is_code, load_data, load_model, refuse_code
+from subscape.cli.loading import device_of, is_code, load_data, load_labels, load_model, refuse_code
 from subscape.cli.run_folder import CONFIG
 from subscape.gradients.source import EngineName, MetricName
 from subscape.rows import RowKind
@@ -67,8 +67,8 @@ class DecomposeRun:
     """What one divergence is computed for: a sample, every token of a sequence, or one drawn each time. By
     default token for a causal language model, otherwise sample."""
     divergence: Literal["mse", "half-reference-mse", "kl"] | None = None
-    """Between a row's output and its reference; kl takes logits. By default kl for a causal language model,
-    otherwise mse."""
+    """Between a row's output and its reference; kl takes logits. By default kl for a causal language model
+    and where the data hold classes as `labels`, otherwise mse."""
     recipe: RecipeName = "whitened"
     """What the next three are where they are not said: whitened (mean, 0.5, kronecker) or published
     (another-row, norm, euclidean)."""
@@ -213,14 +213,24 @@ def _check_out(settings: DecomposeRun) -> None:
 def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     """What was not said, by the kind of model: run.toml then says it."""
     causal = getattr(model, "can_generate", lambda: False)()
-    picks: dict[str, Any] = {"rows": "sample", "divergence": "mse", "parameters": ("*",)}
-    if causal:
-        picks = {"rows": "token", "divergence": "kl"}
-        picks["parameters"] = middle_attention(model) or ("*",)
+    kl = causal or is_classifier(model, settings.data)
+    picks: dict[str, Any] = {
+        "rows": "token" if causal else "sample",
+        "divergence": "kl" if kl else "mse",
+        "parameters": (middle_attention(model) if causal else None) or ("*",),
+    }
     picks |= RECIPES[settings.recipe]
-    return replace(
-        settings, **{k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}
-    )
+    open_ = {k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}
+    settings = replace(settings, **open_)
+    return replace(settings, training=settings.training.of_rows(settings.rows or "sample"))
+
+
+def is_classifier(model: nn.Module, data: str) -> bool:
+    """Whether outputs are logits of classes: the model's class says it, or classes lie beside the data."""
+    if type(model).__name__.endswith("Classification"):
+        return True
+    labels = None if is_code(data) else load_labels(data)
+    return labels is not None and labels.dim() == 1 and not labels.is_floating_point()
 
 
 def middle_attention(model: nn.Module) -> tuple[str, ...] | None:
@@ -259,6 +269,10 @@ def picked(prepared: Prepared) -> str:
         "k": (
             f"{config.n_active:g} of {config.n_subnetworks} subnetworks a row",
             "--l0 or --active-fraction, --n-subnetworks, --group-size",
+        ),
+        "training": (
+            f"{config.steps:,} × {config.batch_size} rows, rate {config.learning_rate:g}",
+            "--steps, --batch-size, --learning-rate",
         ),
     }
     return "\n".join(

@@ -81,7 +81,11 @@ class Finetuned:
             *(f"{k:>8}  {delta:+.4f}" for k, delta in largest[:N_SHOWN]),
         ]
         more = len(largest) - N_SHOWN
-        return "\n".join([*lines, *([f"{'…':>8}  {more} smaller ones"] if more > 0 else [])])
+        if more > 0:
+            lines.append(f"{'…':>8}  {more} smaller ones")
+        if not largest:
+            lines.append("No step did held-out samples good: the model is kept as it was.")
+        return "\n".join(lines)
 
     def verify(self, found: Decomposition) -> None:
         """Refuse a decomposition that the coefficients were not learned for."""

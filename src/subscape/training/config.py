@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from subscape._checks import require
 from subscape.lowrank.layout import Form, RankChoice
+from subscape.rows import RowKind
 from subscape.subnetworks.selection import BatchTopK, GroupTopK, check_l0, selection_of
 
 MOST_ROWS = 10_000_000
-DEFAULT_FRACTION = 0.1
-"""k in the paper."""
+DEFAULTS = {"sample": (0.1, 0.1), "token": (0.25, 0.05), "sampled-token": (0.25, 0.05)}
+"""Rank and active fraction by kind of row: 0.1 are the paper's, those of tokens the best of docs/geometry.md."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class TrainingConfig:
 
     n_subnetworks: int = 100
     """Number of subnetworks."""
-    rank: RankChoice | Mapping[str, RankChoice] = 0.1
-    """Rank per tensor: an integer, a share of each dimension, ranks per mode, or any of these by glob."""
+    rank: RankChoice | Mapping[str, RankChoice] | None = None
+    """Rank per tensor: an integer, a share of each dimension, ranks per mode, or any of these by glob; by default
+    0.25 where rows are tokens, else 0.1."""
     form: Form = "tucker"
     """Low-rank form of matrices and kernels: `tucker` or `cp`."""
     l0: float | None = None
     """Active subnetworks per row, on average; or give active_fraction."""
     active_fraction: float | None = None
-    """The same as a share of all subnetworks, k in the paper; 0.1 where neither is given."""
+    """The same as a share of all subnetworks, k in the paper; where neither is given 0.05 where rows
+    are tokens, else 0.1."""
     selection: str = "batch-top-k"
     """Which are active: `batch-top-k`, the largest coefficients of a batch; `jumprelu`, those above a learned
     threshold of each; or another key of `SELECTIONS`."""
@@ -73,6 +76,16 @@ class TrainingConfig:
     checkpoint_every: int = 1_000
     """Steps between two checkpoints, where there is a run folder."""
 
+    def of_rows(self, kind: RowKind) -> TrainingConfig:
+        """With what was not given, by kind of row."""
+        rank, fraction = DEFAULTS.get(kind, DEFAULTS["sample"])
+        open_ = self.l0 is None and self.active_fraction is None
+        return replace(
+            self,
+            rank=rank if self.rank is None else self.rank,
+            active_fraction=fraction if open_ else self.active_fraction,
+        )
+
     @property
     def n_directions(self) -> int:
         """Directions of all subnetworks."""
@@ -92,7 +105,7 @@ class TrainingConfig:
         """Active subnetworks per row where only so many are left: l0 stays, a fraction is one of them."""
         if self.l0 is not None:
             return min(self.l0, n_subnetworks)
-        return (self.active_fraction or DEFAULT_FRACTION) * n_subnetworks
+        return (self.active_fraction or DEFAULTS["sample"][1]) * n_subnetworks
 
     def __post_init__(self) -> None:
         require(

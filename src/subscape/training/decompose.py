@@ -204,7 +204,7 @@ def prepare(
             error=TypeError,
         )
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
-    config = with_settings(config or TrainingConfig(), settings)
+    config = with_settings(config or TrainingConfig(), settings).of_rows(rows)
     given = {"reference": reference, "row_weight": row_weight, "metric": metric}
     geometry = with_recipe(recipe, given)
     rule: str | Reference = geometry.pop("reference")

@@ -71,6 +71,8 @@ def estimate(source: GradientSource, config: TrainingConfig) -> Estimate:
     Returns:
         The estimate, with the micro-batch that keeps rows within `config.memory_gib`.
     """
+    config = config.of_rows(source.kind)
+    assert config.rank is not None
     layout = make_layout(source.shapes, config.rank, config.form)
     entry = source.target.like.element_size()
     n_directions = config.n_restarts * config.n_directions

@@ -46,8 +46,10 @@ class Trainer:
     """
 
     def __init__(self, sources: Sequence[GradientSource], config: TrainingConfig) -> None:
-        self.sources, self.config = list(sources), config
+        self.sources = list(sources)
+        self.config = config = config.of_rows(self.sources[0].kind)
         self.consolidation: dict[str, Any] | None = None
+        assert config.rank is not None
         layout = make_layout(self.sources[0].shapes, config.rank, config.form)
         like = self.sources[0].target.like
         lead = (config.n_restarts, config.n_directions)
