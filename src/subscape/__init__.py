@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from subscape.measures.measure import measure
     from subscape.references import FixedOutput, Pairs
     from subscape.report import write_report
-    from subscape.subnetworks.decomposition import Decomposition, Subnetwork
+    from subscape.subnetworks.decomposition import Decomposition
+    from subscape.subnetworks.subnetwork import Subnetwork
     from subscape.targets import Target
     from subscape.training import TrainingConfig
     from subscape.training.decompose import decompose, prepare

@@ -340,3 +340,40 @@ def check_deterministic_modules(model: nn.Module) -> None:
         f"batch statistics in {borrowing[:3]}{' …' if len(borrowing) > 3 else ''}",
         "Train it with track_running_stats=True, or replace it by a norm over one row.",
     )
+
+
+def check_same(mine: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Refuse the fingerprint of another target; says what differs."""
+    ours = {t["name"]: t for t in mine["tensors"]}
+    theirs = {t["name"]: t for t in other["tensors"]}
+    if ours.keys() != theirs.keys():
+        missing, extra = (
+            sorted(ours.keys() - theirs.keys()),
+            sorted(theirs.keys() - ours.keys()),
+        )
+        raise ValueError(
+            problem(
+                "target",
+                f"the parameters {list(ours)} this decomposition was made for",
+                f"missing {missing}, unknown {extra}",
+                "Choose the same parameters of the same model.",
+            )
+        )
+    for name, tensor in ours.items():
+        require(
+            tensor == theirs[name],
+            "target",
+            f"{name} of shape {tensor['shape']} and type {tensor['dtype']}",
+            f"shape {theirs[name]['shape']} and type {theirs[name]['dtype']}",
+            "Load the model this decomposition was made for.",
+        )
+    require(
+        mine["sha256"] == other["sha256"],
+        "target",
+        f"parameter values with SHA-256 {mine['sha256'][:12]}…",
+        f"{other['sha256'][:12]}…: same shapes, other values",
+        (
+            "Load the very checkpoint this decomposition was made for (and undo edits of it: "
+            "one edit takes several deltas), or decompose this one."
+        ),
+    )

@@ -12,8 +12,8 @@ from subscape import Decomposition, FixedOutput, GradientSource, Target, Trainin
 from subscape._io import read_tensors
 from subscape.gradients import DenseRowGradients
 from subscape.lowrank import make_layout
-from subscape.subnetworks.decomposition import FORMAT_VERSION, piece_keys
 from subscape.subnetworks.evaluation import evaluate
+from subscape.subnetworks.saving import FORMAT_VERSION, piece_keys
 from subscape.subnetworks.selection import SELECTIONS
 from tests.conftest import Made, normal
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from subscape._io import contents, writable
 from subscape.cli import toml
 from subscape.cli.run_folder import CONFIG
-from subscape.subnetworks.decomposition import is_decomposition
+from subscape.subnetworks.saving import is_decomposition
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.checkpoint import is_checkpoint
 from subscape.training.run import METRICS

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from subscape._io import check_free, contents, new_folder
-from subscape.subnetworks.decomposition import is_decomposition
+from subscape.subnetworks.saving import is_decomposition
 
 KNOWN = {
     "metrics.jsonl",

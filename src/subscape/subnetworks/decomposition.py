@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import subscape._version as version
 from subscape._checks import problem, require
 from subscape._html import table
-from subscape._io import (
-    holds_just,
-    json_object,
-    new_folder,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
 from subscape._shapes import Float
 from subscape.divergences import Divergence, Values
 from subscape.gradients.geometry import Geometry
 from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.gradients.source import Engine, GradientSource
-from subscape.lowrank import Layout, Stack, TensorLayout
+from subscape.lowrank import Layout, Stack
 from subscape.lowrank.stack import unit
 from subscape.references import FixedOutput, Reference
 from subscape.rows import RowKind
@@ -42,42 +32,11 @@ from subscape.subnetworks.consolidation import consolidate
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.evaluation import Evaluation, evaluate
-from subscape.subnetworks.formats import AGAIN, FORMAT_VERSION, checked_config, local_folder
+from subscape.subnetworks.formats import local_folder
 from subscape.subnetworks.lora import save_lora
-from subscape.subnetworks.selection import build, selection_of
-from subscape.targets import Outputs, Target
-
-
-@dataclass(frozen=True, repr=False)
-class Subnetwork:
-    """One subnetwork: a unit direction v_k in parameter space, in low-rank form."""
-
-    index: int
-    """Its place in the decomposition."""
-    stack: Stack
-    """The direction, without leading axes."""
-
-    def __getitem__(self, name: str) -> Float[Tensor, "..."]:
-        """The dense part of the direction in one target parameter."""
-        dense = self.dense()
-        if name not in dense:
-            raise KeyError(
-                problem("name", f"a target parameter, one of {list(dense)}", repr(name), "")
-            )
-        return dense[name]
-
-    def dense(self) -> dict[str, Float[Tensor, "..."]]:
-        """The direction as full tensors by parameter name."""
-        return self.stack.dense()
-
-    def __repr__(self) -> str:
-        norms = self.norms()
-        main = max(norms, key=lambda name: norms[name])
-        return f"Subnetwork({self.index}: {norms[main] ** 2:.0%} of its squared norm in {main})"
-
-    def norms(self) -> dict[str, float]:
-        """L2 norm of the direction in every tensor; their squares sum to 1."""
-        return dict(zip(self.stack.layout.names, self.stack.norms().tolist(), strict=True))
+from subscape.subnetworks.saving import load, save
+from subscape.subnetworks.subnetwork import Subnetwork
+from subscape.targets import Outputs, Target, check_same
 
 
 @dataclass(frozen=True)
@@ -454,81 +413,15 @@ class Decomposition:
         Raises:
             ValueError: if names, shapes, dtypes or values of its parameters differ; says which.
         """
-        mine, other = self.target, target.fingerprint()
-        ours = {t["name"]: t for t in mine["tensors"]}
-        theirs = {t["name"]: t for t in other["tensors"]}
-        if ours.keys() != theirs.keys():
-            missing, extra = (
-                sorted(ours.keys() - theirs.keys()),
-                sorted(theirs.keys() - ours.keys()),
-            )
-            raise ValueError(
-                problem(
-                    "target",
-                    f"the parameters {list(ours)} this decomposition was made for",
-                    f"missing {missing}, unknown {extra}",
-                    "Choose the same parameters of the same model.",
-                )
-            )
-        for name, tensor in ours.items():
-            require(
-                tensor == theirs[name],
-                "target",
-                f"{name} of shape {tensor['shape']} and type {tensor['dtype']}",
-                f"shape {theirs[name]['shape']} and type {theirs[name]['dtype']}",
-                "Load the model this decomposition was made for.",
-            )
-        require(
-            mine["sha256"] == other["sha256"],
-            "target",
-            f"parameter values with SHA-256 {mine['sha256'][:12]}…",
-            f"{other['sha256'][:12]}…: same shapes, other values",
-            (
-                "Load the very checkpoint this decomposition was made for (and undo edits of it: "
-                "one edit takes several deltas), or decompose this one."
-            ),
-        )
+        check_same(self.target, target.fingerprint())
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = True) -> Path:
         """Write the decomposition to a new or empty folder, or over a decomposition: all of it or nothing.
 
         Anything else that is there is never replaced.
         """
-        tensors = {}
-        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            for t, pieces in zip(self.layout.tensors, stack.pieces().values(), strict=True):
-                for key, piece in zip(piece_keys(t), pieces, strict=True):
-                    tensors[f"{side}.{t.name}.{key}"] = piece.detach().cpu()
-        selection = self.dictionary.selection
-        for name, values in selection.state_dict().items():
-            tensors[f"selection.{name}"] = values.cpu()
-        if self.reference is not None:
-            tensors["reference.output"] = self.reference.output.cpu()
-        tensors |= {f"geometry.{name}": t.cpu() for name, t in self.geometry.state().items()}
-        config = {
-            "format_version": FORMAT_VERSION,
-            "subscape_version": version.__version__,
-            "torch_version": torch.__version__,
-            "method": "l3d",
-            "n_subnetworks": len(self) // self.group_size,
-            "selection": {
-                "kind": selection.kind,
-                "l0": selection.l0,
-                "group_size": self.group_size,
-            },
-            "row_weight": self.geometry.row_weight,
-            "target": dict(self.target),
-            "layout": [
-                {"name": t.name, "shape": list(t.shape), "form": t.form, "ranks": list(t.ranks)}
-                for t in self.layout.tensors
-            ],
-            "settings": dict(self.settings),
-            "metrics": dict(self.metrics),
-        }
-        with new_folder(folder, overwrite=overwrite, owned=is_decomposition) as temporary:
-            write_json(temporary / "config.json", config)
-            write_tensors(temporary / "subnetworks.safetensors", tensors)
-        return Path(folder)
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return save(folder, **parts, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: Any = None) -> Decomposition:
@@ -542,80 +435,5 @@ class Decomposition:
             FileNotFoundError: if it is neither here nor to be had.
             ValueError: if the folder holds something else, is incomplete, or is of a newer format.
         """
-        folder = local_folder(folder)
-        config = checked_config(read_json(folder / "config.json"), folder)
-        file = folder / "subnetworks.safetensors"
-        tensors = read_tensors(file)
-        if config.threshold is not None:
-            tensors["selection.threshold"] = torch.tensor(config.threshold, dtype=torch.float64)
-        layout, n = Layout(config.layout), config.n_subnetworks
-        for name, values in tensors.items():
-            # Thresholds may be kept as logarithms.
-            right = values.is_floating_point() and (
-                name.startswith("selection.") or bool(values.isfinite().all())
-            )
-            require(right, str(file), f"finite numbers as {name}", f"{values.dtype}", AGAIN)
-        group_size = config.selection.group_size
-        n *= group_size
-        encoder, decoder = (
-            _stack(layout, tensors, side, n, folder) for side in ("encoder", "decoder")
-        )
-        kind, l0 = selection_of(config.selection.kind), config.selection.l0
-        selection = build(kind, l0, torch.Size([n]), decoder.weights, group_size)
-        for name, values in selection.state_dict().items():
-            values.copy_(_tensor(tensors, f"selection.{name}", tuple(values.shape), folder))
-        threshold = selection.threshold
-        right = bool((threshold.isfinite() & (threshold >= 0)).all())
-        require(right, str(file), "thresholds from 0 up", f"{threshold.flatten().tolist()}", AGAIN)
-        output = tensors.pop("reference.output", None)
-        shapes = {t.name: t.shape for t in layout.tensors}
-        of_geometry = {k[9:]: v for k, v in tensors.items() if k.startswith("geometry.")}
-        more = [name for name in tensors if not name.startswith("geometry.")]
-        require(not more, str(file), "no other tensors than config.json says", f"{more}", AGAIN)
-        loaded = cls(
-            Dictionary(encoder, decoder, selection).requires_grad_(False),
-            target=config.target,
-            settings=config.settings,
-            metrics=config.metrics,
-            reference=None if output is None else FixedOutput(output),
-            geometry=Geometry.from_state(config.row_weight, of_geometry, shapes)
-            if of_geometry
-            else Geometry(),
-        )
+        loaded = cls(**load(local_folder(folder)))
         return loaded if device is None else loaded.to(device)
-
-
-def is_decomposition(folder: Path) -> bool:
-    """Whether `save_pretrained` wrote the folder, and nobody put anything into it."""
-    return (
-        holds_just(folder, "config.json", "subnetworks.safetensors")
-        and json_object(folder / "config.json").get("method") == "l3d"
-    )
-
-
-def piece_keys(tensor: TensorLayout) -> list[str]:
-    """Names of the pieces of a tensor in a saved file, in the order of its `piece_shapes`."""
-    factors = [f"factors.{mode}" for mode in tensor.factored_modes]
-    return factors if tensor.form == "cp" else ["core", *factors]
-
-
-def _stack(layout: Layout, tensors: dict[str, Tensor], side: str, n: int, folder: Path) -> Stack:
-    parts = [
-        _tensor(tensors, f"{side}.{t.name}.{key}", (n, *shape), folder).reshape(n, -1)
-        for t in layout.tensors
-        for key, shape in zip(piece_keys(t), t.piece_shapes, strict=True)
-    ]
-    return Stack(layout, torch.cat(parts, dim=1))
-
-
-def _tensor(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], folder: Path) -> Tensor:
-    if name not in tensors or tuple(tensors[name].shape) != shape:
-        raise ValueError(
-            problem(
-                str(folder / "subnetworks.safetensors"),
-                f"{name} of shape {list(shape)}",
-                f"{list(tensors[name].shape) if name in tensors else 'no such tensor'}",
-                "The file does not go with config.json: save the decomposition again.",
-            )
-        )
-    return tensors.pop(name)

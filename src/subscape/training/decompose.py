@@ -21,7 +21,8 @@ from subscape.gradients.geometry import RowWeight
 from subscape.gradients.source import Engine, MetricName
 from subscape.references import Pairs, Reference, name_of
 from subscape.rows import RowKind, generator_of
-from subscape.subnetworks.decomposition import Decomposition, is_decomposition
+from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.saving import is_decomposition
 from subscape.targets import Outputs, Target
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
