@@ -32,7 +32,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from geometry_measures import Text, attention, plants
+from geometry_measures import BLOCKS, Text, block, plants
 
 from subscape._io import read_json, write_json, write_text
 
@@ -62,6 +62,7 @@ SETTINGS = {
     "unit-kronecker": setting(row_weight="unit", **WHITE),
     "half-kronecker": setting(row_weight=0.5, **WHITE),
     "half-kronecker-few": setting(row_weight=0.5, l0=5.0, rank=0.25, **WHITE),
+    "three-quarters-kronecker-few": setting(row_weight=0.75, l0=5.0, rank=0.25, **WHITE),
     "output-kronecker-p.25": setting(row_weight="output", metric_power=0.25, **WHITE),
     "norm-kronecker-p.25": setting(metric_power=0.25, **WHITE),
     "output-kronecker-d.1": setting(row_weight="output", metric_damping=0.1, **WHITE),
@@ -83,7 +84,8 @@ def measured(out: Path, name: str, text: Text, arguments: argparse.Namespace) ->
     for seed in range(arguments.seeds):
         record: dict[str, Any] = {}
         parts: dict[str, Callable[[], dict]] = {
-            "attention": lambda seed=seed: attention(folder, text, options, 10 * seed)
+            name_: lambda seed=seed, name=name_: block(folder, text, options, 10 * seed, name)
+            for name_ in BLOCKS
         }
         for name_, number in product(("planted", "base"), range(arguments.plants)):
             parts[f"{name_}-{number}"] = lambda seed=seed, name=name_, number=number: plants(
@@ -91,7 +93,7 @@ def measured(out: Path, name: str, text: Text, arguments: argparse.Namespace) ->
             )
         for part, make in parts.items():
             file = folder / f"{part}-seed-{seed}.json"
-            if part.split("-")[0] not in arguments.parts and not file.exists():
+            if part.rstrip("-0123456789") not in arguments.parts and not file.exists():
                 continue
             if not file.exists():
                 start = time.perf_counter()
@@ -102,32 +104,36 @@ def measured(out: Path, name: str, text: Text, arguments: argparse.Namespace) ->
     return records
 
 
-PARTS = ("attention", "planted", "base")
+PARTS = (*BLOCKS, "planted", "base")
+FIGURES = {
+    "agree": ("agree", "{:.0%}"),
+    "agree, random": ("agree_random", "{:.0%}"),
+    "distinct": ("agree_distinct", "{:.0%}"),
+    "distinct, random": ("agree_distinct_random", "{:.0%}"),
+    "ratio": ("ratio", "{:.0f}"),
+    "AUROC": ("auroc", "{:.2f}"),
+    "share": ("share", "{:.0%}"),
+    "pushed at random": ("random", "{}"),
+    "stable": ("stable", "{:.0%}"),
+}
+"""Of a block: key of its record, and how it is shown."""
+AFTER = {"FVU": ("fvu", "{:.2f}"), "seconds": ("seconds", "{:.0f}")}
 COLUMNS = {
-    "agree": (lambda r: _attention(r, "agree"), "{:.0%}"),
-    "agree, random": (lambda r: _attention(r, "agree_random"), "{:.0%}"),
-    "distinct": (lambda r: _attention(r, "agree_distinct"), "{:.0%}"),
-    "distinct, random": (lambda r: _attention(r, "agree_distinct_random"), "{:.0%}"),
-    "ratio": (lambda r: _attention(r, "ratio"), "{:.0f}"),
-    "AUROC": (lambda r: _attention(r, "auroc"), "{:.2f}"),
-    "share": (lambda r: _attention(r, "share"), "{:.0%}"),
-    "pushed at random": (lambda r: _attention(r, "random"), "{}"),
-    "stable": (lambda r: _attention(r, "stable"), "{:.0%}"),
+    **{c: (lambda r, k=key: _of_block(r, k), form) for c, (key, form) in FIGURES.items()},
     "found": (lambda r: _plants(r, "planted", lambda p: p["found"]), "{:.1f}"),
     "found in base": (lambda r: _plants(r, "base", lambda p: p["found"]), "{:.1f}"),
     "cosine": (lambda r: _plants(r, "planted", lambda p: mean(p["cosines"])), "{:.2f}"),
     "plants": (lambda r: _plants(r, "planted", lambda p: mean(p["aurocs"])), "{:.3f}"),
     "plants in base": (lambda r: _plants(r, "base", lambda p: mean(p["aurocs"])), "{:.3f}"),
-    "FVU": (lambda r: _attention(r, "fvu"), "{:.2f}"),
-    "seconds": (lambda r: _attention(r, "seconds"), "{:.0f}"),
+    **{c: (lambda r, k=key: _of_block(r, k), form) for c, (key, form) in AFTER.items()},
 }
 JUDGED = ("distinct", "ratio", "AUROC", "share", "stable", "found", "plants")
 """Columns by which settings are ranked: of all more is better, and none depends on the metric."""
 
 
-def _attention(record: dict, figure: str) -> Any:
-    """A figure of the attention block; None where it was not measured."""
-    return record.get("attention", {}).get(figure)
+def _of_block(record: dict, figure: str, name: str = "attention") -> Any:
+    """A figure of a block; None where it was not measured."""
+    return record.get(name, {}).get(figure)
 
 
 def _plants(record: dict, name: str, figure: Callable[[dict], float]) -> float | None:
@@ -176,6 +182,23 @@ def table(results: Mapping[str, list[dict]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def other_blocks(results: Mapping[str, list[dict]]) -> str:
+    """The figures of the other blocks, beside the attention block."""
+    shown = FIGURES | AFTER
+    lines = [["setting", "block", "seeds", *shown]]
+    for setting_, records in results.items():
+        for name in BLOCKS:
+            some = [r[name] for r in records if name in r]
+            if not some or not any(
+                other in r for r in records for other in BLOCKS if other != "attention"
+            ):
+                continue
+            cells = [_shown([r[key] for r in some], form) for key, form in shown.values()]
+            lines.append([setting_, f"`{BLOCKS[name]}`", str(len(some)), *cells])
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _shown(values: list, form: str) -> str:
     if not values:
         return ""
@@ -186,11 +209,11 @@ def _shown(values: list, form: str) -> str:
     return form.format(mean(values)) + lowest
 
 
-def write_into(page: Path, text: str) -> None:
-    """Put the table between the page's two marks."""
-    before, rest = page.read_text(encoding="utf-8").split("<!-- table -->\n", 1)
-    after = rest.split("<!-- end of table -->", 1)[1]
-    write_text(page, f"{before}<!-- table -->\n{text}\n<!-- end of table -->{after}")
+def write_into(page: Path, name: str, text: str) -> None:
+    """Put a table between the page's two marks."""
+    before, rest = page.read_text(encoding="utf-8").split(f"<!-- {name} -->\n", 1)
+    after = rest.split(f"<!-- end of {name} -->", 1)[1]
+    write_text(page, f"{before}<!-- {name} -->\n{text}\n<!-- end of {name} -->{after}")
 
 
 def main() -> None:
@@ -214,7 +237,8 @@ def main() -> None:
         write_text(arguments.out / "geometry.md", table(results) + "\n")
     print(table(results))
     if arguments.write:
-        write_into(arguments.write, table(results))
+        write_into(arguments.write, "table", table(results))
+        write_into(arguments.write, "blocks", other_blocks(results))
 
 
 if __name__ == "__main__":

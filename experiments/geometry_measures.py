@@ -23,7 +23,12 @@ from subscape.planted import Mixture, Planted, mixture, plant
 from subscape.rows import permutation
 from subscape.subnetworks.editing import edited_copy
 
-ATTENTION, MLP = "model.layers.2.self_attn.*", "model.layers.3.mlp.*"
+BLOCKS = {
+    "attention": "model.layers.2.self_attn.*",
+    "mlp": "model.layers.2.mlp.*",
+    "every-attention": "model.layers.*.self_attn.*",
+}
+PLANTED_IN = "model.layers.3.mlp.*"
 LENGTH = 16
 N_AGREE = 20_000
 """Rows among which the top positions are looked for."""
@@ -104,7 +109,7 @@ def n_draws(result: Decomposition) -> int:
     return N_DRAWS if result.reference is None else 1
 
 
-# Attention: agreement, selectivity, stability
+# Blocks: agreement, selectivity, stability
 
 
 def agrees(result: Decomposition, source: GradientSource, text: Text) -> tuple[float, float]:
@@ -119,7 +124,11 @@ def agrees(result: Decomposition, source: GradientSource, text: Text) -> tuple[f
         ]
         for k in range(len(result))
     ]
-    settings = {"n_rows": N_AGREE, "n_references": n_draws(result), "n_top": N_TOP}
+    settings: dict[str, Any] = {
+        "n_rows": N_AGREE,
+        "n_references": n_draws(result),
+        "n_top": N_TOP,
+    }
     distinct = places_of(impact(result, source, progress=False, **settings))
     every, some = (agreement(p, text.held, text.texts) for p in (copies_too, distinct))
     kind = "any of the three"
@@ -188,17 +197,19 @@ def stability(codes: Tensor, others: Tensor) -> float:
     return float((correlation[match(correlation)] >= CORRELATED).double().mean())
 
 
-def attention(folder: Path, text: Text, options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """All figures of the attention block."""
+def block(
+    folder: Path, text: Text, options: dict[str, Any], seed: int, name: str
+) -> dict[str, Any]:
+    """All figures of a block."""
 
     def run(seed: int) -> tuple[Decomposition, float]:
         return decomposed(
-            folder / f"attention-{seed}",
+            folder / f"{name}-{seed}",
             text.model,
             text.trained,
             text.held,
             seed,
-            options | {"parameters": ATTENTION},
+            options | {"parameters": BLOCKS[name]},
         )
 
     (result, seconds), (other, _) = run(seed), run(seed + 1)
@@ -233,7 +244,7 @@ def plants_of(folder: Path, text: Text, number: int) -> Planted:
     """One set of plants, the same for every setting."""
     file = folder / f"plants-{number}.safetensors"
     if not file.exists():
-        made = plant(text.model, text.trained, MLP, seed=number)
+        made = plant(text.model, text.trained, PLANTED_IN, seed=number)
         changes = {f"changes.{name}": change for name, change in made.changes.items()}
         rest = {
             name: getattr(made, name) for name in ("triggers", "targets", "probability", "before")
@@ -241,7 +252,7 @@ def plants_of(folder: Path, text: Text, number: int) -> Planted:
         write_tensors(file, changes | rest | {"kl": torch.tensor(made.kl)})
     kept = read_tensors(file)
     # In model order, in which directions are flattened; a file has its own.
-    names = Target(text.model, MLP).names
+    names = Target(text.model, PLANTED_IN).names
     changes = {name: kept.pop(f"changes.{name}") for name in names}
     model = edited_copy(text.model, {name: change.sum(0) for name, change in changes.items()})
     return Planted(model=model, changes=changes, kl=float(kept.pop("kl")), **kept)
@@ -274,7 +285,7 @@ def recovered(
 ) -> dict[str, Any]:
     """How well a model's subnetworks are the plants, and tell their rows."""
     trained, held = rows
-    options = options | {"parameters": MLP}
+    options = options | {"parameters": PLANTED_IN}
     result, seconds = decomposed(folder, model, trained.ids, held.ids, seed, options)
     cosines = absolute_cosines(planted.directions(), result.directions.flat()).amax(1)
     picked = torch.arange(min(len(held.ids), 4 * N_WINDOWS))
