@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check docs format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make demo     run the demonstration on toy models"
 	@echo "make test     run the tests (slow ones deselected)"
 	@echo "make check    lint, formatting, types, import layers"
+	@echo "make docs     build the documentation site into build/docs, its tutorials executed"
 	@echo "make format   apply formatting and safe lint fixes"
 	@echo "make bench    run every script in benchmarks/"
 	@echo "make clean    remove .venv and caches"
@@ -43,6 +44,15 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+# A stamp of its own: only who builds the site needs Sphinx and notebooks.
+$(VENV)/.docs: $(STAMP) requirements/docs.txt
+	$(PIP) install --quiet --requirement requirements/docs.txt --constraint requirements/dev.txt
+	@touch $@
+
+docs: $(VENV)/.docs
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

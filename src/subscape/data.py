@@ -157,7 +157,7 @@ def text_windows(
         separator: what stands between stories.
 
     Returns:
-        `{"input_ids": [window, length]}`.
+        The windows as `input_ids`, [window, length].
 
     Raises:
         ValueError: if no story has `length` tokens.

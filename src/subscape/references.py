@@ -54,7 +54,7 @@ class FixedOutput:
     """One output for all rows."""
 
     output: Tensor
-    """Shape [*output]."""
+    """Shape `[*output]`."""
 
     def __call__(self, outputs: Tensor, rows: Rows) -> Tensor:
         """The output, once per row."""
@@ -73,7 +73,7 @@ class Pairs:
     """An explicit reference for every sample of the data set (contrastive pairs)."""
 
     outputs: Tensor
-    """Shape [sample, *output]: row i's reference is the entry of its sample."""
+    """Shape `[sample, *output]`: row i's reference is the entry of its sample."""
 
     def of_samples(self, index: Int[Tensor, " sample"]) -> Pairs:
         """The pairs of some of the samples, in the order of `index`."""

@@ -54,6 +54,8 @@ def finetune(
 ) -> Finetuned:
     """Learn how far to move a model along its subnetworks.
 
+    Example::
+
         tuned = subscape.finetune(found, model, texts, others=other_texts, keep=1.0)
         with found.edit(model, tuned.deltas):
             model(inputs)

@@ -20,6 +20,8 @@ from subscape.targets import Functional, Outputs, Target, at_places, places
 class SteeredModel(nn.Module):
     """The user's model, frozen, with one trainable number for each of some subnetworks.
 
+    Example::
+
         steered = subscape.SteeredModel(found, model, [3, 17])
         optimiser = torch.optim.Adam(steered.parameters(), lr=0.03)
 

@@ -316,7 +316,7 @@ class Decomposition:
     def decode(
         self, coefficients: Float[Tensor, "row subnetwork"]
     ) -> dict[str, Float[Tensor, "..."]]:
-        """ĝ = s V_out by parameter name, each [row, *shape]."""
+        """ĝ = s V_out by parameter name, each `[row, *shape]`."""
         require(
             coefficients.shape[-1] == len(self),
             "coefficients",
@@ -339,6 +339,8 @@ class Decomposition:
 
     def edit(self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*") -> Edit:
         """Move a model along subnetworks, W0 + Σ δ_k v_k, and back.
+
+        Example::
 
             with decomposition.edit(model, {3: +0.5, 17: -1.0}):
                 model(inputs)
