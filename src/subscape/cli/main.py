@@ -18,6 +18,7 @@ RESUMED = ("decompose", "measure", "basis")
 """Commands that go on where they were stopped."""
 
 COMMANDS = {
+    "inspect": "List a model's parameters by module, and what decomposing each would take.",
     "decompose": "Decompose a model into sparsely active, low-rank directions in parameter space.",
     "consolidate": "Merge and drop subnetworks of a run that are not one of their own, and refit.",
     "measure": "Measure what every subnetwork of a run is for, and what pushing it does.",
@@ -25,6 +26,7 @@ COMMANDS = {
     "report": "Write a measured run as one HTML file.",
     "sweep": "Push one subnetwork, or two together, and see how far outputs move.",
     "edit": "Move a model along subnetworks: generate text, write a LoRA, save the model.",
+    "encode": "Show which subnetworks each token of a text uses, or write the codes of data to a file.",
     "finetune": "Learn how far to move along each subnetwork, for data and a loss of your own.",
     "check": "Check the row gradients of a model against plain autograd.",
     "demo": "Decompose a toy with known circuits and a classifier of digits, in a minute.",
