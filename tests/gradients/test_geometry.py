@@ -529,6 +529,22 @@ def test_the_metric_is_that_of_the_training_rows(monkeypatch: pytest.MonkeyPatch
     assert not torch.allclose(one, other, rtol=1e-3)
 
 
+@pytest.mark.parametrize("engine", ["rule", "replay", "loop"])
+def test_gradients_that_are_kept_between_passes_give_the_same_metric(
+    monkeypatch: pytest.MonkeyPatch, engine: str
+):
+    def estimated() -> dict[str, Tensor]:
+        monkeypatch.setattr(source_module, "METRIC_BATCH", 8 * LENGTH)
+        data, by = token_ids(60, 1), {"*": engine}
+        return GradientSource(Target(words()), data, engine=by, **ALL).geometry.state()
+
+    kept = estimated()
+    monkeypatch.setattr(source_module, "KEPT", 0)
+    anew = estimated()
+    assert kept.keys() == anew.keys()
+    assert all(torch.equal(kept[name], anew[name]) for name in kept)
+
+
 def test_the_identity_when_nothing_is_whitened():
     one = TensorMetric((torch.eye(3).double(), torch.ones(2).double()), (), 2.0)
     gradient = gradient_of("outer", (3, 2), 2, 0)

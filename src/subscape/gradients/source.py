@@ -6,7 +6,7 @@ Engines are planned once for a target and a kind of row; `over` takes them along
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -42,6 +42,8 @@ METRIC_ROWS = 4096
 """Rows from which a metric is estimated at most."""
 METRIC_BATCH = 256
 """Rows of a batch for it."""
+KEPT = 2**30
+"""Bytes of gradients that are kept between the passes of that estimate."""
 MEAN_SAMPLES = 2048
 """Samples over which a `mean` reference is estimated at most."""
 MEAN_BATCH = 32
@@ -280,12 +282,19 @@ class GradientSource:
         plain = replace(plain, typical_output=_rms(e.flatten(1).square().sum(1)))
         self.geometry = replace(plain, row_weight="output" if row_weight == "output" else "norm")
         if metric == "kronecker":
-            estimated = kronecker(
-                lambda: map(self.gradients, self._some_rows()), power=power, damping=damping
-            )
+            estimated = kronecker(self._estimated_from(), power=power, damping=damping)
             plain = replace(plain, metric=estimated)
             self.geometry = replace(self.geometry, metric=estimated)
         return replace(plain, typical_row=_rms(self.gradients(first).squared_norm()))
+
+    def _estimated_from(self) -> Callable[[], Iterable[RowGradients]]:
+        """The gradients that a metric is estimated from; made anew for each of its passes if they are large."""
+        rows = list(self._some_rows())
+        first = self.gradients(rows[0])
+        if len(rows) * _bytes(first) > KEPT:
+            return lambda: map(self.gradients, rows)
+        kept = [first, *map(self.gradients, rows[1:])]
+        return lambda: kept
 
     def _some_rows(self) -> Iterator[Rows]:
         """Rows from which geometry is estimated: the first of an epoch, a batch at a time."""
@@ -332,3 +341,14 @@ class GradientSource:
 
 def _rms(squares: Float[Tensor, " row"]) -> float:
     return float(squares.mean().sqrt()) or 1.0
+
+
+def _bytes(gradients: RowGradients) -> int:
+    """Memory that factored gradients hold on to."""
+    storages = {}
+    for tensor in gradients.factored().tensors.values():
+        for values in vars(tensor).values():
+            if isinstance(values, Tensor):
+                storage = values.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
