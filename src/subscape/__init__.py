@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from subscape.measures.measure import measure
     from subscape.references import FixedOutput, Pairs
     from subscape.report import write_report
+    from subscape.scorecard import Scorecard, ScoreConfig
+    from subscape.scorecard.score import score
     from subscape.subnetworks.decomposition import Decomposition, Subnetwork
     from subscape.targets import Target
     from subscape.training import TrainingConfig
@@ -29,6 +31,8 @@ __all__ = [
     "MeasureConfig",
     "Measures",
     "Pairs",
+    "ScoreConfig",
+    "Scorecard",
     "SteeredModel",
     "Subnetwork",
     "Target",
@@ -40,6 +44,7 @@ __all__ = [
     "measure",
     "prepare",
     "register_rule",
+    "score",
     "text_windows",
     "write_report",
 ]
@@ -52,6 +57,8 @@ HOMES = {
     "measures.measure": ("measure",),
     "references": ("FixedOutput", "Pairs"),
     "report": ("write_report",),
+    "scorecard": ("ScoreConfig", "Scorecard"),
+    "scorecard.score": ("score",),
     "subnetworks.decomposition": ("Decomposition", "Subnetwork"),
     "targets": ("Target",),
     "training": ("TrainingConfig",),

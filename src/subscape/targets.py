@@ -66,6 +66,14 @@ class Target:
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.summary())}</pre>"
 
+    def of(self, model: nn.Module) -> Target:
+        """The same parameters of another model of the same architecture, with the same outputs."""
+        mine = {id(values) for values in self.parameters.values()}
+        every = self.model.named_parameters(remove_duplicate=False)
+        # A tied parameter has its first name here; a target wants all of them.
+        names = [name for name, values in every if id(values) in mine]
+        return Target(model, names, outputs=self._outputs)
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every chosen parameter, in model order."""
