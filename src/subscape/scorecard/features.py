@@ -11,7 +11,7 @@ from subscape._shapes import Float
 from subscape.scorecard.autoencoder import train_autoencoder
 from subscape.scorecard.case import Case, Part, sparse
 from subscape.scorecard.spans import principal
-from subscape.scorecard.units import units_of
+from subscape.scorecard.units import shared_module, units_of
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,15 @@ def features_of(case: Case) -> Every:
             "No neurons: the modules with the parameters have no output of their own for every row."
         )
     else:
+        own = (
+            ""
+            if shared_module(case.target.names)
+            else ". The model's own outputs may be among them"
+        )
         families.append(Features("neurons", fit[0].cpu(), held[0].cpu(), signed=True))
         notes.append(
             f"Neurons: the {fit[0].shape[1]} outputs of the modules with the decomposed parameters, dense; of "
-            "images channel means."
+            f"images channel means{own}."
         )
     if fit[1] is None or held[1] is None:
         notes.append("No autoencoder: the block has no output of its own for every row.")

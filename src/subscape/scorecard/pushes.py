@@ -97,7 +97,7 @@ class Scene:
 def pushed(scene: Scene, directions: Stack, sizes: Float[Tensor, "row direction"]) -> list[Push]:
     """Push along each direction; those that cannot move their rows so far are left out."""
     n_rows = len(scene.own)
-    n_top = min(max(LEAST, round(TOP_SHARE * n_rows)), n_rows - 1)
+    n_top = n_top_of(n_rows)
     found = []
     for k in range(sizes.shape[1]):
         direction = directions.select(k).dense()
@@ -107,6 +107,11 @@ def pushed(scene: Scene, directions: Stack, sizes: Float[Tensor, "row direction"
         if one is not None:
             found.append(one)
     return found
+
+
+def n_top_of(n_rows: int) -> int:
+    """How many rows a direction is for."""
+    return min(max(LEAST, round(TOP_SHARE * n_rows)), n_rows - 1)
 
 
 def push(scene: Scene, direction: Mapping[str, Tensor], top: Bool[Tensor, " row"]) -> Push | None:

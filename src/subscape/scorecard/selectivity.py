@@ -11,7 +11,7 @@ from subscape.measures.record import Measures
 from subscape.measures.selectivity import spread
 from subscape.rows import generator_of
 from subscape.scorecard.case import Case
-from subscape.scorecard.pushes import Scene, middle, pushed
+from subscape.scorecard.pushes import Scene, middle, n_top_of, pushed
 from subscape.scorecard.record import Column, Section, line, section
 
 NATS, SHARE = 0.1, 0.1
@@ -49,8 +49,8 @@ def selectivity(case: Case, measures: Measures | None) -> Pushed:
     )
     unit = case.held.source.divergence.of_changes.unit
     notes = [
-        f"{len(order)} of them, each until the median change of its top 1 % of rows is {scene.aim:.3g} {unit}; "
-        "medians. Ratio: of the median change of these and of the others; share: of all change that falls on them."
+        f"{len(order)} of them, each until the median change of its {n_top_of(len(scene.own))} top rows is "
+        f"{scene.aim:.3g} {unit}; medians. Ratio: of the median change of these and of the others; share: of all change that falls on them."
     ]
     return Pushed(
         section("selectivity", columns, lines, (*notes, *measured(measures))),

@@ -34,7 +34,6 @@ def separation(case: Case, every: Every) -> Section:
         f"Majority of the {N_TOP} rows to fit on with the largest code; subnetworks with one that is frequent "
         f"enough: {', '.join(said)}. The best of a family is the one of largest AUROC for that majority on the "
         "rows to fit on; a subnetwork's own code is not chosen for it.",
-        *every.notes,
     )
     return section("separation", columns(kinds, "high"), lines, notes)
 
