@@ -133,7 +133,9 @@ class Scorecard:
     decomposition: str
     """Which decomposition it is of."""
     inputs: str
-    """SHA-256 of data, settings and decompositions that it was made from."""
+    """SHA-256 of the data and settings that it was made from."""
+    against: dict[str, str]
+    """Which other runs it was compared with, by name."""
     settings: ScoreConfig
     """How much was looked at."""
     n_subnetworks: int

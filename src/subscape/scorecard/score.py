@@ -42,6 +42,10 @@ from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
 
 
+FREE = ("minutes", "leave_out")
+"""Settings that no figure depends on."""
+
+
 def score(
     decomposition: Decomposition,
     model: nn.Module | Target,
@@ -97,7 +101,8 @@ def score(
             format=FORMAT,
             subscape_version=version.__version__,
             decomposition=identity_of(decomposition),
-            inputs=_identity(case, against or {}),
+            inputs=_identity(case),
+            against={name: identity_of(other) for name, other in (against or {}).items()},
             settings=config,
             n_subnetworks=len(decomposition),
             rows=source.kind,
@@ -110,9 +115,11 @@ def score(
             card = _resumed(card, where, overwrite)
         kinds = kinds_of(source, looked_at(source, config.n_agree), labels, token_names)
         made = Sections(case, kinds, measures, dict(against or {}))
-        rest = [key for key in SECTIONS if key not in {s.key for s in card.sections}]
+        done = {section.key: section for section in card.sections}
+        rest = [key for key in SECTIONS if key not in done]
         for key in bar("scorecard", rest, progress=progress):
-            card = replace(card, sections=(*card.sections, _made(made, key, card)))
+            done[key] = _made(made, key, card)
+            card = replace(card, sections=tuple(done[k] for k in SECTIONS if k in done))
             if where is not None:
                 card.save(where)
     return card
@@ -205,15 +212,14 @@ def _case(
     return Case(decomposition, part(source, held, labels), part(source, rest, labels), config)
 
 
-def _identity(case: Case, against: Mapping[str, Decomposition]) -> str:
-    """Of all that figures depend on."""
+def _identity(case: Case) -> str:
+    """Of all that figures depend on, but for other runs."""
     parts = (case.held, case.fit)
     known = {f"{i}.{kind}": v for i, part in enumerate(parts) for kind, v in part.kinds.items()}
     said = {
-        "settings": {k: v for k, v in asdict(case.config).items() if k != "minutes"},
+        "settings": {k: v for k, v in asdict(case.config).items() if k not in FREE},
         "parts": [part.source.identity for part in parts],
         "kinds": sha256_of(known),
-        "against": {name: identity_of(other) for name, other in against.items()},
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -233,7 +239,8 @@ def _resumed(card: Scorecard, folder: Path, overwrite: bool) -> Scorecard:
         f"{folder / NAME} of other data, settings or runs",
         "Choose another folder, or evaluate anew: overwrite=True (--overwrite).",
     )
-    # What had no time before may have some now.
-    kept = [s for s in before.sections if s.left_out is None or "used up" not in s.left_out]
-    kept = kept[: next((i for i, s in enumerate(kept) if s.key != list(SECTIONS)[i]), len(kept))]
-    return replace(card, sections=tuple(kept))
+    # What was left out, for lack of time or as asked, may be made now.
+    made = [s for s in before.sections if s.left_out is None]
+    if before.against != card.against:
+        made = [s for s in made if s.key != "stability"]
+    return replace(card, sections=tuple(made))
