@@ -19,7 +19,7 @@ from subscape.subnetworks.decomposition import Decomposition
 
 N_TOP, ENOUGH = 10, 8
 ANY = "any of these"
-Groups = Sequence[Int[Tensor, " row"]]
+Groups = Sequence[Tensor]
 """Places of the top rows of every subnetwork."""
 
 

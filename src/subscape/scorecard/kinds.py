@@ -24,7 +24,8 @@ TOKEN, NEXT, WORD, LABEL, PREDICTED = (
     "label",
     "predicted class",
 )
-Kinds = Mapping[str, Int[Tensor, " row"]]
+Kinds = Mapping[str, Tensor]
+"""By kind, [row]."""
 
 
 def kinds_of(

@@ -12,7 +12,7 @@ import msgspec
 
 from subscape._checks import problem, require
 from subscape._html import table
-from subscape._io import regular, write_json
+from subscape._io import json_object, regular, write_json
 from subscape.measures.record import identity_of, number
 from subscape.scorecard.config import SECTIONS, ScoreConfig
 from subscape.subnetworks.decomposition import Decomposition
@@ -162,7 +162,7 @@ class Scorecard:
     @property
     def seconds(self) -> float:
         """Processor time of all sections."""
-        return sum(s.seconds for s in self.sections)
+        return sum((s.seconds for s in self.sections), 0.0)
 
     def __repr__(self) -> str:
         n = sum(s.left_out is None for s in self.sections)
@@ -210,6 +210,11 @@ class Scorecard:
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
             expected = f"a scorecard of format {FORMAT}"
             raise ValueError(problem(str(file), expected, f"{error}", AGAIN)) from None
+
+
+def is_scorecard(path: Path) -> bool:
+    """Whether a scorecard, of this or another version, is in the file."""
+    return str(json_object(path).get("format", "")).startswith("subscape-scorecard/")
 
 
 def section(

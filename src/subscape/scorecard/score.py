@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import subscape._version as version
 from subscape._checks import require, with_settings
 from subscape._hash import sha256_of
+from subscape._io import check_free
 from subscape._lock import locked
 from subscape._progress import bar
 from subscape._shapes import Int
@@ -33,14 +34,13 @@ from subscape.scorecard.kinds import Kinds, kinds_of
 from subscape.scorecard.loudness import loudness
 from subscape.scorecard.probes import probes
 from subscape.scorecard.reconstruction import reconstruction
-from subscape.scorecard.record import FORMAT, NAME, Scorecard, Section, left_out
+from subscape.scorecard.record import FORMAT, NAME, Scorecard, Section, is_scorecard, left_out
 from subscape.scorecard.selectivity import Pushed, selectivity
 from subscape.scorecard.separation import separation
 from subscape.scorecard.stability import stability
 from subscape.scorecard.twin import twin
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
-
 
 FREE = ("minutes", "leave_out")
 """Settings that no figure depends on."""
@@ -226,9 +226,8 @@ def _identity(case: Case) -> str:
 
 def _resumed(card: Scorecard, folder: Path, overwrite: bool) -> Scorecard:
     """The scorecard of the same inputs in the folder; another one is refused, or begun anew."""
+    check_free(folder / NAME, overwrite=True, owned=is_scorecard, name="out")
     if overwrite or not (folder / NAME).exists():
-        if overwrite and (folder / NAME).exists():
-            Scorecard.load(folder)  # nothing else is replaced
         return card
     before = Scorecard.load(folder)
     same = before.inputs == card.inputs and before.decomposition == card.decomposition

@@ -15,7 +15,8 @@ from subscape.gradients import GradientSource
 
 BATCH = 64
 """Samples of a forward pass."""
-Activations = Float[Tensor, "row unit"]
+Activations = Float[Tensor, "_ _"]
+"""[row, unit]."""
 
 
 def units_of(
