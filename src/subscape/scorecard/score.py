@@ -114,7 +114,7 @@ def score(
         if where is not None:
             card = _resumed(card, where, overwrite)
         kinds = kinds_of(source, looked_at(source, config.n_agree), labels, token_names)
-        made = Sections(case, kinds, measures, dict(against or {}))
+        made = Sections(case, kinds, measures, dict(against or {}), where)
         done = {section.key: section for section in card.sections}
         rest = [key for key in SECTIONS if key not in done]
         for key in bar("scorecard", rest, progress=progress):
@@ -137,6 +137,8 @@ class Sections:
     """What was measured before."""
     against: Mapping[str, Decomposition]
     """Other runs."""
+    folder: Path | None
+    """Where training may be gone on with."""
 
     @cached_property
     def every(self) -> Every:
@@ -160,7 +162,7 @@ class Sections:
             "probes": lambda: probes(case, self.every),
             "stability": lambda: stability(case, self.against),
             "adversary": lambda: adversary(case, self.pushed.delta),
-            "twin": lambda: twin(case, self.kinds, seconds_left),
+            "twin": lambda: twin(case, self.kinds, seconds_left, self.folder),
         }
         return makers[key]()
 

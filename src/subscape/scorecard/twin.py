@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def plan(case: Case, seconds_left: float) -> Plan | str:
     if steps < min(LEAST, own):
         return "the time was used up"
     options = {k: settings[k] for k in (*GEOMETRY, "reference")} | kept
-    return Plan(options | {"steps": steps, "log_every": max(1, steps)}, steps, own)
+    often = {"log_every": max(1, steps), "checkpoint_every": max(1, steps // 10)}
+    return Plan(options | often | {"steps": steps}, steps, own)
 
 
 def _tuples(rank: Any) -> Any:
@@ -72,8 +74,11 @@ def _tuples(rank: Any) -> Any:
     return tuple(rank) if isinstance(rank, list) else rank
 
 
-def twin(case: Case, kinds: Kinds, seconds_left: float) -> Section:
-    """FVU and agreement of the twin beside those of the subnetworks; `kinds` are those of `looked_at`."""
+def twin(case: Case, kinds: Kinds, seconds_left: float, folder: Path | None = None) -> Section:
+    """FVU and agreement of the twin beside those of the subnetworks; `kinds` are those of `looked_at`.
+
+    With a folder, training that is interrupted goes on from there.
+    """
     how = plan(case, seconds_left)
     if isinstance(how, str):
         return left_out("twin", how)
@@ -86,6 +91,7 @@ def twin(case: Case, kinds: Kinds, seconds_left: float) -> Section:
         heldout=take(ours.data, case.held.samples),
         divergence=ours.divergence,
         rows=case.decomposition.settings.get("rows", ours.kind),
+        out=None if folder is None else folder / f"twin-{how.steps}-steps",
         progress=False,
         **how.options,
     )
