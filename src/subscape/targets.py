@@ -102,6 +102,11 @@ class Target:
         values = {name: p.detach() for name, p in self.parameters.items()} | dict(parameters or {})
         return self._outputs(Functional(self.model, at_places(values, self._places)), batch)
 
+    def moved(self, change: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """W0 + change, of the type of the parameters, as `outputs` takes it."""
+        here = {name: self.parameters[name].detach() for name in change}
+        return {n: (p.to(change[n].dtype) + change[n]).to(p.dtype) for n, p in here.items()}
+
     def called(
         self, batch: Samples, model: Callable[..., Any] | None = None
     ) -> Float[Tensor, "sample ..."]:

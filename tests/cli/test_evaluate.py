@@ -119,6 +119,13 @@ def test_code_that_a_run_names_is_not_called_unasked(folder, capsys):
 
     assert main(["evaluate", "net", *QUICK]) == 2
     assert "--trust" in capsys.readouterr().err
+    # Nor what it was trained on, where other data are scored.
+    toml = (folder / "net/run.toml").read_text()
+    (folder / "net/run.toml").write_text(toml.replace('"train.safetensors"', '"evil:data"'))
+    model = ["--model", "small_model_of_commands:model"]
+    assert main(["evaluate", "net", *model, *QUICK]) == 2
+    assert "fit: expected code that you name yourself; got 'evil:data'" in capsys.readouterr().err
+    assert main(["evaluate", "net", *model, "--fit", "other.safetensors", *QUICK]) == 0
 
 
 def test_a_run_of_another_model_is_refused(refused):

@@ -45,8 +45,8 @@ class Row:
 
     def output(self, change: Mapping[str, Tensor]) -> Float[Tensor, "one *output"]:
         """Its output with parameters moved."""
-        moved = {n: self.target.parameters[n].detach() + v for n, v in change.items()}
-        outputs = self.target.outputs(self.inputs, moved)
+        outputs = self.target.outputs(self.inputs, self.target.moved(change))
+        outputs = outputs.to(self.target.like.dtype)
         return outputs if self.position is None else outputs[:, self.position]
 
 

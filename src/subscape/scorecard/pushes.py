@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median_low
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from subscape.data import Samples, take, to_device
 from subscape.divergences import Divergence
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
+from subscape.measures.rows import moved_by
 from subscape.measures.selectivity import auroc
 from subscape.targets import Target
 
@@ -75,7 +76,7 @@ class Scene:
             self.target.outputs(to_device(take(self.samples, some), device), changed)
             for some in at.split(BATCH)
         ]
-        whole = torch.cat(parts)
+        whole = torch.cat(parts).to(self.target.like.dtype)
         return whole if self.per_sample > 1 else whole[:, None]
 
     def moved(
@@ -85,10 +86,7 @@ class Scene:
         own = self.own.unflatten(0, (-1, self.per_sample))[at].flatten(0, 1)
         both = []
         for sign in (1, -1):
-            changed = {
-                n: self.target.parameters[n].detach() + sign * delta * v
-                for n, v in direction.items()
-            }
+            changed = self.target.moved(moved_by(direction, sign * delta))
             outputs = self.outputs(at, changed).flatten(0, 1)
             both.append(self.divergence(outputs, own) - self.divergence(own, own))
         return torch.stack(both).mean(0).view(len(at), self.per_sample)
@@ -152,9 +150,9 @@ def delta_at(size: Callable[[float], float], aim: float) -> float | None:
 
 
 def middle(pushes: Sequence[Push]) -> tuple[float | None, float | None, float | None]:
-    """Medians of ratio, AUROC and share."""
+    """Medians of ratio, AUROC and share, the lower of two."""
     if not pushes:
         return None, None, None
     names = ("ratio", "auroc", "share")
-    ratio, area, share = (median(getattr(p, name) for p in pushes) for name in names)
+    ratio, area, share = (median_low(getattr(p, name) for p in pushes) for name in names)
     return ratio, area, share

@@ -12,7 +12,7 @@ from subscape.measures.selectivity import spread
 from subscape.rows import generator_of
 from subscape.scorecard.case import Case
 from subscape.scorecard.pushes import Scene, middle, n_top_of, pushed
-from subscape.scorecard.record import Column, Section, line, section
+from subscape.scorecard.record import Column, Section, left_out, line, section
 
 NATS, SHARE = 0.1, 0.1
 """Change to aim at: of logits in nats, of other outputs as a share of the median divergence of two rows."""
@@ -29,6 +29,8 @@ class Pushed(NamedTuple):
 
 def selectivity(case: Case, measures: Measures | None) -> Pushed:
     """Beside random directions, pushed on their own top rows; with what was measured before."""
+    if not aim_of(case) > 0:
+        return Pushed(left_out("selectivity", "all rows have the same output"), None)
     scene = Scene.of(case.held.source, case.held.samples, aim_of(case))
     order = torch.randperm(len(case.decomposition), generator=generator_of(case.config.seed, 42))[
         : case.config.n_pushed
