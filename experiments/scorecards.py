@@ -42,7 +42,7 @@ def drawn(section: Section) -> tuple[str, list[tuple[str, float, bool]]]:
 def figure(cards: dict[str, Scorecard], path: Path) -> Path:
     """One panel for every run and section."""
     keys = [k for k in HEADLINES if any(c[k].left_out is None for c in cards.values())]
-    page = new_figure((5.2 * len(cards), 1.35 * len(keys)))
+    page = new_figure((5.2 * len(cards), 1.15 * len(keys)))
     panels = page.subplots(len(keys), len(cards), squeeze=False)
     for row, key in zip(panels, keys, strict=True):
         for panel, (name, card) in zip(row, cards.items(), strict=True):

@@ -18,7 +18,7 @@ from subscape.scorecard.case import sparse
 from subscape.scorecard.features import Features
 from subscape.scorecard.kinds import kinds_of
 from subscape.scorecard.loudness import fvu, loudest, share
-from subscape.scorecard.probes import apart, probed
+from subscape.scorecard.probes import apart, codes_of, probed
 from subscape.scorecard.record import Column, Section, line
 from subscape.scorecard.separation import best_of
 from subscape.scorecard.spans import centres, principal
@@ -211,6 +211,18 @@ def test_a_probe_takes_the_figure_that_tells():
     assert probed(linear_model, fit, held, known, scored)[0].item() == 1
 
 
+def test_codes_are_sparse_and_neurons_dense_or_sparse_too():
+    values = torch.tensor([[3.0, -2.0], [1.0, 0.5]])
+    ((name, fit, held),) = codes_of(Features("f", values, values.flip(0)), 1.0)
+    assert (name, fit.tolist()) == ("f", [[3.0, -2.0], [0.0, 0.0]])
+    assert held.tolist() == [[0.0, 0.0], [3.0, -2.0]]
+    # In standard units the two that stand out are equal, whatever their scale.
+    neurons = torch.tensor([[10.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    (_, every, _), (_, largest, _) = codes_of(Features("n", neurons, neurons, neurons=True), 2 / 3)
+    assert every.tolist() == neurons.tolist()
+    assert (largest != 0).tolist() == [[True, False], [False, False], [False, True]]
+
+
 def test_the_best_figure_is_chosen_on_other_rows():
     # On the rows to fit on the second is best, on those to score the first.
     fit = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
@@ -218,7 +230,7 @@ def test_the_best_figure_is_chosen_on_other_rows():
     known = torch.tensor([[True], [False]])
     assert best_of(Features("f", fit, held), known, known).tolist() == [0]
     # Of neurons the small end counts too: the first one, chosen for its small values, then is wrong.
-    assert best_of(Features("f", fit[:, :1], held[:, :1], signed=True), known, known).tolist() == [
+    assert best_of(Features("f", fit[:, :1], held[:, :1], neurons=True), known, known).tolist() == [
         0
     ]
 

@@ -94,6 +94,32 @@ def test_a_twin_has_other_weights_and_its_own_figures(card):
     assert "60 training steps." in section.notes[0]
 
 
+@pytest.mark.parametrize("kind", ["groups", "jumprelu"])
+def test_other_selections_are_scored_too(truth, kind):
+    model, _, inputs, labels = truth
+    options = {"groups": {"group_size": 2}, "jumprelu": {"selection": "jumprelu"}}[kind]
+    made = subscape.decompose(
+        model,
+        inputs[:300],
+        heldout=inputs[300:],
+        reference="uniform",
+        progress=False,
+        n_subnetworks=6,
+        l0=1.0,
+        rank=1,
+        steps=30,
+        batch_size=32,
+        n_heldout_rows=64,
+        **options,
+    )
+    before = {k: v.clone() for k, v in made.dictionary.state_dict().items()}
+    card = score(made, model, inputs, labels=labels, against={"itself": made}, **FEW)
+    assert card["stability"].value("with itself", "mean |cosine|") == pytest.approx(1)
+    assert card["twin"].left_out is None
+    # Nothing of the decomposition has changed.
+    assert all(torch.equal(v, before[k]) for k, v in made.dictionary.state_dict().items())
+
+
 def test_the_model_is_left_as_it_was(truth, card):
     truth[1].target_in(truth[0])
     assert not truth[0].training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 from subscape.measures.control import random_like
@@ -13,5 +14,7 @@ def chance_of(decomposition: Decomposition, seed: int = 0) -> Decomposition:
     """Random directions to push, of the same norms and ranks, that rows are read by as well."""
     control, metric = random_like(decomposition.directions, seed), decomposition.geometry.metric
     inside = control if metric is None else metric.to_gradients(control)
-    dictionary = Dictionary(inside, inside, decomposition.dictionary.selection)
+    # A selection of groups follows its decoder: the subnetworks' own stays as it is.
+    selection = copy.deepcopy(decomposition.dictionary.selection)
+    dictionary = Dictionary(inside, inside, selection)
     return replace(decomposition, dictionary=dictionary.requires_grad_(False))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from subscape._shapes import Float
 from subscape.scorecard.autoencoder import train_autoencoder
-from subscape.scorecard.case import Case, Part, sparse
+from subscape.scorecard.case import Case, Part
 from subscape.scorecard.spans import principal
 from subscape.scorecard.units import shared_module, units_of
 
@@ -24,22 +24,13 @@ class Features:
     """Of the rows to fit on."""
     held: Float[Tensor, "row figure"]
     """Of the rows to score."""
-    l0: float | None = None
-    """So many a row are active where they are to be sparse; None of neurons."""
-    signed: bool = False
-    """Whether large values alone count, or small ones too: of neurons either end."""
-
-    @property
-    def sparse(self) -> tuple[Float[Tensor, "fit figure"], Float[Tensor, "row figure"]]:
-        """With as many active as of subnetworks."""
-        if self.l0 is None:
-            return self.fit, self.held
-        return sparse(self.fit, self.l0), sparse(self.held, self.l0)
+    neurons: bool = False
+    """Whether they are dense, with something to say at either end."""
 
     @property
     def sizes(self) -> tuple[Float[Tensor, "fit figure"], Float[Tensor, "row figure"]]:
         """What is large in rows that a figure is for."""
-        return (self.fit, self.held) if self.signed else (self.fit.abs(), self.held.abs())
+        return (self.fit, self.held) if self.neurons else (self.fit.abs(), self.held.abs())
 
 
 @dataclass(frozen=True)
@@ -57,13 +48,12 @@ def features_of(case: Case) -> Every:
     n, l0 = len(case.decomposition), case.l0
     span = principal(case.gram, n)
     families = [
-        Features("subnetworks", case.fit_coefficients, case.held_coefficients, l0),
-        Features("principal directions", span.inner(case.gram), span.inner(case.cross), l0),
+        Features("subnetworks", case.fit_coefficients, case.held_coefficients),
+        Features("principal directions", span.inner(case.gram), span.inner(case.cross)),
         Features(
             "random directions",
             case.fit.inner(case.chance.encoder),
             case.held.inner(case.chance.encoder),
-            l0,
         ),
     ]
     fit, held = (units_of(part.source, part.samples) for part in (case.fit, case.held))
@@ -78,7 +68,7 @@ def features_of(case: Case) -> Every:
             if shared_module(case.target.names)
             else ". The model's own outputs may be among them"
         )
-        families.append(Features("neurons", fit[0].cpu(), held[0].cpu(), signed=True))
+        families.append(Features("neurons", fit[0].cpu(), held[0].cpu(), neurons=True))
         notes.append(
             f"Neurons: the {fit[0].shape[1]} outputs of the modules with the decomposed parameters, dense; of "
             f"images channel means{own}."
@@ -88,13 +78,13 @@ def features_of(case: Case) -> Every:
     else:
         model = train_autoencoder(fit[1].cpu(), n, l0, case.config.seed)
         codes = [model.codes(values.cpu()) for values in (fit[1], held[1])]
-        families.append(Features("autoencoder latents", codes[0], codes[1], l0))
+        families.append(Features("autoencoder latents", codes[0], codes[1]))
         notes.append(
             f"Sparse autoencoder: of the block's output ({fit[1].shape[1]} units), {n} latents, batch top-k of "
             f"{l0:.3g}, trained here for seconds on {len(fit[1]):,} rows; FVU of activations "
             f"{model.fvu(held[1].cpu()):.2f}. One that was trained at length may do better."
         )
-    cpu = [Features(f.name, f.fit.cpu(), f.held.cpu(), f.l0, f.signed) for f in families]
+    cpu = [Features(f.name, f.fit.cpu(), f.held.cpu(), f.neurons) for f in families]
     return Every(tuple(cpu), tuple(notes))
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from subscape._checks import optional
 from subscape._shapes import Bool, Float
 from subscape.scorecard.areas import aurocs
-from subscape.scorecard.case import Case
-from subscape.scorecard.features import Every, members, values_in_both
+from subscape.scorecard.case import Case, sparse
+from subscape.scorecard.features import Every, Features, members, values_in_both
 from subscape.scorecard.record import Section, columns, left_out, line, section
 from subscape.scorecard.separation import shared_kinds
 
@@ -27,23 +27,33 @@ def probes(case: Case, every: Every) -> Section:
         return left_out("probes", why)
     logistic = optional("sklearn.linear_model", "for sparse probes", "'subscape[toys]'")
     lines = []
-    for family in every.families:
-        fit, held = (values.double() for values in family.sparse)
+    for name, fit, held in [c for family in every.families for c in codes_of(family, case.l0)]:
         scale = fit.std(0).clamp_min(1e-12)
         figures = []
         for kind, values in tasks.items():
             known, scored = (members(part.kinds[kind], values) for part in (case.fit, case.held))
             areas = probed(logistic, fit / scale, held / scale, known, scored)
             figures += areas.mean(1).tolist()
-        lines.append(line(family.name, *figures, ours=family is every.families[0]))
+        lines.append(line(name, *figures, ours=name == every.families[0].name))
     counted = ", ".join(f"{len(values)} by {kind}" for kind, values in tasks.items())
     notes = (
         f"Most frequent values: {counted}. Codes are the largest of each family over all rows, {case.l0:.3g} a "
-        "row; neurons are dense. Those to use are chosen by the difference of means on the rows to fit on.",
+        "row; of neurons also all. Those to use are chosen by the difference of means on the rows to fit on.",
         *every.notes,
     )
     names = [f"{kind}, {n}" for kind in tasks for n in SIZES]
     return section("probes", columns(names, "high"), lines, notes)
+
+
+def codes_of(family: Features, l0: float) -> list[tuple[str, Tensor, Tensor]]:
+    """What is probed: the largest values, `l0` a row; neurons in full and, in standard units, the largest too."""
+    fit, held = family.fit.double(), family.held.double()
+    if not family.neurons:
+        return [(family.name, sparse(fit, l0), sparse(held, l0))]
+    middle, scale = fit.mean(0), fit.std(0).clamp_min(1e-12)
+    largest = [sparse((values - middle) / scale, l0) for values in (fit, held)]
+    name = f"{family.name}, the largest"
+    return [(f"{family.name}, all", fit, held), (name, largest[0], largest[1])]
 
 
 def probed(

@@ -73,7 +73,7 @@ def best_of(
     chosen, scored = (
         aurocs(values, at) for values, at in zip(family.sizes, (fit, held), strict=True)
     )
-    strength = (chosen - 0.5).abs() if family.signed else chosen
+    strength = (chosen - 0.5).abs() if family.neurons else chosen
     best = strength.argmax(1, keepdim=True)
     area, way = scored.gather(1, best)[:, 0], chosen.gather(1, best)[:, 0]
-    return torch.where(way < 0.5, 1 - area, area) if family.signed else area
+    return torch.where(way < 0.5, 1 - area, area) if family.neurons else area
