@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from subscape._shapes import Float
 from subscape.measures.oracle import best_codes
-from subscape.scorecard.case import Case
-from subscape.scorecard.record import Column, Line, Section, line, section
+from subscape.scorecard.case import Case, Part
+from subscape.scorecard.record import Column, Section, line, section
 from subscape.scorecard.spans import centres, principal
+from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.objective import error_of
 
 
 def reconstruction(case: Case) -> Section:
     """FVU of the subnetworks, by their encoder and with the best codes, and of controls with the best codes."""
-    held, n = case.held, len(case.decomposition)
-    squares = held.gradients.squared_norm().double()
-    total = squares.sum()
-    decoder = case.decomposition.decoder
-    projected, gram = held.inner(decoder).double(), decoder.gram().double()
-    by_encoder = float(error_of(total, case.codes.double(), projected, gram) / total)
-    ours = best_codes(projected, gram, total, case.l0, None)
-    lines = [line("subnetworks", by_encoder, ours.fvu, case.l0, ours=True)]
-    own = principal_of_themselves(case, n, total)
+    n = len(case.decomposition)
+    ours = reached(case.held, case.decomposition)
+    lines = [line("subnetworks", ours.by_encoder, ours.best, ours.l0, ours=True)]
     for name, inner, between in families(case, n):
-        reached = best_codes(inner, between, total, case.l0, None)
-        lines.append(line(name, None, reached.fvu, reached.l0))
+        best = best_codes(inner, between, ours.total, ours.l0, None)
+        lines.append(line(name, None, best.fvu, best.l0))
+    own = of_principal(case.held, n, ours)
+    lines.append(line("principal, of the scored rows", None, own, ours.l0))
     columns = (Column("by its encoder", "low"), Column("best codes", "low"), Column("L0"))
     notes = (
         "Best codes: the best coefficients at this L0, which no encoder had to find; of the frozen random decoder "
@@ -34,7 +33,39 @@ def reconstruction(case: Case) -> Section:
         f"Principal directions and centres are of {len(case.fit):,} rows, fewer than a training sees, and of full "
         "rank; those of the scored rows themselves are flattered.",
     )
-    return section("reconstruction", columns, [*lines, own], notes)
+    return section("reconstruction", columns, lines, notes)
+
+
+class Reached(NamedTuple):
+    """How well subnetworks reconstruct rows."""
+
+    by_encoder: float
+    """FVU with the codes of the encoder, selected over all rows."""
+    best: float
+    """FVU with the best codes of the same L0."""
+    l0: float
+    """Active directions a row."""
+    total: Tensor
+    """Σ‖g‖²."""
+
+
+@torch.no_grad()
+def reached(part: Part, one: Decomposition) -> Reached:
+    """How well a decomposition reconstructs rows."""
+    total = part.gradients.squared_norm().double().sum()
+    codes = one.dictionary.selection(part.inner(one.encoder)).double()
+    l0 = float((codes != 0).double().sum(1).mean())
+    projected, gram = part.inner(one.decoder).double(), one.decoder.gram().double()
+    by_encoder = float(error_of(total, codes, projected, gram) / total)
+    return Reached(by_encoder, best_codes(projected, gram, total, l0, None).fvu, l0, total)
+
+
+@torch.no_grad()
+def of_principal(part: Part, n: int, beside: Reached) -> float:
+    """FVU of the principal directions of the rows themselves, with the best codes of the same L0."""
+    gram = part.gradients.gram().double()
+    span = principal(gram, n)
+    return best_codes(span.inner(gram), span.gram, beside.total, beside.l0, None).fvu
 
 
 def families(
@@ -49,12 +80,3 @@ def families(
     found = [(name, span.inner(case.cross), span.gram) for name, span in spans.items()]
     drawn = case.held.inner(random).double()
     return [*found, ("frozen random decoder", drawn, random.gram().double())]
-
-
-def principal_of_themselves(case: Case, n: int, total: Tensor) -> Line:
-    """Principal directions of the rows that are scored."""
-    with torch.no_grad():
-        gram = case.held.gradients.gram().double()
-    span = principal(gram, n)
-    reached = best_codes(span.inner(gram), span.gram, total, case.l0, None)
-    return line("principal, of the scored rows", None, reached.fvu, reached.l0)

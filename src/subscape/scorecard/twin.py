@@ -11,16 +11,14 @@ import torch
 from torch import nn
 
 from subscape.data import Samples, take, to_device
-from subscape.measures.oracle import best_codes
 from subscape.references import MEAN, REFERENCES
 from subscape.rows import generator_of
 from subscape.scorecard.agreement import ANY, looked_at, over_all, shares, tops_of
 from subscape.scorecard.case import Case, Part
 from subscape.scorecard.kinds import Kinds
+from subscape.scorecard.reconstruction import of_principal, reached
 from subscape.scorecard.record import Column, Line, Section, left_out, line, section
-from subscape.scorecard.spans import principal
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.subnetworks.objective import error_of
 from subscape.targets import Target
 from subscape.training.config import TrainingConfig
 from subscape.training.decompose import decompose
@@ -121,24 +119,21 @@ def twin(case: Case, kinds: Kinds, seconds_left: float, folder: Path | None = No
 
 def lines_of(name: str, one: Decomposition, part: Part, case: Case, kinds: Kinds) -> list[Line]:
     """Subnetworks and principal directions of one model."""
-    total = part.gradients.squared_norm().double().sum()
-    with torch.no_grad():
-        codes = one.dictionary.selection(part.inner(one.encoder)).double()
-        gram = part.gradients.gram().double()
-    l0 = float((codes != 0).double().sum(1).mean())
-    projected, between = part.inner(one.decoder).double(), one.decoder.gram().double()
-    error = float(error_of(total, codes, projected, between) / total)
-    best = best_codes(projected, between, total, l0, None).fvu
-    span = principal(gram, len(one))
-    rest = best_codes(span.inner(gram), span.gram, total, l0, None).fvu
+    ours = reached(part, one)
+    rest = of_principal(part, len(one), ours)
     agreed: list[float | None] = []
     if kinds:
         every = over_all(kinds, looked_at(part.source, case.config.n_agree), part.source)
         of_kinds = shares(tops_of(one, part.source, case), every)
         agreed = [of_kinds.get(ANY, max(of_kinds.values()))]
-    of_principal = (1 - best) / (1 - rest) if rest < 1 else None
+    compared = (1 - ours.best) / (1 - rest) if rest < 1 else None
     mine = line(
-        f"subnetworks, {name}", error, best, of_principal, *agreed, ours=name == "this model"
+        f"subnetworks, {name}",
+        ours.by_encoder,
+        ours.best,
+        compared,
+        *agreed,
+        ours=name == "this model",
     )
     theirs = line(f"principal directions, {name}", None, rest, None, *([None] * len(agreed)))
     return [mine, theirs]
