@@ -183,6 +183,28 @@ def test_it_is_kept_gone_on_with_and_not_overwritten(truth, tmp_path):
     assert fourth["stability"].left_out is None
 
 
+def test_a_twin_that_was_interrupted_goes_on(truth, tmp_path, monkeypatch):
+    model, made, inputs, labels = truth
+    rest = tuple(k for k in SECTIONS if k != "twin")
+    options = FEW | {"labels": labels, "leave_out": rest}
+    whole = score(made, model, inputs, **options)["twin"]
+    from subscape.scorecard import twin
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(twin, "lines_of", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        score(made, model, inputs, **options, out=tmp_path)
+    monkeypatch.undo()
+    assert len(list(tmp_path.glob("twin-*-60-steps/final/config.json"))) == 1
+    assert score(made, model, inputs, **options, out=tmp_path)["twin"].lines == whole.lines
+    assert len(list(tmp_path.glob("twin-*"))) == 1
+    # With other settings there is another one.
+    score(made, model, inputs, **options, out=tmp_path, overwrite=True, seed=1)
+    assert len(list(tmp_path.glob("twin-*"))) == 2
+
+
 def test_nothing_else_is_overwritten(truth, tmp_path):
     (tmp_path / "scorecard.json").write_text('{"format": "mine"}')
     with pytest.raises(FileExistsError):

@@ -128,8 +128,8 @@ def moves(
     start = torch.randn(N_RANDOM, len(gram), generator=generator).to(gram)
     with torch.no_grad():
         drawn = torch.stack([change(on_sphere(c)) for c in start])
-    c = on_sphere(start[drawn.nan_to_num(-1.0).argmax()])
-    best = [float(drawn.max())]
+    finite = drawn.nan_to_num(0.0)
+    c, best = on_sphere(start[finite.argmax()]), [float(finite.max())]
     for _ in range(n_steps):
         leaf = c.detach().requires_grad_(True)
         with torch.enable_grad():

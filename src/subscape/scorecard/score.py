@@ -114,7 +114,8 @@ def score(
         if where is not None:
             card = _resumed(card, where, overwrite)
         kinds = kinds_of(source, looked_at(source, config.n_agree), labels, token_names)
-        made = Sections(case, kinds, measures, dict(against or {}), where)
+        folder = None if where is None else where / f"twin-{card.inputs[:8]}"
+        made = Sections(case, kinds, measures, dict(against or {}), folder)
         done = {section.key: section for section in card.sections}
         rest = [key for key in SECTIONS if key not in done]
         for key in bar("scorecard", rest, progress=progress):
@@ -138,7 +139,7 @@ class Sections:
     against: Mapping[str, Decomposition]
     """Other runs."""
     folder: Path | None
-    """Where training may be gone on with."""
+    """Where the training of a twin may be gone on with."""
 
     @cached_property
     def every(self) -> Every:

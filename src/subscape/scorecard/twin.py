@@ -89,7 +89,7 @@ def twin(case: Case, kinds: Kinds, seconds_left: float, folder: Path | None = No
         heldout=take(ours.data, case.held.samples),
         divergence=ours.divergence,
         rows=case.decomposition.settings.get("rows", ours.kind),
-        out=None if folder is None else folder / f"twin-{how.steps}-steps",
+        out=None if folder is None else folder.with_name(f"{folder.name}-{how.steps}-steps"),
         progress=False,
         **how.options,
     )
