@@ -2,14 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from token_agreement import N_TOP, agreement, chance_of, places_of, texts_of
+from token_agreement import N_TOP, agreement, places_of, texts_of
 from torch import Tensor, nn
 
 import subscape
@@ -18,9 +17,13 @@ from subscape._io import read_json, read_tensors, write_json, write_tensors
 from subscape.divergences import KL
 from subscape.measures import auroc
 from subscape.measures.impact import impact
-from subscape.measures.recovery import absolute_cosines, match
+from subscape.measures.recovery import absolute_cosines
 from subscape.planted import Mixture, Planted, mixture, plant
 from subscape.rows import permutation
+from subscape.scorecard import pushes
+from subscape.scorecard.chance import chance_of
+from subscape.scorecard.pushes import Scene
+from subscape.scorecard.stability import figures as counterparts
 from subscape.subnetworks.editing import edited_copy
 
 BLOCKS = {
@@ -32,11 +35,10 @@ PLANTED_IN = "model.layers.3.mlp.*"
 LENGTH = 16
 N_AGREE = 20_000
 """Rows among which the top positions are looked for."""
-N_PUSHED, N_WINDOWS, TOP_SHARE, AIM = 40, 256, 0.01, 0.1
+N_PUSHED, N_WINDOWS, AIM = 40, 256, 0.1
 N_DRAWS = 10
 """Partners that a row meets, where it has any."""
 FOUND = 0.8
-CORRELATED = 0.7
 
 
 @dataclass(frozen=True)
@@ -138,63 +140,12 @@ def agrees(result: Decomposition, source: GradientSource, text: Text) -> tuple[f
 @torch.no_grad()
 def pushed(result: Decomposition, target: Target, sizes: Tensor, ids: Tensor) -> dict[str, float]:
     """What pushing single subnetworks does to the rows they are large at, and to the others."""
-    own = target.outputs(ids)
-    n_top = round(TOP_SHARE * own.shape[0] * own.shape[1])
-    figures = []
-    for k in range(min(N_PUSHED, len(result))):
-        direction = result[k].dense()
-        top = torch.zeros(len(sizes), dtype=torch.bool)
-        top[sizes[:, k].topk(n_top).indices] = True
-        some = top.view(own.shape[:2]).any(1).nonzero()[:, 0]
-        inside = top.view(own.shape[:2])[some]
-
-        def moved(delta: float, at: Tensor, direction: Mapping[str, Tensor] = direction) -> Tensor:
-            both = []
-            for sign in (1, -1):
-                changed = {n: target.parameters[n] + sign * delta * v for n, v in direction.items()}
-                outputs = target.outputs(ids[at], changed)
-                both.append(KL(outputs.flatten(0, 1), own[at].flatten(0, 1)).view(-1, LENGTH))
-            return torch.stack(both).mean(0)
-
-        delta = delta_at(lambda d, m=moved, s=some, i=inside: float(m(d, s)[i].median()))
-        if delta is None:
-            continue
-        change = moved(delta, torch.arange(len(ids))).flatten()
-        figures.append({
-            "ratio": float(change[top].median() / change[~top].median().clamp_min(1e-12)),
-            "auroc": auroc(change[top], change[~top]),
-            "share": float(change[top].sum() / change.sum()),
-        })
-    middle = {n: float(torch.tensor([f[n] for f in figures]).median()) for n in figures[0]}
-    return middle | {"pushed": len(figures)}
-
-
-def delta_at(size: Callable[[float], float]) -> float | None:
-    """How far to push until the median change is what is aimed at; None where it never is."""
-    low, high, delta = 0.0, float("inf"), 1.0
-    for _ in range(30):
-        value = size(delta)
-        if abs(value - AIM) < 0.05 * AIM:
-            return delta
-        low, high = (delta, high) if value < AIM else (low, delta)
-        # Near zero the change grows with the square of how far one goes.
-        guess = delta * (AIM / max(value, AIM / 100)) ** 0.5
-        inside = low < guess < high
-        delta = guess if inside else (low * high) ** 0.5 if low > 0 and high < 1e9 else guess
-        if delta > 1e3:
-            return None
-    return None
-
-
-def stability(codes: Tensor, others: Tensor) -> float:
-    """Share of codes that correlate with that of their match in another run."""
-
-    def standard(values: Tensor) -> Tensor:
-        centred = values.double() - values.double().mean(0)
-        return centred / centred.norm(dim=0).clamp_min(1e-30)
-
-    correlation = (standard(codes).mT @ standard(others)).abs()
-    return float((correlation[match(correlation)] >= CORRELATED).double().mean())
+    own = target.outputs(ids).flatten(0, 1)
+    scene = Scene(target, ids, LENGTH, KL, AIM, own)
+    some = torch.arange(min(N_PUSHED, len(result)))
+    found = pushes.pushed(scene, result.directions.select(some), sizes[:, some])
+    figures = zip(("ratio", "auroc", "share"), pushes.middle(found), strict=True)
+    return dict(figures) | {"pushed": len(found)}
 
 
 def block(
@@ -230,7 +181,7 @@ def block(
         "agree_distinct": agree[1],
         "agree_random": agree_random[0],
         "agree_distinct_random": agree_random[1],
-        "stable": stability(codes, theirs),
+        "stable": counterparts(codes, theirs)[0],
         "seconds": seconds,
         **pushed(result, source.target, sizes, text.held[samples]),
         "random": pushed(random, source.target, random_sizes, text.held[samples]),

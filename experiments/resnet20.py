@@ -29,6 +29,7 @@ from subscape._io import write_json
 from subscape.measures import auroc
 from subscape.measures.oracle import oracle
 from subscape.rows import generator_of
+from subscape.scorecard.chance import chance_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 N_TRAINED, N_SUBNETWORKS, N_TOP, ENOUGH, N_DRAWS = 1_500, 100, 10, 8, 10
@@ -136,9 +137,6 @@ def channels(network: nn.Module, x: Tensor) -> Tensor:
 
 def decomposed(recipe: str, steps: int, out: Path) -> dict[str, Any]:
     """All figures of one recipe."""
-    # Found where this is run as a script, not where the command line takes model and images from it.
-    from token_agreement import chance_of
-
     network, order = model(), torch.randperm(2_000, generator=generator_of(0, 31))
     trained, held = images()[order[:N_TRAINED]], images()[order[N_TRAINED:]]
     classes = labels()[order[N_TRAINED:]]

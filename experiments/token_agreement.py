@@ -12,7 +12,6 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,67 +19,16 @@ import torch
 
 from subscape import Decomposition
 from subscape.cli.loading import load_data, load_model, load_tokenizer
-from subscape.measures import Impact, random_like
+from subscape.measures import Impact
 from subscape.measures.impact import impact
 from subscape.rows import generator_of
-from subscape.subnetworks.dictionary import Dictionary
+from subscape.scorecard.chance import chance_of
+from subscape.scorecard.word_class import word_classes
 
 N_TOP, ENOUGH = 10, 8
 KINDS = ("current token", "next token", "word class")
 Place = tuple[int, int]
 """A sample and a position in it."""
-CLOSED = {
-    "determiner": "a an the this that these those every each some any no another all both",
-    "pronoun": "i you he she it we they me him her us them his its my your our their mine yours hers "
-    "who what which one everyone someone something nothing everything himself herself",
-    "preposition": "in on at to from with by of for into onto over under up down out off through around "
-    "near behind after before about like until inside outside between against",
-    "conjunction": "and or but so because if when while as than then",
-    "auxiliary": "is was were are be been am do does did done have has had will would can could should "
-    "must may might not n't",
-}
-CLASS_OF = {word: name for name, words in CLOSED.items() for word in words.split()}
-
-
-def word_class(word: str, after_stop: bool) -> str:
-    """The class of a word by closed lists, endings and capitals; there is no tagger to install."""
-    bare = word.strip()
-    lower = bare.lower()
-    if not bare:
-        return "space"
-    if not any(c.isalnum() for c in bare):
-        return "quotation mark" if set(bare) <= set("\"'“”‘’") else f"punctuation {bare[0]}"
-    if lower in CLASS_OF:
-        return CLASS_OF[lower]
-    if bare[0].isdigit():
-        return "number"
-    if bare[0].isupper() and not after_stop:
-        return "name"
-    for ending, name in (("ly", "adverb"), ("ing", "-ing form"), ("ed", "past form")):
-        if lower.endswith(ending) and len(lower) > len(ending) + 2:
-            return name
-    return f"word {lower}"  # of no class: only with itself
-
-
-def classes(texts: list[str]) -> list[str]:
-    """The class of the word that each token of a window belongs to."""
-    words: list[list[int]] = []
-    for i, text in enumerate(texts):
-        starts = text.startswith((" ", "\n", "<")) or not text.strip(" ").isalnum()
-        previous = texts[i - 1] if i else ""
-        if starts or not words or not previous.strip(" ").isalnum():
-            words.append([])
-        words[-1].append(i)
-    found = [""] * len(texts)
-    stop = True
-    for places in words:
-        word = "".join(texts[i] for i in places)
-        name = word_class(word, stop)
-        for i in places:
-            found[i] = name
-        if word.strip():
-            stop = word.strip()[-1] in '.!?"”“\n>'
-    return found
 
 
 def largest(kinds: list) -> int:
@@ -118,14 +66,6 @@ def agreement(
         }
         for kind, of_kind in zip([*KINDS, "any of the three"], sizes.T, strict=True)
     }
-
-
-def chance_of(found: Decomposition) -> Decomposition:
-    """Random directions to push, of the same norms and ranks, that rows are read by as well."""
-    control, metric = random_like(found.directions), found.geometry.metric
-    inside = control if metric is None else metric.to_gradients(control)
-    dictionary = Dictionary(inside, inside, found.dictionary.selection)
-    return replace(found, dictionary=dictionary.requires_grad_(False))
 
 
 def main() -> None:
@@ -170,7 +110,7 @@ def _kind(
     if kind == "next token":
         # The window's last position has no next token of its own: it agrees with no other.
         return window[position + 1] if position + 1 < len(window) else -1 - sample
-    return classes([texts[i] for i in window])[position]
+    return word_classes([texts[i] for i in window])[position]
 
 
 if __name__ == "__main__":

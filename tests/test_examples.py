@@ -83,6 +83,7 @@ def test_blocks_of_documents_run(document):
     ("name", "arguments", "needed", "printed"),
     [
         ("toy_recovery", ["500"], None, ["5 of 5 circuits found"]),
+        ("scorecard", ["20"], "sklearn", ["* inactive subnetworks", "20 training steps"]),
         ("own_model", ["20"], "sklearn", ["subnetwork 19 is most active on digits"]),
         (
             "language_model",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from subscape.measures.measure import measure
     from subscape.references import FixedOutput, Pairs
     from subscape.report import write_report
+    from subscape.scorecard import Scorecard, ScoreConfig
+    from subscape.scorecard.score import score
     from subscape.subnetworks.decomposition import Decomposition
     from subscape.subnetworks.subnetwork import Subnetwork
     from subscape.targets import Target
@@ -30,6 +32,8 @@ __all__ = [
     "MeasureConfig",
     "Measures",
     "Pairs",
+    "ScoreConfig",
+    "Scorecard",
     "SteeredModel",
     "Subnetwork",
     "Target",
@@ -41,6 +45,7 @@ __all__ = [
     "measure",
     "prepare",
     "register_rule",
+    "score",
     "text_windows",
     "write_report",
 ]
@@ -55,6 +60,8 @@ HOMES = {
     "report": ("write_report",),
     "subnetworks.decomposition": ("Decomposition",),
     "subnetworks.subnetwork": ("Subnetwork",),
+    "scorecard": ("ScoreConfig", "Scorecard"),
+    "scorecard.score": ("score",),
     "targets": ("Target",),
     "training": ("TrainingConfig",),
     "training.decompose": ("decompose", "prepare"),

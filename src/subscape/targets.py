@@ -66,6 +66,14 @@ class Target:
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.summary())}</pre>"
 
+    def of(self, model: nn.Module) -> Target:
+        """The same parameters of another model of the same architecture, with the same outputs."""
+        mine = {id(values) for values in self.parameters.values()}
+        every = self.model.named_parameters(remove_duplicate=False)
+        # A tied parameter has its first name here; a target wants all of them.
+        names = [name for name, values in every if id(values) in mine]
+        return Target(model, names, outputs=self._outputs)
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every chosen parameter, in model order."""
@@ -93,6 +101,11 @@ class Target:
         """
         values = {name: p.detach() for name, p in self.parameters.items()} | dict(parameters or {})
         return self._outputs(Functional(self.model, at_places(values, self._places)), batch)
+
+    def moved(self, change: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """W0 + change, of the type of the parameters, as `outputs` takes it."""
+        here = {name: self.parameters[name].detach() for name in change}
+        return {n: (p.to(change[n].dtype) + change[n]).to(p.dtype) for n, p in here.items()}
 
     def called(
         self, batch: Samples, model: Callable[..., Any] | None = None

@@ -42,6 +42,7 @@ def refusal(capsys, *arguments: str) -> str:
 
 COMMANDS = [
     ["measure", "net"],
+    ["evaluate", "net"],
     ["sweep", "net"],
     ["edit", "net", "--set", "1=1", "--prompt", "a"],
     ["finetune", "net", "--data", "x.safetensors", "--loss", "cross-entropy"],
@@ -69,7 +70,7 @@ def test_a_model_that_the_folder_names_is_not_imported(
 
 
 @pytest.mark.parametrize("key", ["data", "heldout"])
-@pytest.mark.parametrize("arguments", COMMANDS[:2], ids=lambda a: a[0])
+@pytest.mark.parametrize("arguments", COMMANDS[:3], ids=lambda a: a[0])
 def test_data_that_the_folder_names_are_not_imported(foreign, capsys, arguments, key):
     name(foreign, **{key: "net.evil:model"} | ({"heldout": ""} if key == "data" else {}))
     line = refusal(capsys, *arguments, *MODEL)

@@ -23,6 +23,8 @@ from subscape.measures.record import (
 )
 from subscape.report.build import packed, page_data, write_report
 from subscape.report.page import render_page
+from subscape.scorecard import Scorecard, ScoreConfig
+from subscape.scorecard.record import Section
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.selection import BatchTopK
 
@@ -149,6 +151,26 @@ def test_measures_of_another_decomposition():
     # An earlier run of the same model, of as many subnetworks.
     with pytest.raises(ValueError, match="Measure again: subscape measure RUN --overwrite"):
         page_data(decomposition(order=(1, 0)), measures(VECTORS), title="T")
+
+
+def test_a_scorecard_goes_with_its_decomposition():
+    made = decomposition()
+    said = dict(rows="sample", divergence="kl", unit="nats", n_rows=3, n_fit=4)
+    card = Scorecard(
+        **dict(format="subscape-scorecard/1", subscape_version="0", inputs="", against={}),
+        decomposition=identity_of(made),
+        settings=ScoreConfig(),
+        n_subnetworks=2,
+        sections=(Section("twin", "Twin", left_out="as asked"),),
+        **said,
+    )
+    data = page_data(made, measures(VECTORS), title="T", scorecard=card)
+    assert msgspec.to_builtins(data)["scorecard"]["sections"][0]["left_out"] == "as asked"
+    assert "as asked" in render_page(data)
+    assert page_data(made, measures(VECTORS), title="T")["scorecard"] is None
+    other = replace(card, decomposition="another")
+    with pytest.raises(ValueError, match="scorecard: expected that of this decomposition"):
+        page_data(made, measures(VECTORS), title="T", scorecard=other)
 
 
 def test_it_is_written_to_a_file(tmp_path):

@@ -404,6 +404,38 @@ def test_one_subnetwork_and_nothing_optional(make_data, make_page):
     assert page.messages() == []
 
 
+def test_a_scorecard_is_shown_with_what_was_left_out(make_data, make_page):
+    data = make_data("tokens", n=3, n_samples=2)
+    evil = f"ours {EVIL}"
+    made = {
+        **dict(key="loudness", title="Loudness", left_out=None, notes=["A note."]),
+        "columns": [
+            {"name": "share", "better": "high", "percent": True},
+            {"name": "FVU", "better": "low", "percent": False},
+        ],
+        "lines": [
+            {"name": evil, "values": [0.25, None], "ours": True},
+            {"name": "chance", "values": [0.1, 0.987654], "ours": False},
+        ],
+    }
+    missing = dict(key="twin", title="Twin", left_out="as asked", notes=[], columns=[], lines=[])
+    data["scorecard"] = {"n_rows": 2048, "n_fit": 4096, "sections": [made, missing]}
+    page = make_page(data).open()
+    rows = [
+        [c.text for c in r.find_elements("css selector", "th,td")] for r in page.all(".scores tr")
+    ]
+    assert rows == [
+        ["", "share ↑", "FVU ↓"],
+        [evil, "25.0%", "–"],
+        ["chance", "10.0%", "0.988"],
+    ]
+    text = page.one("section[aria-label=Scorecard]").text
+    assert "2,048 rows" in text
+    assert "Left out: as asked." in text
+    assert "A note." in text
+    assert page.messages() == []
+
+
 @pytest.mark.parametrize("logits", [True, False])
 def test_what_is_said_of_outputs_follows_the_divergence(make_data, make_page, logits):
     data = make_data("tokens", n=2, n_samples=1)

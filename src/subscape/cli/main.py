@@ -14,7 +14,7 @@ from subscape._version import __version__
 
 ERRORS = (ValueError, TypeError, ImportError, OSError)
 """What a wrong argument raises at the library's door; anything else is the model's error or a bug."""
-RESUMED = ("decompose", "measure", "basis")
+RESUMED = ("decompose", "measure", "evaluate", "basis")
 """Commands that go on where they were stopped."""
 
 COMMANDS = {
@@ -22,6 +22,7 @@ COMMANDS = {
     "decompose": "Decompose a model into sparsely active, low-rank directions in parameter space.",
     "consolidate": "Merge and drop subnetworks of a run that are not one of their own, and refit.",
     "measure": "Measure what every subnetwork of a run is for, and what pushing it does.",
+    "evaluate": "Hold a run to its controls: a scorecard with every number beside chance and simpler methods.",
     "top": "List the subnetworks of a measured run, or the top samples of one.",
     "report": "Write a measured run as one HTML file.",
     "sweep": "Push one subnetwork, or two together, and see how far outputs move.",

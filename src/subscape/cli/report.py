@@ -13,11 +13,15 @@ import tyro
 from subscape.cli.next_step import edit_of, then
 from subscape.cli.run_folder import open_run
 from subscape.report import write_report
+from subscape.scorecard import Scorecard
+from subscape.scorecard.record import FOLDER, NAME
 
 
 @dataclass(frozen=True)
 class ReportRun:
     """Write a measured run as one HTML file that opens in any browser, without a network.
+
+    It shows the run's scorecard too, if there is one (subscape evaluate).
 
     Example: subscape report runs/attention -o attention.html
     """
@@ -41,8 +45,14 @@ def run(settings: ReportRun) -> Path:
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)
     title = settings.title or _title(opened.model, opened.decomposition.layout.names)
+    scored = opened.folder / FOLDER
     path = write_report(
-        settings.out, opened.decomposition, measures, title=title, overwrite=settings.overwrite
+        settings.out,
+        opened.decomposition,
+        measures,
+        title=title,
+        scorecard=Scorecard.load(scored) if (scored / NAME).is_file() else None,
+        overwrite=settings.overwrite,
     )
     size = path.stat().st_size
     if settings.json:

@@ -58,10 +58,10 @@ def oracle(
     require(len(directions) > 0, "directions", "at least one", "none")
     g = gradients.double()
     t = directions.double() / directions.double().norm(dim=1, keepdim=True)
-    return _best_codes(g @ t.mT, t @ t.mT, g.square().sum(), l0, max_active)
+    return best_codes(g @ t.mT, t @ t.mT, g.square().sum(), l0, max_active)
 
 
-def _best_codes(
+def best_codes(
     inner: Float[Tensor, "row direction"],
     gram: Float[Tensor, "direction direction"],
     total: Tensor,
@@ -144,7 +144,7 @@ def pca_fvu_of_grams(
     default the same ones, and `cross` ⟨g_i, h_j⟩, to go with `fit`.
     """
     fit, cross = (gram if other is None else other for other in (fit, cross))
-    inner = cross.double() @ _principal_weights(fit.double(), n_components, fit.dtype)
+    inner = cross.double() @ principal_weights(fit.double(), n_components, fit.dtype)
     return _fvu(inner, gram.double().trace(), l0)
 
 
@@ -153,7 +153,7 @@ def _fvu(inner: Float[Tensor, "row direction"], total: Tensor, l0: float | int |
     if l0 is None:
         return float(1 - inner.square().sum() / total)
     gram = torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
-    return _best_codes(inner, gram, total, l0, None).fvu
+    return best_codes(inner, gram, total, l0, None).fvu
 
 
 def principal_directions(
@@ -163,10 +163,10 @@ def principal_directions(
     # The Gram matrix of the rows, where it is the smaller one, takes a tenth of the time of an SVD.
     if len(gradients) >= gradients.shape[1]:
         return torch.linalg.svd(gradients, full_matrices=False).Vh[:n]
-    return (gradients.mT @ _principal_weights(gradients @ gradients.mT, n, gradients.dtype)).mT
+    return (gradients.mT @ principal_weights(gradients @ gradients.mT, n, gradients.dtype)).mT
 
 
-def _principal_weights(
+def principal_weights(
     gram: Float[Tensor, "row row"], n: int, made_in: torch.dtype
 ) -> Float[Tensor, "row direction"]:
     """What of every row makes each of the first principal directions."""

@@ -78,12 +78,7 @@ def outputs_at(
     micro_batch_size: int = 256,
 ) -> Float[Tensor, "row *output"]:
     """f(x, W0 + change) at rows, without gradient and not checked for being finite."""
-    moved = {
-        name: (target.parameters[name].detach().to(add.dtype) + add).to(
-            target.parameters[name].dtype
-        )
-        for name, add in (change or {}).items()
-    }
+    moved = target.moved(change or {})
     with torch.no_grad():
         return torch.cat([
             part.pick(target.outputs(part.inputs(data, target), moved))

@@ -21,6 +21,7 @@ from subscape.measures.record import Measures, rounded
 from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
 from subscape.report.page import write_page
+from subscape.scorecard import Scorecard
 from subscape.subnetworks.decomposition import Decomposition
 
 LONGEST_VECTOR = 64
@@ -51,6 +52,7 @@ def write_report(
     *,
     title: str,
     figures: Pictures = (),
+    scorecard: Scorecard | None = None,
     overwrite: bool = True,
 ) -> Path:
     """Write a measured decomposition as one HTML file that opens in any browser, without a network.
@@ -61,21 +63,29 @@ def write_report(
         measures: their measures.
         title: headline.
         figures: title, caption and PNG file of pictures to show beside the overview.
+        scorecard: what `score` found, to show beside the overview.
         overwrite: replace a report that is there; anything else is never replaced.
 
     Raises:
-        ValueError: if the measures are of another decomposition.
+        ValueError: if the measures or the scorecard are of another decomposition.
         FileExistsError: if something else is there.
     """
-    data = page_data(decomposition, measures, title=title, figures=figures)
+    data = page_data(decomposition, measures, title=title, figures=figures, scorecard=scorecard)
     return write_page(out, data, overwrite=overwrite)
 
 
 def page_data(
-    decomposition: Decomposition, measures: Measures, *, title: str, figures: Pictures = ()
+    decomposition: Decomposition,
+    measures: Measures,
+    *,
+    title: str,
+    figures: Pictures = (),
+    scorecard: Scorecard | None = None,
 ) -> dict[str, Any]:
     """What the script of the page reads, ready for JSON but for the record."""
     measures.verify(decomposition)
+    if scorecard is not None:
+        scorecard.verify(decomposition)
     settings, metrics = decomposition.settings, decomposition.metrics
     by_rule = rule_names(measures)
     return {
@@ -105,6 +115,7 @@ def page_data(
             {"title": name, "caption": caption, "image": _png(Path(file))}
             for name, caption, file in figures
         ],
+        "scorecard": scorecard,
         "measures": measures.record,
     }
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SCRIPTS = (
     *("words.js", "parts.js", "charts.js", "maps.js"),
-    *("overview.js", "list.js", "card.js", "main.js"),
+    *("scorecard.js", "overview.js", "list.js", "card.js", "main.js"),
 )
 """The script of the page, in the order in which its parts need one another."""
 

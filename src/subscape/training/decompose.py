@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from subscape._checks import problem, require, with_settings
 from subscape._io import check_free
 from subscape._lock import locked
+from subscape._shapes import Int
 from subscape.data import Samples, as_samples, hashes, n_samples, take
 from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
@@ -271,6 +272,13 @@ def split(
         )
     if heldout is not None:
         return (samples, reference), (_unseen(as_samples(heldout), samples), reference)
+    held, trained = set_aside(samples, seed)
+    return _part(samples, reference, trained), _part(samples, reference, held)
+
+
+def set_aside(samples: Samples, seed: int) -> tuple[Int[Tensor, " held"], Int[Tensor, " trained"]]:
+    """Which samples are held out where no others are given, and which are trained on."""
+    n = n_samples(samples)
     copies: dict[bytes, list[int]] = {}
     for index, digest in enumerate(hashes(samples)):
         copies.setdefault(digest, []).append(index)
@@ -288,7 +296,7 @@ def split(
         warnings.warn(
             f"data: {len(copies):,} of {n:,} samples are distinct. Copies of a sample are held out "
             "together, so that none of what is held out is trained on.",
-            stacklevel=4,
+            stacklevel=5,
         )
     order = torch.randperm(len(copies), generator=generator_of(seed, 3)).tolist()
     groups = list(copies.values())
@@ -296,7 +304,7 @@ def split(
         torch.tensor([index for place in places for index in groups[place]])
         for places in (order[:n_held], order[n_held:])
     )
-    return _part(samples, reference, trained), _part(samples, reference, held)
+    return held, trained
 
 
 def _unseen(heldout: Samples, samples: Samples) -> Samples:

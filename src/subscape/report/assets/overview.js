@@ -115,6 +115,7 @@ const drawOverview = memo(() => {
       h("div.columns", null, strongestPanel(), h("div", null, qualityPanel())),
       h("div.columns", null, panel("Active rates", "spectrum", spectrum()), panel("Impact and active rate", "scatter", scatter())),
       tensorPanel());
+    if (data.scorecard) overview.append(scorecardPanel());
     setTimeout(() => {
       if (all.length > 1) overview.append(panel("How subnetworks relate", null, maps()));
       overview.append(settingsPanel());
