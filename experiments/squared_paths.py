@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from page import Record, draw, kept, main
+from trained import trained
 
 from subscape._io import read_tensors, write_tensors
 from subscape.gradients import GradientSource
-from subscape.lowrank.project import project
-from subscape.lowrank.stack import unit
 from subscape.measures.oracle import oracle
 from subscape.reproduce.paths import paths
 from subscape.reproduce.recipes import PUBLISHED, reproduction
@@ -27,8 +26,7 @@ from subscape.rows import generator_of
 from subscape.subnetworks.evaluation import DEAD_RATE
 from subscape.targets import Target
 from subscape.toys import Toy, ToyTraining, squared, true_subnetworks
-from subscape.training import Trainer, TrainingConfig
-from subscape.training.run import best_of, run_steps
+from subscape.training import TrainingConfig
 
 N_HELDOUT = 2_000
 PLAIN = {"resample_every": 0}
@@ -51,9 +49,7 @@ def targets(out: Path, seeds: int, steps: int) -> list[Toy]:
     file = out / f"targets-{seeds}-{steps}.safetensors"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        toys = squared.many(
-            range(seeds), variant="published", training=training_of_targets(steps)
-        )
+        toys = squared.many(range(seeds), variant="published", training=training_of_targets(steps))
         write_tensors(
             file,
             {f"{t.seed}.{k}": v.detach() for t in toys for k, v in t.model.state_dict().items()},
@@ -63,9 +59,9 @@ def targets(out: Path, seeds: int, steps: int) -> list[Toy]:
     toys = squared.many(range(seeds), variant="published", training=training_of_targets(1))
     for toy in toys:
         prefix = f"{toy.seed}."
-        toy.model.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
-        )
+        toy.model.load_state_dict({
+            k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)
+        })
     return toys
 
 
@@ -97,20 +93,10 @@ def decomposed(toys: list[Toy], options: dict[str, Any]) -> list[Record]:
         for source, toy in zip(train, toys, strict=True)
     ]
     truths = [true_subnetworks(toy, what.divergence) for toy in toys]
-    trainer = Trainer(train, config)
-    if from_truth:
-        directions = torch.stack([t.directions for t in truths]).float()
-        starts = unit(project(trainer.dictionary.layout, directions.flatten(0, 1))).weights
-        starts = starts.unflatten(0, (len(toys), 1, -1)).expand_as(
-            trainer.dictionary.decoder_weights
-        )
-        with torch.no_grad():
-            trainer.dictionary.decoder_weights.copy_(starts)
-            trainer.dictionary.encoder_weights.copy_(starts)
-    run_steps(trainer, config.steps, None, Silent())
+    starts = [t.directions for t in truths] if from_truth else None
+    results = trained(train, held, config, starts)
     figures = []
-    for index, (toy, source, truth) in enumerate(zip(toys, held, truths, strict=True)):
-        result = best_of(trainer, index, source, {})
+    for toy, source, truth, result in zip(toys, held, truths, results, strict=True):
         weights = [v for k, v in result.decoder.dense().items() if k.endswith("weight")]
         alive = torch.tensor(result.metrics["active_rate"]) > DEAD_RATE
         led = paths(weights[0], weights[-1], alive=alive)
@@ -123,13 +109,6 @@ def decomposed(toys: list[Toy], options: dict[str, Any]) -> list[Record]:
             "all": led.all_found,
         })
     return figures
-
-
-class Silent:
-    """In the place of a progress bar."""
-
-    def update(self) -> None: ...
-    def set_postfix(self, **_: Any) -> None: ...
 
 
 def measure(
