@@ -18,7 +18,7 @@ from statistics import mean, median
 import torch
 from geometry_measures import Text
 from page import Record, draw, kept, main
-from stories import along, base
+from stories import base, output_of_row
 from torch import Tensor
 from trained import trained
 
@@ -65,15 +65,12 @@ def figures(
     aim = 0.1
     if not divergence.logits:  # of toys, which have another unit
         aim = 0.1 * float(divergence(own, own.roll(1, 0)).mean())
-    target = source.target
 
     def changes(directions: Stack, row: int) -> Change:
-        inputs = source._inputs(samples[[row // per_sample]])
+        output = output_of_row(source, directions, row, per_sample)
 
         def moved(c: Tensor) -> Tensor:
-            new = {n: target.parameters[n] + v for n, v in along(directions, c).items()}
-            outputs = target.outputs(inputs, new).reshape(per_sample, -1)
-            return divergence(outputs[[row % per_sample]], own[[row]])[0]
+            return divergence(output(c), own[[row]])[0]
 
         return moved
 

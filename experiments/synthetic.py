@@ -165,7 +165,7 @@ def figures(
     }
 
 
-def measure(out: Path, *, seeds: int = 5, steps: int = 3_000) -> list[Record]:
+def measure(out: Path, *, seeds: int = 3, steps: int = 2_000) -> list[Record]:
     records = []
     for name, firing in SETTINGS.items():
         runs = kept(
