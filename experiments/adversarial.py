@@ -2,12 +2,14 @@
 
     SUBSCAPE_DATA=… python experiments/adversarial.py --out runs/adversarial --write docs/open-questions.md
 
-Claim: what is inactive in a row does not matter to it, whatever the combination. For every row the coefficients of its
-inactive subnetworks are chosen by projected gradient ascent on the change of the row's output, ‖c‖ = the δ that moves a
-subnetwork's own top rows by 0.1 nats (toys: by a tenth of the mean divergence between rows); 20 to 320 steps. Controls: random
-coefficients of the same subnetworks and length, the same ascent over as many random directions of the same norms
-and ranks, and of a toy over the true directions of features that are 0 in the row. (A neighbour's published figures: a KL of .83 at random, 40 when chosen.) About 8 minutes on one core.
-Expected: at most 1.5 times random coefficients on toys, 3 times on stories260k.
+Claim: what is inactive in a row does not matter to it, whatever the combination. For every row the
+coefficients of its inactive subnetworks are chosen by projected gradient ascent on the change of the row's
+output, ‖c‖ = the δ that moves a subnetwork's own top rows by 0.1 nats (toys: by a tenth of the mean
+divergence between rows); 20 to 320 steps. Controls: random coefficients of the same subnetworks and length,
+the same ascent over as many random directions of the same norms and ranks, and of a toy over the true
+directions of features that are 0 in the row. (A neighbour's published figures: a KL of .83 at random, 40 when
+chosen.) About 8 minutes on one core. Expected: at most 1.5 times random coefficients on toys, 3 times on
+stories260k.
 """
 
 from collections.abc import Callable

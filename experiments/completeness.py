@@ -2,10 +2,11 @@
 
     SUBSCAPE_DATA=… python experiments/completeness.py --out runs/completeness --write docs/open-questions.md
 
-Claim under test: the right number of subnetworks can be read off. TMS 40-10 with 20 to 80 subnetworks at a fixed L0 of 4;
-control: k · n varying, L0 a tenth of the number. Per setting FVU, features matched, and how many of them were
-split (a second subnetwork within .5). stories260k: 25 to 400 subnetworks at L0 5, FVU on rows trained on against rows
-held out. About 10 minutes on one core. Expected: FVU keeps falling past 40, without a bend; split ones rise.
+Claim under test: the right number of subnetworks can be read off. TMS 40-10 with 20 to 80 subnetworks at a
+fixed L0 of 4; control: k · n varying, L0 a tenth of the number. Per setting FVU, features matched, and how
+many of them were split (a second subnetwork within .5). stories260k: 25 to 400 subnetworks at L0 5, FVU on
+rows trained on against rows held out. About 10 minutes on one core. Expected: FVU keeps falling past 40,
+without a bend; split ones rise.
 """
 
 from dataclasses import replace

@@ -1,13 +1,14 @@
-"""Contrastive pairs: do six subnetworks hold six planted rules, when each row is compared with its own window without the trigger?
+"""Contrastive pairs: do six subnetworks hold six planted rules, each row beside its window without the trigger?
 
     SUBSCAPE_DATA=… python experiments/contrastive.py --out runs/contrastive --write docs/open-questions.md
 
-Claim: curated pairs need few subnetworks. Windows of text whose last token is the trigger of one of six rules planted in the
-MLP of layer 3 of stories260k; a row's reference is the model's output on the same window with a token there that the
-text does not have. Six subnetworks, one active per row. Found: a direction to push at 0.8 or more of the cosine
-with ΔW that the first singular vector of the rule's own gradients (mean reference, no metric) reaches; AUROC of the best code for a rule's rows
-among those of the others. Controls: the base model without rules on the same pairs; and pairs
-that are shuffled, each window with the counterpart of another one. About 4 minutes on one core. Expected: 6 of 6.
+Claim: curated pairs need few subnetworks. Windows of text whose last token is the trigger of one of six rules
+planted in the MLP of layer 3 of stories260k; a row's reference is the model's output on the same window with
+a token there that the text does not have. Six subnetworks, one active per row. Found: a direction to push at
+0.8 or more of the cosine with ΔW that the first singular vector of the rule's own gradients (mean reference,
+no metric) reaches; AUROC of the best code for a rule's rows among those of the others. Controls: the base
+model without rules on the same pairs; and pairs that are shuffled, each window with the counterpart of
+another one. About 4 minutes on one core. Expected: 6 of 6.
 """
 
 from pathlib import Path

@@ -2,13 +2,14 @@
 
     SUBSCAPE_DATA=… python experiments/curvature.py --out runs/curvature --write docs/open-questions.md
 
-Claim under test: the unexplained part of a row gradient is there because gradients are local (the loss is not linear
-that far), not for want of directions. q(u) = |D₊ + D₋ − 2 D₀| / |D₊ − D₋| at W₀ ± δ u, δ such that the linear change is a tenth
-of the mean D₀: along what is explained, along the residual, along the gradient, and along a random direction. If
-the claim is right q is larger along the residual, rows with a larger q have a larger residual (rank
-correlation given ‖g‖), and the FVU falls when gradients are averaged over N(0, σ²) around W₀ (σ a tenth of the root mean
-square weight, 16 draws); if directions are missing it falls with four times as many subnetworks at the same L0. Controls: TMS (piecewise linear),
-X→X² (curved), random u. Reference `mean`, no metric. About 6 minutes on one core.
+Claim under test: the unexplained part of a row gradient is there because gradients are local (the loss is not
+linear that far), not for want of directions. q(u) = |D₊ + D₋ − 2 D₀| / |D₊ − D₋| at W₀ ± δ u, δ such that the
+linear change is a tenth of the mean D₀: along what is explained, along the residual, along the gradient, and
+along a random direction. If the claim is right q is larger along the residual, rows with a larger q have a
+larger residual (rank correlation given ‖g‖), and the FVU falls when gradients are averaged over N(0, σ²)
+around W₀ (σ a tenth of the root mean square weight, 16 draws); if directions are missing it falls with four
+times as many subnetworks at the same L0. Controls: TMS (piecewise linear), X→X² (curved), random u. Reference
+`mean`, no metric. About 6 minutes on one core.
 """
 
 from collections.abc import Callable
@@ -197,7 +198,7 @@ def measure(
     out: Path,
     *,
     seeds: int = 3,
-    steps: int = 2_000,
+    steps: int = 800,
     stories_steps: int = 200,
     n_rows: int = 128,
     names: tuple[str, ...] = ("tms", "squared", "stories260k"),

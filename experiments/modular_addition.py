@@ -1,13 +1,14 @@
 """Activations in the middle as outputs: do codes of the network for (a + b) mod 113 separate by frequency?
 
-    SUBSCAPE_DATA=… python experiments/modular_addition.py --out runs/modular-addition --write docs/open-questions.md
+    SUBSCAPE_DATA=… python experiments/modular_addition.py --write docs/open-questions.md
 
-Claim: with the hidden layer as output a subnetwork of the MLP's first matrix belongs to one frequency, which it does not with
-logits as outputs. The MLP of the one-layer transformer, over what attention gives for all 113 × 113 pairs; 40 subnetworks, 4 active.
-Share: of the variance of a code over all pairs, how much lies in one frequency k (a code is a product of
-activations, so its waves of 2k count as k's in the second column); mean over the subnetworks that are in use. Controls: random directions
-of the same norms and ranks, and the neurons themselves, as the most that can be expected. About 5 minutes on one core.
-Expected: a share of at least .7 in one honest setting, or the table of what was tried.
+Claim: with the hidden layer as output a subnetwork of the MLP's first matrix belongs to one frequency, which
+it does not with logits as outputs. The MLP of the one-layer transformer, over what attention gives for all
+113 × 113 pairs; 40 subnetworks, 4 active. Share: of the variance of a code over all pairs, how much lies in
+one frequency k (a code is a product of activations, so its waves of 2k count as k's in the second column);
+mean over the subnetworks that are in use. Controls: random directions of the same norms and ranks, and the
+neurons themselves, as the most that can be expected. About 5 minutes on one core. Expected: a share of at
+least .7 in one honest setting, or the table of what was tried.
 """
 
 import os
@@ -19,7 +20,6 @@ import torch
 from page import Record, draw, kept, main
 from token_agreement import chance_of
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 import subscape
 from subscape import Decomposition, GradientSource, Target
@@ -172,7 +172,7 @@ def measure(
     *,
     checkpoint: int = 0,
     seeds: int = 1,
-    steps: int = 600,
+    steps: int = 200,
     settings: Any = tuple(SETTINGS),
 ) -> list[Record]:
     path = Path(os.environ["SUBSCAPE_DATA"]) / "rib_modadd" / f"seed{checkpoint}.safetensors"

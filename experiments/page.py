@@ -1,4 +1,6 @@
-"""What every experiment does with its figures: keeps each record, writes JSON and a picture, puts its table in a page.
+"""Records of an experiment: kept, shown as a table in a page, and drawn.
+
+Also the command that all experiments share.
 
 An experiment is a file with a docstring (claim, command, minutes, what is expected) that gives `main` what it
 measures: records, one per line of its table.

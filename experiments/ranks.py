@@ -2,10 +2,11 @@
 
     python experiments/ranks.py --out runs/ranks --write docs/open-questions.md
 
-Claim: a subnetwork finds a circuit if its rank is at least the circuit's, and too large a rank does no harm. Row gradients of ten
-known directions of rank 1 to 8 over two 24 × 24 matrices, one active per row on average, with noise of a fifth of the
-energy; decomposed with rank 1 to 16. Controls: ranks too small and too large, and the best that a rank can reach (cosine of a direction with its
-own truncation). About 2 minutes on one core. Expected: MMCS at that bound up to the true rank, and no loss above it.
+Claim: a subnetwork finds a circuit if its rank is at least the circuit's, and too large a rank does no harm.
+Row gradients of ten known directions of rank 1 to 8 over two 24 × 24 matrices, one active per row on average,
+with noise of a fifth of the energy; decomposed with rank 1 to 16. Controls: ranks too small and too large,
+and the best that a rank can reach (cosine of a direction with its own truncation). About 2 minutes on one
+core. Expected: MMCS at that bound up to the true rank, and no loss above it.
 """
 
 from pathlib import Path

@@ -2,12 +2,13 @@
 
     python experiments/scaffolding.py --out runs/scaffolding --write docs/open-questions.md
 
-Claim: batch top-k finds a circuit that works in every row as one subnetwork. TMS 5-2 with a second block beside it, a
-low-rank map B A z of four inputs that are never 0, onto outputs of its own; scaled so that its gradients have a share of
-0 to 60 % of Σ‖g‖². Six subnetworks, under l0 = 0.5 as published (0.1 of five), under l0 = 1.5, and under l0 = 0.5 with one
-more subnetwork outside of the selection, active in every row. Found: a cosine of at least .9 with the first singular vector of the block's own
-gradients; features: TMS's five all found. Control: share 0, where there is nothing to find. About 4 minutes on
-one core. Expected: found in at least 19 of 20 from 5 to 60 %.
+Claim: batch top-k finds a circuit that works in every row as one subnetwork. TMS 5-2 with a second block
+beside it, a low-rank map B A z of four inputs that are never 0, onto outputs of its own; scaled so that its
+gradients have a share of 0 to 60 % of Σ‖g‖². Six subnetworks, under l0 = 0.5 as published (0.1 of five),
+under l0 = 1.5, and under l0 = 0.5 with one more subnetwork outside of the selection, active in every row.
+Found: a cosine of at least .9 with the first singular vector of the block's own gradients; features: TMS's
+five all found. Control: share 0, where there is nothing to find. About 4 minutes on one core. Expected: found
+in at least 19 of 20 from 5 to 60 %.
 """
 
 from dataclasses import replace

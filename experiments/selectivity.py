@@ -2,11 +2,12 @@
 
     SUBSCAPE_DATA=… python experiments/selectivity.py --out runs/selectivity --write docs/open-questions.md
 
-Claim: pushing a subnetwork moves the rows of its circuit. Rows are labelled exactly: those of six rules planted in the MLP of
-layer 3 of stories260k. For every rule, the subnetwork whose code tells its rows best is pushed until the
-median KL of the rule's rows is .001 to 1 nats; how well that movement tells them from all others (AUROC) and how much more
-they move (ratio of medians), mean over rules and signs with the smallest and largest. Controls: random directions of the same norms and
-ranks, pushed until the same rows move as much, and the rule's own ΔW, the most that can be expected. About 4 minutes on one core.
+Claim: pushing a subnetwork moves the rows of its circuit. Rows are labelled exactly: those of six rules
+planted in the MLP of layer 3 of stories260k. For every rule, the subnetwork whose code tells its rows best is
+pushed until the median KL of the rule's rows is .001 to 1 nats; how well that movement tells them from all
+others (AUROC) and how much more they move (ratio of medians), mean over rules and signs with the smallest and
+largest. Controls: random directions of the same norms and ranks, pushed until the same rows move as much, and
+the rule's own ΔW, the most that can be expected. About 4 minutes on one core.
 """
 
 from collections.abc import Mapping

@@ -2,11 +2,11 @@
 
     python experiments/squared_paths.py --out runs/squared-paths --write docs/open-questions.md
 
-Claim: five subnetworks of rank 2 are the five paths from an input to its own output (arXiv 2504.00194, sec. 4.1.4).
-Twenty targets trained as in the paper are decomposed under several ways of training; judged by paths, beside the
-oracle of one direction for each input at the same L0. Control: training started from the five true
-directions. If that leaves them, with a lower FVU, no better search will find them. About 12 minutes on one core, most of it
-for the targets. Expected: all paths in at least 19 of 20.
+Claim: five subnetworks of rank 2 are the five paths from an input to its own output (arXiv 2504.00194, sec.
+4.1.4). Twenty targets trained as in the paper are decomposed under several ways of training; judged by paths,
+beside the oracle of one direction for each input at the same L0. Control: training started from the five true
+directions. If that leaves them, with a lower FVU, no better search will find them. About 12 minutes on one
+core, most of it for the targets. Expected: all paths in at least 19 of 20.
 """
 
 from dataclasses import replace

@@ -44,7 +44,7 @@ def along(directions: Stack, coefficients: Tensor) -> dict[str, Tensor]:
 def output_of_row(
     source: GradientSource, directions: Stack, row: int, per_sample: int = 1
 ) -> Callable[[Tensor], Tensor]:
-    """From coefficients to the output of one row [1, output] of a model moved along Σ_k c_k d_k; rows by sample."""
+    """From coefficients to the output of one row [1, output] of a model moved along Σ_k c_k d_k."""
     target = source.target
     inputs = to_device(take(source.data, torch.tensor([row // per_sample])), target.like.device)
 

@@ -1,13 +1,14 @@
-"""Row gradients Σ c_k v_k of known low-rank directions: does training find them, and if not, is it the search or the loss?
+"""Row gradients Σ c_k v_k of known directions: does training find them, or does the search or the loss fail?
 
     python experiments/synthetic.py --out runs/synthetic --write docs/open-questions.md
 
-Claim: the codes and directions of a dictionary are the true ones, whatever the rates of firing, up to a correlation of
-.5, with hierarchy and with noise. 30 rank-one directions over two matrices, 3 of them active per row, coefficients of both
-signs. MCC: mean |correlation| of every true coefficient with its one-to-one match among the codes, on rows not trained on.
-Controls: training started from the true directions (if that too drifts away, and at a lower FVU, the fault
-is the loss's, not the search's), and principal directions and random ones with all coefficients. About 5 minutes on one
-core. Expected: MCC of at least .95 up to correlation .5.
+Claim: the codes and directions of a dictionary are the true ones, whatever the rates of firing, up to a
+correlation of .5, with hierarchy and with noise. 30 rank-one directions over two matrices, 3 of them active
+per row, coefficients of both signs. MCC: mean |correlation| of every true coefficient with its one-to-one
+match among the codes, on rows not trained on. Controls: training started from the true directions (if that
+too drifts away, and at a lower FVU, the fault is the loss's, not the search's), and principal directions and
+random ones with all coefficients. About 5 minutes on one core. Expected: MCC of at least .95 up to
+correlation .5.
 """
 
 from dataclasses import dataclass

@@ -2,11 +2,12 @@
 
     python experiments/tmcs_seeds.py --out runs/tmcs-seeds --write docs/open-questions.md
 
-Claim: what fails with several starts fails because the loss has its minimum elsewhere. Every seed is decomposed
-from four random starts and once more from its true directions. A start at the truth that leaves it, and not for a higher FVU,
-is proof: no search by this loss can end there. Beside it the energy of the
-second principal direction of single-feature gradients over that of the first, for the feature where it is largest: near 1 a feature
-has no one direction. Control: the seeds that succeed. About 2 minutes on one core for 20 seeds of both divergences.
+Claim: what fails with several starts fails because the loss has its minimum elsewhere. Every seed is
+decomposed from four random starts and once more from its true directions. A start at the truth that leaves
+it, and not for a higher FVU, is proof: no search by this loss can end there. Beside it the energy of the
+second principal direction of single-feature gradients over that of the first, for the feature where it is
+largest: near 1 a feature has no one direction. Control: the seeds that succeed. About 2 minutes on one core
+for 20 seeds of both divergences.
 """
 
 from dataclasses import replace
