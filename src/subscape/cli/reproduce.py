@@ -40,6 +40,7 @@ class ReproduceRun:
             "squared",
             "squared-paper",
             "squared-published",
+            "superposed",
             "modular-addition",
             "digits-mlp",
         ],
@@ -87,6 +88,10 @@ class ReproduceRun:
     """Another width of the bottleneck."""
     n_outputs: int | None = None
     """tmcs: another number of outputs than of features."""
+    n_neurons: int | None = None
+    """superposed: neurons of a circuit; n_hidden is so many times a prime."""
+    probability: float | None = None
+    """Another probability that a feature is active."""
     signed: bool = False
     """tms: inputs of both signs, of which the outputs are to be the positive parts."""
     correlation: float | None = None
@@ -249,6 +254,8 @@ def _toy_lines(results: Mapping[str, Any]) -> list[str]:
         rows["all circuits in a group's span"] = f"{s['all_in_spans']} of {n}"
     if "pushes_matched" in s:
         rows["all directions to push matched"] = f"{s['pushes_matched']} of {n}"
+    if "circuits_mmcs" in s:
+        rows["MMCS with the weights of circuits"] = f"{s['circuits_mmcs']['mean']:.4f}"
     if s["failed_seeds"]:
         rows["failed seeds"] = str(s["failed_seeds"])
     return [

@@ -14,7 +14,16 @@ from subscape.toys import TOYS
 from subscape.training import TrainingConfig
 
 Recipe = Literal["default", "published"]
-OF_TOYS = {"n_features", "n_hidden", "n_outputs", "signed", "correlation", "large_input"}
+OF_TOYS = {
+    "n_features",
+    "n_hidden",
+    "n_outputs",
+    "n_neurons",
+    "probability",
+    "signed",
+    "correlation",
+    "large_input",
+}
 """Settings of toys on the command line, by the names that the functions of `TOYS` have for them."""
 
 
@@ -99,6 +108,7 @@ REPRODUCTIONS = {
         _of("squared", 10, 2, toy="squared-code", divergence="half-reference-mse"),
         _of("squared-paper", 10, 2, toy="squared", divergence="half-reference-mse"),
         _of("squared-published", 5, 2, divergence="half-reference-mse"),
+        _of("superposed", 42),
     )
 }
 

@@ -8,6 +8,7 @@ toys are trained several times and the best is kept, see `subscape.toys`).
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -65,7 +66,9 @@ def reproduce(
     Gives `{"name", "settings", "runs": [one per seed], "summary"}`, ready for JSON.
     """
     # What does not fit the toy is found before it is trained.
-    toy = TOYS[what.toy](seeds[:1], training=ToyTraining(1, n_candidates=1))[0]
+    make, short = TOYS[what.toy], {"training": ToyTraining(1, n_candidates=1)}
+    trained = "training" in inspect.signature(make).parameters
+    toy = make(seeds[:1], **(dict(what.toy_settings) | (short if trained else {})))[0]
     make_layout(Target(toy.model).shapes, what.training.rank, what.training.form)
     runs: list[dict[str, Any]] = []
     groups = [list(seeds[i : i + side_by_side]) for i in range(0, len(seeds), side_by_side)]
@@ -175,6 +178,9 @@ def _figures(
     }
     if what.toy == "tmcs":
         figures |= _mixing_figures(toy, decomposition, alive)
+    if toy.circuits is not None:
+        directions = decomposition.directions.flat()
+        figures |= {"circuits_mmcs": recovery(directions, toy.circuits, alive=alive).mmcs}
     if decomposition.geometry.metric is not None:
         figures |= _push_figures(decomposition, truth, alive, toy.represented)
     if toy.has_two_signs:

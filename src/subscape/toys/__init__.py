@@ -8,6 +8,7 @@ from subscape.toys._mixing import high_rank, tmcs
 from subscape.toys._squared import squared
 from subscape.toys._tms import LARGE_TRAINING, tms, tms_identity, tms_parallel
 from subscape.toys.inputs import SparseInputs
+from subscape.toys.superposed import superposed
 from subscape.toys.toy import Toy
 from subscape.toys.training import ToyTraining
 from subscape.toys.truth import Truth, row_gradients, true_subnetworks
@@ -25,8 +26,9 @@ TOYS: dict[str, Callable[..., list[Toy]]] = {
     "squared": squared.many,
     "squared-code": partial(squared.many, variant="code"),
     "squared-published": partial(squared.many, variant="published"),
+    "superposed": superposed.many,
 }
-"""By the name the command line knows them, functions from seeds to one trained toy per seed."""
+"""By the name the command line knows them, functions from seeds to one toy per seed."""
 
 __all__ = [
     "TOYS",
@@ -37,6 +39,7 @@ __all__ = [
     "high_rank",
     "row_gradients",
     "squared",
+    "superposed",
     "tmcs",
     "tms",
     "tms_identity",

@@ -33,6 +33,10 @@ class Toy:
     positive_only: bool = False
     """Whether negative inputs have no circuit, as where the right output is the positive part."""
 
+    circuits: Float[Tensor, "group parameter"] | None = None
+    """What of the weights each circuit is, target tensors flattened in model order, where the target was written and
+    not trained: their sum."""
+
     @property
     def has_two_signs(self) -> bool:
         """Whether positive and negative inputs have a circuit each."""

@@ -1,0 +1,88 @@
+"""Records of an experiment: kept, shown as a table in a page, and drawn.
+
+Also the command that all experiments share.
+
+An experiment is a file with a docstring (claim, command, minutes, what is expected) that gives `main` what it
+measures: records, one per line of its table.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from subscape._io import read_json, save_figure, write_json, write_text
+from subscape.report.plotting import new_figure
+
+Record = dict[str, Any]
+Columns = Mapping[str, str]
+"""Header to how a record is shown below it, as in `"{found} of {seeds}"`."""
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""What a picture shows: name to x and y."""
+
+
+def kept(file: Path, make: Callable[[], Any]) -> Any:
+    """A result from its file, or made and kept, so that a run that was stopped goes on."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, make())
+    return read_json(file)
+
+
+def table(records: Sequence[Record], columns: Columns) -> str:
+    """Records as a table of Markdown."""
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[form.format(**record) for form in columns.values()] for record in records]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_into(page: Path, name: str, text: str) -> None:
+    """Put a text between the page's two marks of that name."""
+    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, rest = page.read_text(encoding="utf-8").split(first, 1)
+    write_text(page, f"{before}{first}{text}\n{last}{rest.split(last, 1)[1]}")
+
+
+def draw(
+    path: Path, lines: Lines, *, x: str, y: str, log_x: bool = False, joined: bool = True
+) -> None:
+    """A picture of lines, or of points; their x may be names."""
+    figure = new_figure((6.0, 3.6))
+    axes = figure.subplots()
+    for name, (at, values) in lines.items():
+        axes.plot(at, values, "o-" if joined else "o", label=name, markersize=4)
+    if log_x:
+        axes.set_xscale("log")
+    axes.set(xlabel=x, ylabel=y)
+    axes.legend(fontsize=7)
+    save_figure(figure, path)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, with the smallest and largest."""
+    return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def main(
+    name: str,
+    doc: str | None,
+    measure: Callable[[Path], list[Record]],
+    columns: Columns,
+    picture: Callable[[Path, list[Record]], None],
+) -> None:
+    """The command of an experiment."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder for results")
+    parser.add_argument("--write", type=Path, help="page to put the table into")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    records = measure(arguments.out)
+    write_json(arguments.out / f"{name}.json", records)
+    picture(arguments.out / f"{name}.png", records)
+    text = table(records, columns)
+    print(text)
+    if arguments.write:
+        write_into(arguments.write, name, text)

@@ -1,0 +1,143 @@
+"""Every experiment in a tiny setting: it measures, resumes, shows its table and draws its picture."""
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from subscape.toys import training
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+TOYS = {
+    "adversarial": {"seeds": 1, "toy_steps": 20, "n_rows": 1, "steps": 2, "names": ("tms",)},
+    "completeness": {"seeds": 1, "steps": 10, "numbers": (5, 10), "stories": ()},
+    "curvature": {"seeds": 1, "steps": 10, "names": ("tms",)},
+    "radius": {"seeds": 1, "steps": 10, "n_samples": 8, "names": ("tms",)},
+    "ranks": {"steps": 4, "true": (2,), "fitted": (1, 2, 4, 8, 16)},
+    "references": {"seeds": 1, "steps": 5, "plant_seeds": 0, "references": ("mean of all",)},
+    "scaffolding": {"seeds": 1, "steps": 4},
+    "squared_paths": {"seeds": 1, "target_steps": 2, "steps": 2},
+    "synthetic": {"seeds": 1, "steps": 2},
+    "tmcs_seeds": {"seeds": 1, "steps": 5, "restarts": 1},
+}
+REAL = {
+    "adversarial": {"stories_steps": 2, "n_rows": 1, "steps": 2, "names": ("stories260k",)},
+    "contrastive": {"sets": 1, "steps": 3, "settings": ("pairs, whitened",)},
+    "curvature": {"stories_steps": 2, "n_rows": 4, "names": ("stories260k",)},
+    "modular_addition": {"steps": 3, "settings": ("logits, published", "hidden layer, whitened")},
+    "selectivity": {"steps": 2, "aims": (0.1,)},
+}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, unchecked):
+    """From the name of an experiment and its settings to its records; measured, then once more from its files."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    fit = training._fit
+
+    def short(recipe, free, x, y, how):
+        return fit(recipe, free, x, y, replace(how, n_steps=min(how.n_steps, 300)))
+
+    monkeypatch.setattr(training, "_fit", short)
+    before = set(sys.modules)
+
+    def tiny(name, settings):
+        module, page = importlib.import_module(name), importlib.import_module("page")
+        records = module.measure(tmp_path / name, **settings)
+        assert records
+        text = page.table(records, module.COLUMNS)
+        assert len(text.splitlines()) == len(records) + 2
+        module.picture(tmp_path / "picture.png", records)
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+        written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")}
+        assert written
+        assert page.table(module.measure(tmp_path / name, **settings), module.COLUMNS) == text
+        assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")} == written
+        return records
+
+    yield tiny
+    # Other tests have modules of these names too.
+    for name in set(sys.modules) - before:
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_on_toys(run, name):
+    run(name, TOYS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_on_real_models(run, data_dir, name):
+    run(name, REAL[name])
+
+
+def test_the_page_keeps_what_is_not_between_its_marks(run, tmp_path):
+    page = importlib.import_module("page")
+    path = tmp_path / "page.md"
+    path.write_text(
+        "before\n<!-- a -->\nold\n<!-- end of a -->\nafter\n<!-- b -->\n<!-- end of b -->\n"
+    )
+    page.write_into(
+        path, "a", page.table([{"n": 2, "f": 0.25}], {"number": "{n}", "share": "{f:.0%}"})
+    )
+    table = "| number | share |\n| --- | --- |\n| 2 | 25% |"
+    expected = (
+        f"before\n<!-- a -->\n{table}\n<!-- end of a -->\nafter\n<!-- b -->\n<!-- end of b -->\n"
+    )
+    assert path.read_text() == expected
+
+
+def test_every_experiment_has_its_place_in_the_page():
+    text = (FOLDER.parent / "docs" / "open-questions.md").read_text()
+    for name in TOYS | REAL:
+        mark = name.replace("_", "-")
+        assert f"<!-- {mark} -->" in text
+        assert f"<!-- end of {mark} -->" in text
+        assert f"experiments/{name}.py" in text
+
+
+def test_rows_given_are_the_gradients(run):
+    trained = importlib.import_module("trained")
+    rows = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.0, -1.0, 0.5, 0.0, 0.0, 2.0]])
+    source = trained.source_of(rows, {"a": (2, 2), "b": (2,)})
+    assert torch.equal(source.gradients(source.rows_of(torch.arange(2))).flat, rows)
+
+
+def test_one_always_is_in_every_row_and_the_others_are_few(run):
+    scaffolding = importlib.import_module("scaffolding")
+    selection = scaffolding.OneAlways(1.0, torch.Size([3]), torch.zeros(()))
+    coefficients = torch.tensor([[0.1, 3.0, 1.0], [-0.2, 2.0, 0.5]])
+    # Two of the others' four are kept, whichever rows they are in.
+    assert selection(coefficients).tolist() == [
+        pytest.approx([0.1, 3.0, 0.0]),
+        pytest.approx([-0.2, 2.0, 0.0]),
+    ]
+
+
+def test_curvature_of_a_parabola_by_hand(run):
+    curvature = importlib.import_module("curvature")
+    # D = (1 + w)²: g = 2; the linear change 0.5 is at δ = 0.25: (1.5625 + 0.5625 - 2) / 1 = 0.125.
+    q = curvature.curvature(
+        lambda _, by: (1 + by[0]) ** 2, torch.tensor([[2.0]]), torch.tensor([[3.0]]), 0.5
+    )
+    assert q.tolist() == pytest.approx([0.125])
+
+
+def test_ascent_finds_the_best_direction_and_keeps_the_length(run):
+    adversarial = importlib.import_module("adversarial")
+    seen = []
+
+    def change(c):
+        seen.append(float(c.detach().norm()))
+        return (c * torch.tensor([1.0, 3.0, 50.0])).square().sum()
+
+    found = adversarial.ascend(change, torch.tensor([1.0, 1.0, 0.0]), 2.0, 80, 0)
+    # The third is not allowed; of the others the second moves most: (2 · 3)².
+    assert found["chosen"][80] == pytest.approx(36.0, rel=1e-2)
+    assert 4.0 < found["random"] < 36.0
+    assert seen == pytest.approx([2.0] * len(seen))
