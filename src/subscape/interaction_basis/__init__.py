@@ -4,6 +4,7 @@ from subscape.interaction_basis.ablation import edge_curve, largest_edges, node_
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
 from subscape.interaction_basis.chain import Chain, check_chain
+from subscape.interaction_basis.cuts import chain_from
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.huggingface import decoder_chain
 from subscape.interaction_basis.modules import Module, Modules, find_modules
@@ -32,6 +33,7 @@ __all__ = [
     "all_edges_required",
     "build_bases",
     "build_graph",
+    "chain_from",
     "check_chain",
     "decoder_chain",
     "edge_curve",

@@ -85,7 +85,7 @@ def interactions_by_vjp(
                     one = out[:, position, direction] if len(shape) == 3 else out[:, direction]
                     gradients += torch.autograd.grad(one.sum(), step)
                 attribution = quadrature.mean(gradients) * coordinates
-                if len(shape) == 3:
+                if attribution.dim() == 3:
                     attribution = attribution.sum(1)
                 total[direction] += attribution.double().square().sum(0)
     return total / count
