@@ -150,7 +150,7 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
     assert run("basis", "ablate", folder, "--json") == 0
     assert json.loads((folder / "ablation.json").read_text()) == resumed
 
-    # The same thresholds leave the modules, others take them away: they would no longer be theirs.
+    # The same thresholds leave the modules theirs, with others they are refused.
     assert run("basis", "modules", folder, "--json") == 0
     assert run("basis", "ablate", folder, "--json") == 0
     assert (folder / "modules.json").exists()
@@ -158,6 +158,9 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
     capsys.readouterr()
     assert run("basis", "report", folder) == 2
     assert "Run `subscape basis modules` first" in capsys.readouterr().err
+    # Nothing was deleted: back at the first tolerance they are right again.
+    assert run("basis", "ablate", folder, "--json") == 0
+    assert run("basis", "report", folder, "--json") == 0
 
 
 def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):

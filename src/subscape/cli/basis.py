@@ -65,7 +65,7 @@ class BasisFile:
     """Whether to measure the ablation curves too."""
     resolution: float = 1.0
     """Of the communities; a higher one makes smaller modules."""
-    library: Library = "networkx"
+    library: Library = "louvain"
     """What finds the communities."""
     last_layer: bool = False
     """Whether the last node layer takes part in modules; logits do not, as published."""

@@ -44,7 +44,8 @@ def graph_page(
     links = []
     for layer, (edges, threshold) in enumerate(zip(graph.edges, thresholds, strict=False)):
         weights = log_weights(edges, threshold)[:most, :most]
-        for to, come_from in weights.nonzero().tolist():
+        # The weakest edge that is required has the weight 0.
+        for to, come_from in (edges[:most, :most] >= threshold).nonzero().tolist():
             weight = round(float(weights[to, come_from]), 4)
             links.append([layer, come_from, to, weight, float(edges[to, come_from])])
     data = {"layers": layers, "edges": links, "modules": modules.described}

@@ -54,8 +54,10 @@ def draw_graph(
     for layer, (edges, threshold) in enumerate(zip(graph.edges, thresholds, strict=False)):
         weights = log_weights(edges, threshold)
         weights = weights[: shown[layer + 1], : shown[layer]]
-        largest = float(weights.max()) if weights.numel() else 0.0
-        for to, come_from in weights.nonzero().tolist():
+        # Where all that is required weighs 0, it is drawn as the weakest.
+        largest = max(float(weights.max()), 1e-9) if weights.numel() else 1.0
+        needed = edges[: shown[layer + 1], : shown[layer]] >= threshold
+        for to, come_from in needed.nonzero().tolist():
             one, other = member.get((layer, come_from)), member.get((layer + 1, to))
             colour = colour_of(one if one == other else None)
             strength = float(weights[to, come_from]) / largest
@@ -97,7 +99,7 @@ def shown_directions(graph: InteractionGraph, thresholds: Sequence[float], most:
     require(len(thresholds) >= 1, "thresholds", "at least one", "none")
     shown = [1] * (min(len(thresholds), len(graph.edges)) + 1)
     for layer, (edges, threshold) in enumerate(zip(graph.edges, thresholds, strict=False)):
-        linked = edges[:most, :most] > threshold
+        linked = edges[:most, :most] >= threshold
         for at, axis in ((layer, 0), (layer + 1, 1)):
             present = linked.any(axis).nonzero()
             if len(present):

@@ -100,6 +100,9 @@ def _ablated(
     made_of["data"] = digest(on.inputs, on.labels)
     result["names"] = list(chain.names)
 
+    def flat(score: float) -> bool:
+        return on.score.within(score, base, tolerance)
+
     def row(method: str, layer: int) -> dict[str, Any]:
         """What is known of one section, kept as soon as it is there."""
         path = folder / "build" / "ablation" / f"{method}-{layer:03}.json"
@@ -112,8 +115,10 @@ def _ablated(
         content: dict[str, Any] = {"made_of": {**made_of, "graph": of}}
         content["section"] = {name: getattr(found, name) for name in SECTION}
         if curves:
-            content["edge_curve"] = edge_curve(chain, layer, graph.bases, graph.edges[layer], on)
-            content["node_curve"] = node_curve(chain, layer, basis, on)
+            content["edge_curve"] = edge_curve(
+                chain, layer, graph.bases, graph.edges[layer], on, flat=flat
+            )
+            content["node_curve"] = node_curve(chain, layer, basis, on, flat=flat)
         write_json(path, content)
         return read_json(path)
 
@@ -131,14 +136,9 @@ def _ablated(
             }
     totals = {m: sum(s["n_edges"] for s in result[m]["sections"]) for m in METHODS}
     result["total"] = totals
-    result["ratio"] = totals["lib"] / totals["pca"]
-    path = folder / "ablation.json"
-    if path.exists() and any(
-        thresholds(read_json(path), m) != thresholds(result, m) for m in METHODS
-    ):
-        # Modules rest on the thresholds.
-        (folder / "modules.json").unlink(missing_ok=True)
-    write_json(path, result)
+    # Of two small numbers a ratio says little, of none nothing.
+    result["ratio"] = totals["lib"] / totals["pca"] if totals["pca"] else None
+    write_json(folder / "ablation.json", result)
     return result
 
 
@@ -148,7 +148,7 @@ def modules_stage(
     resolution: float = 1.0,
     seed: int = 0,
     last_layer: bool = False,
-    library: Library = "networkx",
+    library: Library = "louvain",
 ) -> dict[str, Any]:
     """Find the modules of both graphs: what is in modules.json."""
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
@@ -164,13 +164,23 @@ def modules_stage(
                 library=library,
             )
             result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
+            result[method]["described"] = found.described
+            result[method]["thresholds"] = thresholds(ablation, method)
         write_json(folder / "modules.json", result)
     return result
 
 
 def load_modules(folder: Path) -> dict[str, Modules]:
     """Read the modules that `modules_stage` wrote."""
-    kept = read_json(made_by("modules", folder / "modules.json"))
+    path = made_by("modules", folder / "modules.json")
+    kept, ablation = read_json(path), read_json(made_by("ablate", folder / "ablation.json"))
+    require(
+        all(kept[m].get("thresholds") == thresholds(ablation, m) for m in METHODS),
+        "run",
+        "modules of the edges required as they are now",
+        f"{path}, which is of another tolerance",
+        "Run `subscape basis modules` first.",
+    )
     one = {"resolution": kept["resolution"]}
     return {method: msgspec.convert(one | kept[method], Modules) for method in METHODS}
 
