@@ -136,7 +136,7 @@ def test_transformers_of_every_family(family):
     # Inside the block the residual stream goes on beside the branch.
     width = 12 if family == "Bert" else 8
     assert [n.shape[-1] for n in chain.nodes(tokens)] == [8 + width, 8, 8]
-    assert torch.allclose(chain.outputs(tokens), main_output(model(tokens)), atol=1e-9)
+    assert torch.allclose(chain.outputs(tokens), main_output(model, tokens), atol=1e-9)
 
 
 class Deciding(nn.Module):

@@ -69,7 +69,7 @@ def test_the_page_holds_the_graph_and_needs_nothing_else(graph, modules):
     # log10(100) above the threshold 1.
     assert data["edges"][0] == [0, 0, 0, 2.0, 100.0]
     # Weights 16 = 8 log10(100) and 13.59 = 8 log10(50), none between: Q = 1 - .541² - .459².
-    assert data["modules"] .startswith("2 modules of 6, 6, Q = 0.497, z = ")
+    assert data["modules"].startswith("2 modules of 6, 6, Q = 0.497, z = ")
     # The only address is the name of the SVG name space, which nobody fetches.
     assert set(re.findall(r"https?://[^\"'\s)]+", text)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"<(link|img|iframe)\b|src=|@import|url\(", text)
@@ -88,7 +88,9 @@ def test_names_and_labels_are_escaped(modules, graph):
 def test_every_section_has_its_own_threshold_and_few_directions_may_be_shown(graph, modules):
     edges = page_data(graph_page(graph, modules, [10.0, 60.0]))["edges"]
     # The weakest required edge is one of those required.
-    assert [e[0] for e in page_data(graph_page(graph, modules, [50.0, 100.0]))["edges"]] == [0] * 8 + [1] * 4
+    assert [e[0] for e in page_data(graph_page(graph, modules, [50.0, 100.0]))["edges"]] == [
+        0
+    ] * 8 + [1] * 4
     assert page_data(graph_page(graph, modules, [50.0, 100.0]))["edges"][-1][3] == 0
     # All 8 of the first section, of the second the 4 of strength 100.
     assert [e[0] for e in edges] == [0] * 8 + [1] * 4

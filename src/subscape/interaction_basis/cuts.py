@@ -28,11 +28,16 @@ INPUT, OUTPUT = "input", "output"
 """Names of the cuts in front of the model and behind it."""
 N_CHECKED = 8
 """Samples on which the chain is compared with the model."""
-Outputs = Callable[[Any], Tensor]
+Outputs = Callable[[Any, Any], Tensor]
+"""(model, inputs) -> outputs."""
 
 
-def main_output(result: Any) -> Tensor:
-    """The tensor among what a model returns: itself, logits, the last hidden state, or the first of a tuple."""
+def main_output(model: Any, inputs: Any) -> Tensor:
+    """The model's outputs: the tensor it returns, or the logits, the last hidden state, the first of a tuple."""
+    return _main(model(inputs))
+
+
+def _main(result: Any) -> Tensor:
     for name in ("logits", "last_hidden_state"):
         if getattr(result, name, None) is not None:
             return getattr(result, name)
@@ -56,7 +61,7 @@ def chain_from(
         inputs: data as the model takes it; the first sample is exported, some are compared.
         layout: how an image lies in a node layer. By channel it needs few directions, and `flat` tells
             places apart.
-        outputs: the tensor among what the model returns.
+        outputs: what the model's outputs are, from (model, inputs).
 
     Raises:
         ValueError: if a name is not there, the model cannot be exported, something other than floating-point
@@ -76,7 +81,7 @@ def chain_from(
     check_chain(chain, inputs)
     some = inputs[:N_CHECKED]
     with torch.no_grad():
-        require_agreement(chain, outputs(model(some)), some)
+        require_agreement(chain, outputs(model, some), some)
     return chain
 
 
@@ -114,7 +119,7 @@ class _Marked(nn.Module):
         seen: dict[str, list[Tensor]] = {INPUT: [inputs]}
 
         def keep(name: str, result: Any) -> None:
-            seen.setdefault(name, []).append(main_output(result))
+            seen.setdefault(name, []).append(_main(result))
 
         inside = [name for name in self.cuts if name not in (INPUT, OUTPUT)]
         handles = [
@@ -124,7 +129,7 @@ class _Marked(nn.Module):
             for name in inside
         ]
         try:
-            out = self.outputs(self.model(inputs))
+            out = self.outputs(self.model, inputs)
         finally:
             for handle in handles:
                 handle.remove()

@@ -66,7 +66,7 @@ class Chance:
 def chance(modularity: float, others: Sequence[float]) -> Chance:
     """Compare with the modularity of other graphs."""
     require(len(others) >= 2, "n_graphs", "at least 2 graphs to compare with", len(others))
-    values = torch.tensor(others).double()
+    values = torch.tensor(others, dtype=torch.float64)
     # What rounding makes of graphs that are all alike is no deviation.
     deviation = float(values.std()) if float(values.max() - values.min()) > 1e-9 else 0.0
     higher = int((values >= modularity - 1e-9).sum())

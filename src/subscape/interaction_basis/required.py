@@ -145,10 +145,8 @@ def edges_required(
         n_edges = 0
     # An edge of 0 may be needed only for ties; it is no threshold for the others.
     needed = edges.flatten().topk(n_edges).values
-    if bool((needed > 0).any()):
-        threshold = float(needed[needed > 0].amin())
-    else:
-        threshold = ABOVE * float(edges.max())
+    needed = needed[needed > 0]
+    threshold = float(needed.amin() if len(needed) else ABOVE * edges.max())
     score_then = score(n_edges)
     assert score_then is not None
     known = ((k, value) for k, value in sorted(tried.items()) if value is not None)

@@ -13,7 +13,6 @@ from torch import Tensor
 from subscape._checks import require
 from subscape.interaction_basis.chain import Chain, batches
 
-
 ROUNDING = 1e-9
 """Of a mean score."""
 
@@ -46,10 +45,18 @@ def _next_token(outputs: Tensor, labels: Tensor) -> Tensor:
     return _cross_entropy(outputs[:, :-1], labels[:, 1:])
 
 
+def _distance(outputs: Tensor, wanted: Tensor) -> Tensor:
+    rows, own = outputs.double().flatten(1), wanted.double().flatten(1)
+    variance = (own - own.mean(0)).square().sum(1).mean()
+    return (rows - own).square().sum(1) / variance.clamp_min(torch.finfo(torch.float64).tiny)
+
+
 ACCURACY = Score("accuracy", _hits, True, 1.0)
 CROSS_ENTROPY = Score("cross-entropy", _cross_entropy, False, 0.0)
 NEXT_TOKEN = Score("next-token cross-entropy", _next_token, False, 0.0)
 """The labels are the tokens themselves."""
+DISTANCE = Score("distance from its own outputs", _distance, False, 0.0)
+"""Squared, as a share of the variance of the outputs, which are the labels."""
 
 
 @torch.no_grad()

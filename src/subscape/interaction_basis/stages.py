@@ -5,6 +5,8 @@
     labels.json      text for directions, where the task has it
     ablation.json    edges required, curves over edges and directions
     modules.json     communities of both graphs
+    effects.json, responses-lib.json, responses-pca.json
+                     scores without modules and with one alone, and what directions respond to
     figures, graph-lib.html, graph-pca.html
 
 Every stage reads what the one before it wrote.
@@ -25,9 +27,11 @@ from subscape._lock import locked
 from subscape._progress import bar
 from subscape.interaction_basis.ablation import edge_curve, node_curve
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, digest
+from subscape.interaction_basis.causal import Effect, module_effects
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.modules import Library, Modules, Node, find_modules
 from subscape.interaction_basis.required import Midpoint, edges_required
+from subscape.interaction_basis.responses import responses
 from subscape.interaction_basis.task import Task
 
 METHODS = ("lib", "pca")
@@ -168,6 +172,36 @@ def modules_stage(
             result[method]["thresholds"] = thresholds(ablation, method)
         write_json(folder / "modules.json", result)
     return result
+
+
+def effects_stage(task: Task, folder: Path) -> dict[str, Any]:
+    """Take away and keep alone every module, and look at what directions respond to: two files."""
+    with own(folder):
+        graphs, modules = load_graphs(folder), load_modules(folder)
+        chain, on = task.scoring, task.scored
+        device = chain.embed(on.inputs[:1]).device
+        result: dict[str, Any] = {"score": on.score.name, "base": on.base(chain)}
+        result["thresholds"] = {
+            m: read_json(folder / "modules.json")[m]["thresholds"] for m in METHODS
+        }
+        for method in METHODS:
+            graph = graphs[method].to(device)
+            effects = module_effects(chain, graph, modules[method], on)
+            result[method] = msgspec.to_builtins(effects)
+            shown = responses(chain, graph, task.inputs, words=task.words)
+            write_json(folder / f"responses-{method}.json", shown)
+        write_json(folder / "effects.json", result)
+    return result
+
+
+def load_effects(folder: Path, method: str) -> list[Effect]:
+    """What `effects_stage` wrote, if it is of the modules as they are now."""
+    path = folder / "effects.json"
+    kept = read_json(path) if path.exists() else {}
+    of = read_json(folder / "modules.json")
+    if any(kept.get("thresholds", {}).get(m) != of[m]["thresholds"] for m in METHODS):
+        return []
+    return msgspec.convert(kept[method], list[Effect])
 
 
 def load_modules(folder: Path) -> dict[str, Modules]:

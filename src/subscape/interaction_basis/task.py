@@ -36,6 +36,8 @@ class Task:
     """The same network to score, for instance in float32, which is faster."""
     label: Callable[[InteractionGraph], Labels] | None = None
     """Text for the directions of a graph."""
+    words: Callable[[Tensor], list[str]] | None = None
+    """From a sample of token ids to its tokens as text, to show what directions respond to."""
 
     @property
     def scoring(self) -> Chain:
@@ -89,6 +91,7 @@ def decoder_task(
         windows[order[:n_sequences]],
         Scored(scored, scored, NEXT_TOKEN, batch_size=32),
         gram_inputs=windows,
+        words=lambda ids: tokenizer.convert_ids_to_tokens(ids.tolist()),
     )
 
 
@@ -111,4 +114,8 @@ def _tokenizer(transformers: Any, folder: str | Path) -> Any:
 
 def _ids(tokenizer: Any) -> list[int]:
     """Of some letters; an empty tokenizer makes nothing of them, or the unknown token."""
-    return [i for i in tokenizer("a story of its own")["input_ids"] if i not in tokenizer.all_special_ids]
+    return [
+        i
+        for i in tokenizer("a story of its own")["input_ids"]
+        if i not in tokenizer.all_special_ids
+    ]
