@@ -23,6 +23,7 @@ from subscape.interaction_basis.cuts import OUTPUT, Layout, main_output
 from subscape.interaction_basis.figures import report_stage
 from subscape.interaction_basis.model_task import model_task
 from subscape.interaction_basis.modules import Library
+from subscape.interaction_basis.pictures import METHODS
 from subscape.interaction_basis.required import Midpoint
 from subscape.interaction_basis.stages import (
     ablate_stage,
@@ -39,7 +40,17 @@ TOLERANCE, N_SCORED = 0.01, 256
 """Of a model that the command line names."""
 Stage = Literal["build", "edges", "ablate", "modules", "effects", "report", "run"]
 PATHS = ("weights", "text", "scored_text")
-LATER = ("out", "home", "tolerance", "midpoint", "curves", "resolution", "library", "last_layer")
+LATER = (
+    "out",
+    "home",
+    "random_rotation",
+    "tolerance",
+    "midpoint",
+    "curves",
+    "resolution",
+    "library",
+    "last_layer",
+)
 """Fields that bases and edges do not depend on."""
 
 
@@ -86,6 +97,8 @@ class BasisFile:
     """Of the communities; a higher one makes smaller modules."""
     library: Library = "louvain"
     """What finds the communities."""
+    random_rotation: bool = False
+    """Whether to count the edges that principal directions rotated at random require, too."""
     last_layer: bool = False
     """Whether the last node layer takes part in modules; logits do not, as published."""
     basis: BasisConfig = field(default_factory=BasisConfig)
@@ -176,7 +189,8 @@ def _stage(
                 ]
             }
         case "edges":
-            graphs = edges_stage(task(), config.basis, folder, progress=progress)
+            options = {"random_rotation": config.random_rotation, "progress": progress}
+            graphs = edges_stage(task(), config.basis, folder, **options)
             result = {
                 method: [
                     {"from": a, "to": b, "edges": e.numel(), "sum": float(e.sum())}
@@ -368,6 +382,7 @@ def _of_model(settings: BasisRun) -> tuple[BasisFile, Path]:
         n_scored=settings.n_scored or N_SCORED,
         tolerance=TOLERANCE,
         midpoint="log",
+        random_rotation=True,
         basis=BasisConfig(
             last="raw" if OUTPUT in settings.cuts else "pca",
             sign_positions=1,
@@ -432,15 +447,16 @@ def _print(settings: BasisRun, result: dict[str, Any], *, last: bool = True) -> 
                     print(f"  {method.upper()}  {arrow:<32} sum of edges {section['sum']:.6g}")
         case "ablate":
             print(f"  {result['score']} {result['base']:.5f}, within {result['tolerance']:g}")
-            names = result["names"]
+            names, total = result["names"], result["total"]
+
+            def counts(of: Callable[[str], int]) -> str:
+                return "  ".join(f"{METHODS[m][0]} {of(m):>6}" for m in total)
+
             for number, (a, b) in enumerate(zip(names, names[1:], strict=False)):
-                lib, pca = (result[m]["sections"][number]["n_edges"] for m in ("lib", "pca"))
-                print(f"  {f'{a} → {b}':<32} edges required: LIB {lib:>6}  PCA {pca:>6}")
-            total = result["total"]
-            ratio = "" if result["ratio"] is None else f", ratio of the two {result['ratio']:.3f}"
-            print(
-                f"  {'all sections':<32} edges required: LIB {total['lib']:>6}  PCA {total['pca']:>6}{ratio}"
-            )
+                needed = counts(lambda m, n=number: result[m]["sections"][n]["n_edges"])
+                print(f"  {f'{a} → {b}':<32} edges required: {needed}")
+            ratio = "" if result["ratio"] is None else f", LIB / PCA {result['ratio']:.3f}"
+            print(f"  {'all sections':<32} edges required: {counts(total.__getitem__)}{ratio}")
         case "modules":
             for method in ("lib", "pca"):
                 found = result[method]

@@ -1,7 +1,7 @@
 """From a task to a run folder, stage by stage: bases, edges, ablations, modules, pictures.
 
     build/           bases, edges and ablations, layer by layer, from where an interrupted run goes on
-    lib/, pca/       the interaction graphs
+    lib/, pca/       the interaction graphs; random/, where asked for, of a random rotation
     labels.json      text for directions, where the task has it
     ablation.json    edges required, curves over edges and directions
     modules.json     communities of both graphs
@@ -26,6 +26,7 @@ from subscape._io import read_json, remove_half_written, write_json
 from subscape._lock import locked
 from subscape._progress import bar
 from subscape.interaction_basis.ablation import edge_curve, node_curve
+from subscape.interaction_basis.basis import rotated_basis
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, digest
 from subscape.interaction_basis.causal import Effect, module_effects
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
@@ -35,6 +36,8 @@ from subscape.interaction_basis.responses import responses
 from subscape.interaction_basis.task import Task
 
 METHODS = ("lib", "pca")
+BASELINES = (*METHODS, "random")
+"""With the random rotation, which has edges required and nothing else."""
 SECTION = ("n_edges", "threshold", "score", "n_total")
 """What ablation.json keeps of the edges that a section requires."""
 
@@ -57,15 +60,27 @@ def build_stage(task: Task, config: BasisConfig, folder: Path, *, progress: bool
 
 
 def edges_stage(
-    task: Task, config: BasisConfig, folder: Path, *, progress: bool = False
+    task: Task,
+    config: BasisConfig,
+    folder: Path,
+    *,
+    random_rotation: bool = False,
+    progress: bool = False,
 ) -> dict[str, InteractionGraph]:
-    """Compute the edges of both methods and write the graphs, and the labels if the task has some."""
+    """Compute the edges of both methods and write the graphs, and the labels if the task has some.
+
+    With `random_rotation` a third graph is written, of principal directions rotated at random.
+    """
     with own(folder):
         bases = build_stage(task, config, folder, progress=progress)
         kept = {"folder": folder / "build", "progress": progress}
         graphs = {m: build_graph(task.chain, bases, task.inputs, method=m, **kept) for m in METHODS}
         for method, graph in graphs.items():
             graph.save(folder / method, overwrite=True)
+        if random_rotation and not (folder / "random").exists():
+            turned = tuple(rotated_basis(basis, seed) for seed, basis in enumerate(bases.pca))
+            random = build_graph(task.chain, Bases(turned, turned, config), task.inputs)
+            random.save(folder / "random", overwrite=True)
         if task.label is not None:
             labels = {
                 method: {f"{layer}.{d}": text for (layer, d), text in task.label(graph).items()}
@@ -98,6 +113,8 @@ def _ablated(
     task: Task, folder: Path, tolerance: float, midpoint: Midpoint, curves: bool, progress: bool
 ) -> dict[str, Any]:
     graphs, chain, on = load_graphs(folder), task.scoring, task.scored
+    if (folder / "random").exists():
+        graphs["random"] = InteractionGraph.load(folder / "random")
     base, device = on.base(chain), chain.embed(on.inputs[:1]).device
     result: dict[str, Any] = {"score": on.score.name, "base": base, "tolerance": tolerance}
     made_of = {**result, "midpoint": midpoint, "curves": curves}
@@ -118,7 +135,7 @@ def _ablated(
         found = edges_required(chain, graph, layer, on, tolerance, base=base, midpoint=midpoint)
         content: dict[str, Any] = {"made_of": {**made_of, "graph": of}}
         content["section"] = {name: getattr(found, name) for name in SECTION}
-        if curves:
+        if curves and method in METHODS:
             content["edge_curve"] = edge_curve(
                 chain, layer, graph.bases, graph.edges[layer], on, flat=flat
             )
@@ -126,8 +143,8 @@ def _ablated(
         write_json(path, content)
         return read_json(path)
 
-    with bar("ablate", total=len(chain) * len(METHODS), progress=progress) as done:
-        for method in METHODS:
+    with bar("ablate", total=len(chain) * len(graphs), progress=progress) as done:
+        for method in graphs:
             graphs[method] = graphs[method].to(device)
             rows = []
             for layer in range(len(chain)):
@@ -135,10 +152,10 @@ def _ablated(
                 done.update()
             result[method] = {
                 "sections": [row["section"] for row in rows],
-                "edge_curves": [row["edge_curve"] for row in rows if curves],
-                "node_curves": [row["node_curve"] for row in rows if curves],
+                "edge_curves": [row["edge_curve"] for row in rows if "edge_curve" in row],
+                "node_curves": [row["node_curve"] for row in rows if "node_curve" in row],
             }
-    totals = {m: sum(s["n_edges"] for s in result[m]["sections"]) for m in METHODS}
+    totals = {m: sum(s["n_edges"] for s in result[m]["sections"]) for m in graphs}
     result["total"] = totals
     # Of two small numbers a ratio says little, of none nothing.
     result["ratio"] = totals["lib"] / totals["pca"] if totals["pca"] else None
