@@ -1,7 +1,7 @@
 """Are the modules of modular addition its Fourier frequencies, and do they act as such?
 
-Takes the run folders of `subscape reproduce modular-addition` (one per seed). For LIB and PCA: modularity, z against
-swapped edges, and the adjusted Rand index of modules against the leading frequency of every linked direction.
+Takes the run folders of `subscape reproduce modular-addition` (one per seed). For LIB and PCA: modularity, z
+against swapped edges, and the adjusted Rand index of modules against the leading frequency of every direction.
 Then modules are taken away at ln2.0, one at a time, and the power of every frequency in the logits that is left is
 set beside that left by random sets of as many directions.
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from subscape.interaction_basis import BasisConfig, build_bases, build_graph, chain_from
-from subscape.interaction_basis.cuts import main_output
+from subscape.interaction_basis.cuts import _attention, main_output
 from subscape.interaction_basis.edges import interactions, interactions_by_vjp
 
 SIZES = dict(vocab_size=23, hidden_size=8, intermediate_size=12, num_hidden_layers=2)
@@ -204,3 +204,17 @@ def test_a_model_that_mixes_samples_is_refused():
         chain_from(Mixing().eval(), ["one", "output"], ROWS)
     with pytest.raises(ValueError, match="eval mode"):
         chain_from(LINEAR.train(), ["0", "1"], ROWS)
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"enable_gqa": True, "scale": 0.3}])
+@pytest.mark.parametrize("kind", [None, torch.bool, torch.float64])
+def test_attention_written_out_is_torchs(options, kind):
+    query, (key, value) = torch.randn(2, 4, 5, 3).double(), torch.randn(2, 2, 4, 5, 3).double()
+    if "enable_gqa" in options:
+        key, value = key[:, :2], value[:, :2]
+    mask = None
+    if kind is not None and "is_causal" not in options:
+        mask = torch.rand(5, 5).tril() + torch.eye(5)
+        mask = mask > 0.3 if kind == torch.bool else mask.to(kind)
+    wanted = nn.functional.scaled_dot_product_attention(query, key, value, mask, **options)
+    assert torch.allclose(_attention(query, key, value, mask, **options), wanted, atol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -78,7 +79,7 @@ class BasisFile:
     layout: Layout = "channel"
     """model: how images lie in a node layer."""
     home: str = ""
-    """Folder in which modules of one's own are looked for too."""
+    """Folder in which modules of one's own are looked for too, from the run folder."""
     length: int = 128
     """decoder, model: tokens in a window of a text."""
     n_sequences: int = 400
@@ -344,17 +345,18 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
     config = replace(config, **flags)
     if given.is_dir():
         require(settings.out is None, "out", "no other folder for a run", str(settings.out))
-        return config, given
+        return replace(config, home=str((given / config.home).resolve())), given
     # Paths in the file are those of its folder; the copy in the run must hold wherever it is read.
     absolute = {
         key: str((path.parent / value).resolve())
         for key in PATHS
         if (value := getattr(config, key))
     }
-    config = replace(config, **absolute, home=str(path.parent.resolve()))
+    home = str(path.parent.resolve())
+    config = replace(config, **absolute)
     folder = settings.out or Path(config.out or Path("runs") / path.stem)
-    keep_settings(config, folder)
-    return config, folder
+    keep_settings(replace(config, home=os.path.relpath(home, folder.resolve())), folder)
+    return replace(config, home=home), folder
 
 
 def _of_model(settings: BasisRun) -> tuple[BasisFile, Path]:
@@ -378,7 +380,6 @@ def _of_model(settings: BasisRun) -> tuple[BasisFile, Path]:
         model=places[0],
         data=places[1],
         cuts=settings.cuts,
-        home=str(Path.cwd()),
         n_scored=settings.n_scored or N_SCORED,
         tolerance=TOLERANCE,
         midpoint="log",
@@ -392,8 +393,9 @@ def _of_model(settings: BasisRun) -> tuple[BasisFile, Path]:
     )
     config = replace(config, **{k: v for k, v in given.items() if v is not None})
     folder = settings.out or Path("runs") / Path(model.rpartition(":")[2] or model).name
-    keep_settings(config, folder)
-    return config, folder
+    home = str(Path.cwd())
+    keep_settings(replace(config, home=os.path.relpath(home, folder.resolve())), folder)
+    return replace(config, home=home), folder
 
 
 def keep_settings(config: BasisFile, folder: Path) -> None:
