@@ -23,7 +23,9 @@ import resnet20
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3)
 SIZES |= dict(num_attention_heads=4, bos_token_id=0, eos_token_id=0)
 GPT2 = dict(n_embd=32, n_layer=3, n_head=4, n_positions=64)
-LOCAL = dict(num_hidden_layers=4, num_heads=4, attention_types=[[["global", "local"], 2]], window_size=8)
+LOCAL = dict(
+    num_hidden_layers=4, num_heads=4, attention_types=[[["global", "local"], 2]], window_size=8
+)
 
 
 class Own(nn.Module):

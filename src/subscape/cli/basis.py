@@ -141,6 +141,8 @@ class BasisRun:
     """modules: a higher one makes smaller modules; in place of what the file says."""
     library: Library | None = None
     """modules: what finds the communities, in place of what the file says."""
+    shuffled: int = 0
+    """modules: so many networks with shuffled weights to compare them with; each takes bases and edges anew."""
     out: Path | None = None
     """Another run folder than the file says."""
     json: bool = False
@@ -215,6 +217,8 @@ def _stage(
                 seed=config.seed,
                 last_layer=config.last_layer,
                 library=config.library,
+                shuffled=(task(), config.basis, settings.shuffled) if settings.shuffled else None,
+                progress=progress,
             )
         case "effects":
             found = effects_stage(task(), folder)
@@ -332,7 +336,15 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
         "A run folder is made by `subscape basis build CONFIG`; for a model give --cuts and --data.",
     )
     config = _read(path)
-    if settings.stage in ("build", "edges", "ablate", "effects", "run") and not settings.trust:
+    runs_code = (
+        "build",
+        "edges",
+        "ablate",
+        "effects",
+        "run",
+        *["modules"] * (settings.shuffled > 0),
+    )
+    if settings.stage in runs_code and not settings.trust:
         for key in ("task", "model", "data"):
             name = getattr(config, key)
             if loading.is_code(name) and not (key == "task" and settings.task):
@@ -463,6 +475,9 @@ def _print(settings: BasisRun, result: dict[str, Any], *, last: bool = True) -> 
             for method in ("lib", "pca"):
                 found = result[method]
                 print(f"  {method.upper()}  sizes {found['sizes']}: {found['described']}")
+                if beside := found["randomised"]:
+                    spread = f"Q = {beside['mean']:.3f} ± {beside['deviation']:.3f}"
+                    print(f"       {beside['n_graphs']} networks with shuffled weights: {spread}")
         case "effects":
             print(
                 f"  {result['score']} {result['base']:.5f}; without each LIB module, and with it alone"

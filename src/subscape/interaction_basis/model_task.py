@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from subscape._checks import require
 from subscape.interaction_basis.chain import Chain
 from subscape.interaction_basis.cuts import Layout, Outputs, chain_from, main_output
+from subscape.interaction_basis.randomised import shuffled
 from subscape.interaction_basis.score import ACCURACY, DISTANCE, NEXT_TOKEN, Score, Scored
 from subscape.interaction_basis.task import Task
 
@@ -69,6 +70,9 @@ def model_task(
         _scored(chain, inputs[scored], wanted, score, batch_size),
         gram_inputs=inputs[used],
         words=words,
+        randomised=lambda number: chain_from(
+            shuffled(model, number), cuts, inputs, layout=layout, outputs=outputs
+        ),
     )
 
 

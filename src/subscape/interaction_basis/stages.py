@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, di
 from subscape.interaction_basis.causal import Effect, module_effects
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.modules import Library, Modules, Node, find_modules
+from subscape.interaction_basis.randomised import against_shuffled
 from subscape.interaction_basis.required import Midpoint, edges_required
 from subscape.interaction_basis.responses import responses
 from subscape.interaction_basis.task import Task
@@ -170,23 +172,37 @@ def modules_stage(
     seed: int = 0,
     last_layer: bool = False,
     library: Library = "louvain",
+    shuffled: tuple[Task, BasisConfig, int] | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
-    """Find the modules of both graphs: what is in modules.json."""
+    """Find the modules of both graphs: what is in modules.json.
+
+    `shuffled` is the task with so many networks of shuffled weights to compare the modules with.
+    """
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
     with own(folder):
         ablation = read_json(made_by("ablate", folder / "ablation.json"))
         for method, graph in load_graphs(folder).items():
-            found = find_modules(
-                graph,
-                thresholds(ablation, method),
-                resolution=resolution,
-                seed=seed,
-                last_layer=last_layer,
-                library=library,
-            )
+            limits = thresholds(ablation, method)
+            same = {"seed": seed, "last_layer": last_layer}
+            found = find_modules(graph, limits, resolution=resolution, library=library, **same)
+            if shuffled is not None and found.modules:
+                task, config, n_networks = shuffled
+                beside = against_shuffled(
+                    task,
+                    config,
+                    graph,
+                    limits,
+                    found,
+                    n_networks,
+                    method=method,
+                    progress=progress,
+                    **same,
+                )
+                found = replace(found, randomised=beside)
             result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
             result[method]["described"] = found.described
-            result[method]["thresholds"] = thresholds(ablation, method)
+            result[method]["thresholds"] = limits
         write_json(folder / "modules.json", result)
     return result
 

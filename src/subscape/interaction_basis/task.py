@@ -38,6 +38,8 @@ class Task:
     """Text for the directions of a graph."""
     words: Callable[[Tensor], list[str]] | None = None
     """From a sample of token ids to its tokens as text, to show what directions respond to."""
+    randomised: Callable[[int], Chain] | None = None
+    """From a seed to the chain of the same network with shuffled weights."""
 
     @property
     def scoring(self) -> Chain:
