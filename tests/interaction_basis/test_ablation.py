@@ -88,6 +88,20 @@ def test_curves(example):
     assert growing(4) == [0, 1, 2, 3, 4]
 
 
+def test_curves_go_straight_to_their_end_where_they_are_flat(example):
+    case = example("tanh")
+    graph, on = case.graph(last="raw"), scored(case)
+    basis = graph.bases[0]
+    whole = dict(node_curve(case.chain, 0, basis, on))
+    short = node_curve(case.chain, 0, basis, on, flat=lambda score: score < whole[2])
+    after = [n for n in whole if n > 0 and whole[n] < whole[2] and whole.get(n - 1, 9) < whole[2]]
+    # Two points in a row that are flat, then only the last; what is measured is the same.
+    assert [n for n, _ in short] == [*range(after[0] + 1), basis.rank]
+    assert all(whole[n] == score for n, score in short)
+    edges = edge_curve(case.chain, 0, graph.bases, graph.edges[0], on, flat=lambda score: True)
+    assert [n for n, _ in edges] == [0, 1, graph.edges[0].numel()]
+
+
 def test_a_network_without_a_finite_score_is_refused(example):
     case = example("tanh")
     on = Scored(case.inputs * torch.nan, torch.zeros(60, dtype=torch.long), CROSS_ENTROPY)

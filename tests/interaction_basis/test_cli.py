@@ -32,7 +32,7 @@ def test_all_stages_of_the_digits(tmp_path, quick, capsys, monkeypatch):
     config.write_text('task = "digits"\ntolerance = 0.02\n[basis]\nlast = "raw"\n')
     folder = tmp_path / "run"
     results = {}
-    for stage in ("build", "edges", "ablate", "modules", "report"):
+    for stage in ("build", "edges", "ablate", "modules", "effects", "report"):
         where = (config, "--out", folder) if stage == "build" else (folder,)
         assert run("basis", stage, *where, "--json") == 0
         results[stage] = json.loads(capsys.readouterr().out)
@@ -150,7 +150,7 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
     assert run("basis", "ablate", folder, "--json") == 0
     assert json.loads((folder / "ablation.json").read_text()) == resumed
 
-    # The same thresholds leave the modules, others take them away: they would no longer be theirs.
+    # The same thresholds leave the modules theirs, with others they are refused.
     assert run("basis", "modules", folder, "--json") == 0
     assert run("basis", "ablate", folder, "--json") == 0
     assert (folder / "modules.json").exists()
@@ -158,6 +158,9 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
     capsys.readouterr()
     assert run("basis", "report", folder) == 2
     assert "Run `subscape basis modules` first" in capsys.readouterr().err
+    # Nothing was deleted: back at the first tolerance they are right again.
+    assert run("basis", "ablate", folder, "--json") == 0
+    assert run("basis", "report", folder, "--json") == 0
 
 
 def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
@@ -183,3 +186,87 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
     assert "own_task:task', which runs/own/basis.toml names" in capsys.readouterr().err
     assert run("basis", "ablate", "runs/own", "--trust", "--json", "--tolerance", "0.1") == 0
     assert json.loads(capsys.readouterr().out)["base"] == 1
+
+
+OWN_MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+    def forward(self, x):
+        hidden = torch.relu(self.one(x))
+        return self.three(torch.relu(self.two(hidden)) + hidden)
+
+def model():
+    torch.manual_seed(0)
+    return Net().double()
+"""
+
+
+def test_one_command_from_a_model_to_its_page(tmp_path, monkeypatch, capsys):
+    import numpy
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_net.py").write_text(OWN_MODEL)
+    inputs = torch.randn(200, 3).double()
+    numpy.savez("x.npz", inputs=inputs.numpy(), labels=inputs.argmax(1).numpy())
+    line = "basis run own_net:model --data x.npz --out r --tolerance 0.02 --cuts"
+    assert run(*line.split(), "input", "one", "two", "output", "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [layer["width"] for layer in results["build"]["layers"]] == [3, 6, 12, 3]
+    assert set(results["ablate"]["total"]) == {"lib", "pca", "random"}
+    assert results["ablate"]["score"] == "accuracy"
+    assert "random rotation" in (tmp_path / "r" / "graph-lib.html").read_text()
+    # Later stages run what the folder names only if they are told to, from anywhere.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("basis", "ablate", tmp_path / "r") == 2
+    assert "own_net:model', which" in capsys.readouterr().err
+    assert run("basis", "ablate", tmp_path / "r", "--trust", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["total"] == results["ablate"]["total"]
+    assert run("basis", "run", tmp_path / "r", "--trust") == 0
+    assert "random rotation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--cuts one output", "data: expected data of the model; got none"),
+        ("--cuts one --data x.npy", "cuts: expected two names"),
+        ("--cuts one nothing --data x.npy", "cuts: expected names of modules"),
+        ("--cuts one output --data y.npy", "data: expected a file that exists"),
+    ],
+)
+def test_a_model_without_what_it_needs_is_refused(tmp_path, monkeypatch, capsys, flags, message):
+    import numpy
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_net.py").write_text(OWN_MODEL)
+    numpy.save("x.npy", numpy.zeros((9, 3)))
+    assert run("basis", "run", "own_net:model", *flags.split(), "--json") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_task_beside_its_file_is_found_from_elsewhere(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "task_elsewhere.py").write_text(
+        "import torch\n"
+        "from subscape.interaction_basis import ACCURACY, Chain, Scored, Task\n"
+        "def task():\n"
+        "    inputs = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).double()\n"
+        "    chain = Chain(('x', 'y'), (torch.tanh,))\n"
+        "    return Task(chain, inputs, Scored(inputs, inputs.argmax(-1), ACCURACY))\n"
+    )
+    (home / "own.toml").write_text('task = "task_elsewhere:task"\nlast_layer = true\n')
+    monkeypatch.chdir(tmp_path)
+    line = "basis", "build", home / "own.toml", "--trust", "--json", "--out", tmp_path / "r"
+    assert run(*line) == 0, capsys.readouterr().err
+    # The copy in the run knows where its code is.
+    monkeypatch.chdir(home.parent.parent)
+    for stage in ("edges", "ablate", "modules", "effects", "report"):
+        assert run("basis", stage, tmp_path / "r", "--trust", "--json") == 0

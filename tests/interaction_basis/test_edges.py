@@ -6,7 +6,7 @@ from torch import nn
 
 from subscape.interaction_basis import Chain, build_bases, build_graph
 from subscape.interaction_basis.basis import raw_basis
-from subscape.interaction_basis.edges import interactions, interactions_by_vjp
+from subscape.interaction_basis.edges import completeness_error, interactions, interactions_by_vjp
 from subscape.interaction_basis.quadrature import GRADIENT, gauss_legendre
 
 
@@ -103,3 +103,23 @@ def test_other_errors_of_a_section_are_its_own():
     bases = build_bases(chain, inputs)
     with pytest.raises((RuntimeError, NotImplementedError)):
         build_graph(chain, bases, inputs)
+
+
+def test_attributions_add_up_along_a_path_and_not_at_its_end(example):
+    for name, small in (("tanh", 1e-3), ("linear", 1e-10)):
+        case = example(name)
+        bases = case.bases().lib
+        values = [case.chain.nodes(case.inputs)[0]]
+        at_end, along = (
+            completeness_error(case.chain.sections[0], *bases[:2], values, quadrature=rule)
+            for rule in (GRADIENT, gauss_legendre(8))
+        )
+        assert along <= small
+        assert at_end <= small if name == "linear" else at_end >= 0.1
+
+
+def test_the_completeness_error_by_hand():
+    # x squared at 3: the gradient 6 times 3 is 18, twice the change of 9.
+    one = raw_basis("x", 1)
+    values = [torch.tensor([[3.0]]).double()]
+    assert completeness_error(torch.square, one, one, values) == pytest.approx(1.0)

@@ -8,7 +8,9 @@ import torch
 
 from subscape.interaction_basis import InteractionGraph, find_modules
 from subscape.interaction_basis.basis import raw_basis
+from subscape.interaction_basis.causal import Effect
 from subscape.interaction_basis.page import graph_page
+from subscape.interaction_basis.responses import png
 
 NASTY = '<img src=x onerror="document.title=1">'
 
@@ -24,7 +26,24 @@ def page(driver, tmp_path):
     modules = find_modules(graph, [1.0, 1.0], last_layer=True)
     path = tmp_path / "graph.html"
     labels = {(0, 0): NASTY, (1, 1): "second"}
-    path.write_text(graph_page(graph, modules, [1.0, 1.0], title="Two blocks", labels=labels))
+    responses = {
+        "layers": [[[[7, 1, 2.5]]]],
+        "samples": {"7": {"tokens": ["once", NASTY, "time"]}},
+        "maps": {"0.0": png(torch.rand(3, 4, 4))},
+    }
+    ablation = {"score": NASTY, "base": 0.9, "tolerance": 0.01, "names": [NASTY, "n1", "n2"]}
+    ablation["lib"] = {"sections": [{"n_edges": 9}, {"n_edges": 9}]}
+    text = graph_page(
+        graph,
+        modules,
+        [1.0, 1.0],
+        title="Two blocks",
+        labels=labels,
+        ablation=ablation,
+        effects=[Effect(0, 1, 2, 0.5, 0.7, 0.6, (0.8,), (0.4,))],
+        responses=responses,
+    )
+    path.write_text(text)
     # Pages before this one may have left messages, a size and a colour scheme.
     driver.get("about:blank")
     for log in ("performance", "browser"):
@@ -105,6 +124,54 @@ def test_it_asks_the_network_for_nothing(page):
     ]
     assert addresses
     assert all(address.startswith(("file:", "data:")) for address in addresses)
+
+
+def test_what_a_direction_responds_to_is_shown(page):
+    page.execute_script("document.querySelector('.node').focus()")
+    about = page.find_element("id", "about")
+    (image,) = about.find_elements("css selector", "img")
+    assert image.get_property("naturalWidth") == 4
+    assert "red above its mean" in about.text
+    # A map takes the place of the samples; without one they are shown, the place marked.
+    page.execute_script("delete data.responses.maps['0.0']; document.activeElement.blur()")
+    page.execute_script("document.querySelector('.node').focus()")
+    assert "sample 7: 2.50" in about.text
+    assert about.find_element("css selector", "mark").text == NASTY
+
+
+def test_modules_are_listed_and_can_be_sorted_by(page):
+    assert "z = " in page.find_element("id", "chance").text
+    (line, _) = page.find_elements("css selector", "#modules tr")[1:]
+    assert "0.500 (0.800)" in line.text
+    assert page.find_element("id", "left-out").text == "All 18 required edges are drawn."
+
+    def tops():
+        return [
+            round(node.rect["y"]) for node in page.find_elements("css selector", ".node circle")[:4]
+        ]
+
+    before = tops()
+    assert before == sorted(before)
+    page.execute_script("data.layers[0].directions[0].module = 1")
+    page.execute_script(
+        "const s = document.getElementById('sort'); s.value = 'module';"
+        "places.module[0] = [2, 0, 1, 3]; s.dispatchEvent(new Event('change'))"
+    )
+    after = tops()
+    assert after != before and sorted(after) == before
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_it_fits_a_telephone(page, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 400}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.refresh()
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.execute_script(wide) == 0
+    if width == 390:
+        # All layers are seen without scrolling.
+        box = "const s = document.getElementById('scroll'); return s.scrollWidth - s.clientWidth"
+        assert page.execute_script(box) <= 0
 
 
 def test_light_and_dark(page):

@@ -17,7 +17,7 @@ from subscape.interaction_basis import (
 )
 from subscape.interaction_basis.ablation import score_with_edges
 from subscape.interaction_basis.basis import raw_basis
-from subscape.interaction_basis.required import bisect
+from subscape.interaction_basis.required import bisect, bracket
 
 
 @pytest.mark.parametrize("midpoint", ["linear", "log"])
@@ -114,3 +114,56 @@ def with_two_directions(graph):
     ]
     edges = [e[:2, :2] for e in graph.edges[:-1]] + [graph.edges[-1][:, :2]]
     return type(graph)((*bases, graph.bases[-1]), tuple(edges))
+
+
+@pytest.mark.parametrize("midpoint", ["linear", "log"])
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 16641])
+def test_from_few_edges_upwards_the_bisection_ends_at_the_same_number(midpoint, total):
+    for wanted in {1, min(2, total), total // 3 + 1, total}:
+        tried = []
+
+        def good(k, wanted=wanted, tried=tried):
+            tried.append(k)
+            return k >= wanted
+
+        low, high = bracket(good, total, midpoint)
+        assert low < wanted <= high
+        assert bisect(good, high, midpoint, low=low) == wanted
+        # No number far above the one wanted is tried.
+        assert max(tried, default=0) <= max(5 * wanted + 4, wanted**2)
+
+
+def test_one_lucky_score_does_not_end_the_search():
+    good = {2, 33, *range(66, 1000)}.__contains__
+    low, high = bracket(good, 1000)
+    assert (low, high) == (63, 125)
+    assert bisect(good, high, low=low) == 66
+
+
+def test_a_score_that_cannot_be_reached_any_more_is_broken_off(example):
+    chain, _, on = setting(example)
+    on = dataclasses.replace(on, batch_size=10)
+    calls = []
+
+    def run(inputs, wrong):
+        calls.append(1)
+        outputs = chain.outputs(inputs)
+        return outputs.flip(-1) if wrong else outputs
+
+    assert on.if_within(lambda x: run(x, wrong=False), 1.0, 0.05) == 1.0
+    assert len(calls) == 6
+    calls.clear()
+    assert on.if_within(lambda x: run(x, wrong=True), 1.0, 0.05) is None
+    # Of 60 items 3 may be wrong; the first ten hold more.
+    assert len(calls) == 1
+
+
+def test_no_edge_may_be_required():
+    # The labels are those at the mean: no direction has to be seen.
+    section = Affine(torch.eye(2).double(), torch.tensor([9.0, 0.0]).double())
+    inputs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double()
+    graph = InteractionGraph((raw_basis("x", 2), raw_basis("y", 2)), (torch.eye(2).double(),))
+    on = Scored(inputs, torch.zeros(4, dtype=torch.long), ACCURACY)
+    found = edges_required(Chain(("x", "y"), (section,)), graph, 0, on, 0.0)
+    assert found.n_edges == 0
+    assert not (graph.edges[0] >= found.threshold).any()

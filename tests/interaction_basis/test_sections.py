@@ -36,3 +36,41 @@ def test_the_slope_is_the_derivative_of_the_activation():
 def test_unknown_layers_are_named(layers, message):
     with pytest.raises(ValueError, match=message):
         sequential_chain(nn.Sequential(*layers))
+
+
+class Forgetful(nn.Sequential):
+    """Layers in a row, with a forward of its own."""
+
+    def forward(self, values):
+        return torch.relu(self[0](values)) + values
+
+
+class WithSkip(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, values):
+        return self.two(self.one(values).relu()) + values
+
+
+@pytest.mark.parametrize("model", [Forgetful(nn.Linear(3, 3)), WithSkip()])
+def test_a_forward_of_its_own_is_not_ignored(model):
+    with pytest.raises(ValueError, match=r"got (Forgetful|WithSkip)\. Cut .* chain_from\(model"):
+        sequential_chain(model)
+
+
+def test_a_hook_that_changes_outputs_is_noticed():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    model[0].register_forward_hook(lambda module, given, result: result + 1)
+    with pytest.raises(ValueError, match="give the model's own outputs; got outputs that differ"):
+        sequential_chain(model)
+
+
+def test_nested_sequences_are_taken_apart_and_modes_kept():
+    model = nn.Sequential(
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Dropout(0.5), nn.Sequential(nn.Linear(4, 2))
+    ).train()
+    chain = sequential_chain(model)
+    assert chain.names == ("0.0", "2.0", "output")
+    assert all(module.training for module in model.modules())

@@ -44,3 +44,19 @@ def test_a_language_model_and_its_text(data_dir):
         data_dir / "stories260k", text, scored_text=text, length=16, n_sequences=30, n_scored=8
     )
     assert torch.equal(other.scored.inputs, task.scored.inputs)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_folder_without_a_tokenizer_says_so(tmp_path, kind):
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(vocab_size=23, bos_token_id=0, eos_token_id=0)
+    if kind == "llama":
+        config = transformers.LlamaConfig(
+            **sizes, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+        )
+    else:
+        config = transformers.GPT2Config(**sizes, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("A story. " * 500)
+    with pytest.raises(ValueError, match="weights: expected a tokenizer with the model in"):
+        decoder_task(tmp_path / "model", tmp_path / "text.txt", length=8)

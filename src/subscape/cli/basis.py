@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -16,22 +20,38 @@ from subscape._io import check_free, write_text
 from subscape.cli import loading, toml
 from subscape.cli.next_step import then
 from subscape.interaction_basis.build import BasisConfig
+from subscape.interaction_basis.cuts import OUTPUT, Layout, main_output
 from subscape.interaction_basis.figures import report_stage
+from subscape.interaction_basis.model_task import model_task
 from subscape.interaction_basis.modules import Library
+from subscape.interaction_basis.pictures import METHODS
 from subscape.interaction_basis.required import Midpoint
 from subscape.interaction_basis.stages import (
     ablate_stage,
     build_stage,
     edges_stage,
+    effects_stage,
     modules_stage,
 )
 from subscape.interaction_basis.task import Task, decoder_task
 from subscape.reproduce.digits import digits_task
 from subscape.reproduce.modular_addition import modular_addition_task
 
-Stage = Literal["build", "edges", "ablate", "modules", "report"]
+TOLERANCE, N_SCORED = 0.01, 256
+"""Of a model that the command line names."""
+Stage = Literal["build", "edges", "ablate", "modules", "effects", "report", "run"]
 PATHS = ("weights", "text", "scored_text")
-LATER = ("out", "tolerance", "midpoint", "curves", "resolution", "library", "last_layer")
+LATER = (
+    "out",
+    "home",
+    "random_rotation",
+    "tolerance",
+    "midpoint",
+    "curves",
+    "resolution",
+    "library",
+    "last_layer",
+)
 """Fields that bases and edges do not depend on."""
 
 
@@ -40,7 +60,7 @@ class BasisFile:
     """What a configuration file says; every run folder keeps a copy as basis.toml."""
 
     task: str = "digits"
-    """modular-addition, digits, decoder, or package.module:function that returns a Task."""
+    """modular-addition, digits, decoder, model, or package.module:function that returns a Task."""
     out: str = ""
     """Run folder; by default runs/ and the name of the file."""
     weights: str = ""
@@ -49,12 +69,23 @@ class BasisFile:
     """decoder: a text file."""
     scored_text: str = ""
     """decoder: another one to score on."""
+    model: str = ""
+    """model: a Hugging Face folder, or package.module:function that returns the module."""
+    data: str = ""
+    """model: .npy, .npz or .safetensors with `inputs` and, for the accuracy, `labels`; a text; or
+    package.module:function."""
+    cuts: tuple[str, ...] = ()
+    """model: names of modules behind which it is cut, `input` and `output`."""
+    layout: Layout = "channel"
+    """model: how images lie in a node layer."""
+    home: str = ""
+    """Folder in which modules of one's own are looked for too, from the run folder."""
     length: int = 128
-    """decoder: tokens in a window."""
+    """decoder, model: tokens in a window of a text."""
     n_sequences: int = 400
-    """decoder: windows for Jacobians and edges, at most."""
+    """decoder, model: samples for Jacobians and edges, at most."""
     n_scored: int = 32
-    """decoder: windows to score."""
+    """decoder, model: samples to score."""
     seed: int = 0
     """Of the task's split or choice of data, and of the communities."""
     tolerance: float = 0.001
@@ -65,8 +96,10 @@ class BasisFile:
     """Whether to measure the ablation curves too."""
     resolution: float = 1.0
     """Of the communities; a higher one makes smaller modules."""
-    library: Library = "networkx"
+    library: Library = "louvain"
     """What finds the communities."""
+    random_rotation: bool = False
+    """Whether to count the edges that principal directions rotated at random require, too."""
     last_layer: bool = False
     """Whether the last node layer takes part in modules; logits do not, as published."""
     basis: BasisConfig = field(default_factory=BasisConfig)
@@ -75,15 +108,29 @@ class BasisFile:
 
 @dataclass(frozen=True)
 class BasisRun:
-    """Compute bases, edges, edges required, modules and pictures, a stage at a time.
+    """Compute bases, edges, edges required, modules and pictures, a stage at a time or with `run` all.
 
     An interrupted stage goes on where it was. Every stage wants those before it done.
     """
 
     stage: Annotated[Stage, tyro.conf.Positional]
-    """What to do."""
+    """What to do; run is all stages one after the other."""
     config_or_run: Annotated[Path, tyro.conf.Positional]
-    """A TOML file (see docs/interaction-basis.md), or a run folder that was made from one."""
+    """A TOML file (see docs/interaction-basis.md), a run folder that was made from one; or, with --cuts, a
+    model: a Hugging Face folder, or package.module:function that returns the module."""
+    cuts: tuple[str, ...] = ()
+    """Names of modules behind which the model is cut, as model.named_modules() gives them; also input and
+    output."""
+    data: str | None = None
+    """Data of the model: .npy, .npz or .safetensors (`inputs`, `labels`), a text, or package.module:function."""
+    layout: Layout | None = None
+    """How images lie in a node layer: by channel, or flat."""
+    length: int | None = None
+    """Tokens in a window of a text."""
+    n_samples: int | None = None
+    """Samples for Jacobians and edges, at most; all others give covariances."""
+    n_scored: int | None = None
+    """Samples to score."""
     task: str | None = None
     """The task, in place of what the file says."""
     trust: bool = False
@@ -94,6 +141,8 @@ class BasisRun:
     """modules: a higher one makes smaller modules; in place of what the file says."""
     library: Library | None = None
     """modules: what finds the communities, in place of what the file says."""
+    shuffled: int = 0
+    """modules: so many networks with shuffled weights to compare them with; each takes bases and edges anew."""
     out: Path | None = None
     """Another run folder than the file says."""
     json: bool = False
@@ -104,10 +153,32 @@ def run(settings: BasisRun) -> dict[str, Any]:
     """Carry out the command."""
     config, folder = _open(settings)
     torch.set_num_threads(1)  # matrices this small only make threads wait for each other
+    if settings.stage != "run":
+        return _stage(settings, config, folder)
+    task = functools.cache(lambda: load_task(config))
+    result = {}
+    for stage in get_args(Stage)[:-1]:
+        result[stage] = _stage(replace(settings, stage=stage), config, folder, task, quiet=True)
+    result = {"run": str(folder), **result}
+    if settings.json:
+        print(json.dumps(result))
+    return result
+
+
+def _stage(
+    settings: BasisRun,
+    config: BasisFile,
+    folder: Path,
+    task: Callable[[], Task] | None = None,
+    *,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """One stage, and what it prints."""
+    task = task or (lambda: load_task(config))
     progress = not settings.json
     match settings.stage:
         case "build":
-            bases = build_stage(load_task(config), config.basis, folder, progress=progress)
+            bases = build_stage(task(), config.basis, folder, progress=progress)
             result = {
                 "layers": [
                     {
@@ -121,7 +192,8 @@ def run(settings: BasisRun) -> dict[str, Any]:
                 ]
             }
         case "edges":
-            graphs = edges_stage(load_task(config), config.basis, folder, progress=progress)
+            options = {"random_rotation": config.random_rotation, "progress": progress}
+            graphs = edges_stage(task(), config.basis, folder, **options)
             result = {
                 method: [
                     {"from": a, "to": b, "edges": e.numel(), "sum": float(e.sum())}
@@ -131,7 +203,7 @@ def run(settings: BasisRun) -> dict[str, Any]:
             }
         case "ablate":
             result = ablate_stage(
-                load_task(config),
+                task(),
                 folder,
                 config.tolerance,
                 midpoint=config.midpoint,
@@ -145,11 +217,17 @@ def run(settings: BasisRun) -> dict[str, Any]:
                 seed=config.seed,
                 last_layer=config.last_layer,
                 library=config.library,
+                shuffled=(task(), config.basis, settings.shuffled) if settings.shuffled else None,
+                progress=progress,
             )
-        case "report":
+        case "effects":
+            found = effects_stage(task(), folder)
+            result = {key: found[key] for key in ("score", "base", "lib", "pca")}
+        case _:
             result = {"files": [str(path) for path in report_stage(folder)]}
     result = {"run": str(folder), **result}
-    _print(settings, result)
+    if not (quiet and settings.json):
+        _print(settings, result, last=not quiet)
     return result
 
 
@@ -171,14 +249,58 @@ def load_task(config: BasisFile) -> Task:
                 n_scored=config.n_scored,
                 seed=config.seed,
             )
+        case "model":
+            with _beside(config.home):
+                return _model_task(config)
         case name if ":" in name:
-            task = loading.called(name, "task")
+            with _beside(config.home):
+                task = loading.called(name, "task")
             got, isa = type(task).__name__, isinstance(task, Task)
             require(isa, "task", f"a Task from {name}", got, "Return one.", error=TypeError)
             return task
         case name:
             expected = "modular-addition, digits, decoder, or package.module:function"
             raise ValueError(problem("task", expected, repr(name)))
+
+
+def _model_task(config: BasisFile) -> Task:
+    model, outputs = loading.load_model(config.model)
+    samples = loading.load_data(config.data, config.model, config.length)
+    if not isinstance(samples, torch.Tensor):
+        inputs = samples.get("input_ids")
+        got = f"tensors {sorted(samples)}"
+        require(inputs is not None, "data", "one tensor of inputs, or input_ids", got)
+        samples = inputs
+    assert samples is not None
+    words = None
+    if config.data.endswith(".txt"):
+        tokenizer = loading.load_tokenizer(config.model)
+        words = lambda ids: tokenizer.convert_ids_to_tokens(ids.tolist())  # noqa: E731
+    return model_task(
+        model,
+        config.cuts,
+        samples,
+        labels=loading.load_labels(config.data),
+        layout=config.layout,
+        outputs=outputs or main_output,
+        n_samples=config.n_sequences,
+        n_scored=config.n_scored,
+        seed=config.seed,
+        words=words,
+    )
+
+
+@contextlib.contextmanager
+def _beside(folder: str) -> Generator[None]:
+    """Modules in the folder of the configuration are found, after all others."""
+    new = bool(folder) and folder not in sys.path
+    if new:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if new and folder in sys.path:
+            sys.path.remove(folder)
 
 
 def _file(config: BasisFile, name: str) -> Path:
@@ -203,18 +325,30 @@ def _checked(config: BasisFile, name: str, there: bool, what: str) -> Path:
 
 def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
     given = settings.config_or_run
+    if settings.cuts or settings.data is not None:
+        return _of_model(settings)
     path = given / "basis.toml" if given.is_dir() else given
     require(
         path.is_file(),
         "config_or_run",
         "a TOML file that exists, or a run folder with its basis.toml",
         str(given),
-        "A run folder is made by `subscape basis build CONFIG`.",
+        "A run folder is made by `subscape basis build CONFIG`; for a model give --cuts and --data.",
     )
     config = _read(path)
-    needs_task = settings.stage in ("build", "edges", "ablate")
-    if needs_task and loading.is_code(config.task) and not (settings.trust or settings.task):
-        loading.refuse_code("task", config.task, path, f"--task {config.task}")
+    runs_code = (
+        "build",
+        "edges",
+        "ablate",
+        "effects",
+        "run",
+        *["modules"] * (settings.shuffled > 0),
+    )
+    if settings.stage in runs_code and not settings.trust:
+        for key in ("task", "model", "data"):
+            name = getattr(config, key)
+            if loading.is_code(name) and not (key == "task" and settings.task):
+                loading.refuse_code(key, name, path, f"--{key} {name}")
     flags = {
         key: value
         for key in ("task", "tolerance", "resolution", "library")
@@ -223,17 +357,57 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
     config = replace(config, **flags)
     if given.is_dir():
         require(settings.out is None, "out", "no other folder for a run", str(settings.out))
-        return config, given
+        return replace(config, home=str((given / config.home).resolve())), given
     # Paths in the file are those of its folder; the copy in the run must hold wherever it is read.
     absolute = {
         key: str((path.parent / value).resolve())
         for key in PATHS
         if (value := getattr(config, key))
     }
+    home = str(path.parent.resolve())
     config = replace(config, **absolute)
     folder = settings.out or Path(config.out or Path("runs") / path.stem)
-    keep_settings(config, folder)
-    return config, folder
+    keep_settings(replace(config, home=os.path.relpath(home, folder.resolve())), folder)
+    return replace(config, home=home), folder
+
+
+def _of_model(settings: BasisRun) -> tuple[BasisFile, Path]:
+    """The settings of a model that the command line names, with bases that cost little."""
+    model, data = str(settings.config_or_run), settings.data
+    require(len(settings.cuts) >= 2, "cuts", "two names of modules or more", str(settings.cuts))
+    if data is None:
+        raise ValueError(problem("data", "data of the model", "none", "Give it by --data FILE."))
+    # The copy in the run must hold wherever it is read.
+    places = [str(Path(name).resolve()) if Path(name).exists() else name for name in (model, data)]
+    given = {
+        "layout": settings.layout,
+        "length": settings.length,
+        "n_sequences": settings.n_samples,
+        "tolerance": settings.tolerance,
+        "resolution": settings.resolution,
+        "library": settings.library,
+    }
+    config = BasisFile(
+        task="model",
+        model=places[0],
+        data=places[1],
+        cuts=settings.cuts,
+        n_scored=settings.n_scored or N_SCORED,
+        tolerance=TOLERANCE,
+        midpoint="log",
+        random_rotation=True,
+        basis=BasisConfig(
+            last="raw" if OUTPUT in settings.cuts else "pca",
+            sign_positions=1,
+            batch_size=64,
+            allow_low_rank=True,
+        ),
+    )
+    config = replace(config, **{k: v for k, v in given.items() if v is not None})
+    folder = settings.out or Path("runs") / Path(model.rpartition(":")[2] or model).name
+    home = str(Path.cwd())
+    keep_settings(replace(config, home=os.path.relpath(home, folder.resolve())), folder)
+    return replace(config, home=home), folder
 
 
 def keep_settings(config: BasisFile, folder: Path) -> None:
@@ -259,6 +433,7 @@ def keep_settings(config: BasisFile, folder: Path) -> None:
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     basis = {f"basis.{key}": value for key, value in table["basis"].items()}
+    table = {**table, "cuts": list(table["cuts"])}
     return {key: value for key, value in table.items() if key != "basis"} | basis
 
 
@@ -266,7 +441,7 @@ def _read(path: Path) -> BasisFile:
     return toml.build(BasisFile, toml.read(path), str(path))
 
 
-def _print(settings: BasisRun, result: dict[str, Any]) -> None:
+def _print(settings: BasisRun, result: dict[str, Any], *, last: bool = True) -> None:
     if settings.json:
         print(json.dumps(result))
         return
@@ -286,21 +461,40 @@ def _print(settings: BasisRun, result: dict[str, Any]) -> None:
                     print(f"  {method.upper()}  {arrow:<32} sum of edges {section['sum']:.6g}")
         case "ablate":
             print(f"  {result['score']} {result['base']:.5f}, within {result['tolerance']:g}")
-            names = result["names"]
+            names, total = result["names"], result["total"]
+
+            def counts(of: Callable[[str], int]) -> str:
+                return "  ".join(f"{METHODS[m][0]} {of(m):>6}" for m in total)
+
             for number, (a, b) in enumerate(zip(names, names[1:], strict=False)):
-                lib, pca = (result[m]["sections"][number]["n_edges"] for m in ("lib", "pca"))
-                print(f"  {f'{a} → {b}':<32} edges required: LIB {lib:>6}  PCA {pca:>6}")
-            total = result["total"]
-            print(f"  total LIB {total['lib']}, PCA {total['pca']}, ratio {result['ratio']:.3f}")
+                needed = counts(lambda m, n=number: result[m]["sections"][n]["n_edges"])
+                print(f"  {f'{a} → {b}':<32} edges required: {needed}")
+            ratio = "" if result["ratio"] is None else f", LIB / PCA {result['ratio']:.3f}"
+            print(f"  {'all sections':<32} edges required: {counts(total.__getitem__)}{ratio}")
         case "modules":
             for method in ("lib", "pca"):
                 found = result[method]
-                print(f"  {method.upper()}  sizes {found['sizes']}, Q = {found['modularity']:.3f}")
-        case "report":
+                print(f"  {method.upper()}  sizes {found['sizes']}: {found['described']}")
+                if beside := found["randomised"]:
+                    spread = f"Q = {beside['mean']:.3f} ± {beside['deviation']:.3f}"
+                    print(f"       {beside['n_graphs']} networks with shuffled weights: {spread}")
+        case "effects":
+            print(
+                f"  {result['score']} {result['base']:.5f}; without each LIB module, and with it alone"
+            )
+            for effect in result["lib"]:
+                others = [sorted(effect[f"random_{kind}"]) for kind in ("without", "alone")]
+                middle = [some[len(some) // 2] for some in others]
+                print(
+                    f"  module {effect['module'] + 1} at node layer {effect['layer']}, "
+                    f"{effect['n_directions']} directions: {effect['without']:.4f} "
+                    f"(random {middle[0]:.4f}), {effect['alone']:.4f} (random {middle[1]:.4f})"
+                )
+        case _:
             for path in result["files"]:
                 print(f"  {path}")
-    stages = get_args(Stage)
+    stages = get_args(Stage)[:-1]
     place = stages.index(settings.stage) + 1
     trust = " --trust" if settings.trust else ""
-    if place < len(stages):
+    if last and place < len(stages):
         print(then(f"basis {stages[place]} {result['run']}{trust}"))

@@ -4,17 +4,27 @@ from subscape.interaction_basis.ablation import edge_curve, largest_edges, node_
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
 from subscape.interaction_basis.chain import Chain, check_chain
+from subscape.interaction_basis.cuts import chain_from
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.huggingface import decoder_chain
+from subscape.interaction_basis.model_task import model_task
 from subscape.interaction_basis.modules import Module, Modules, find_modules
 from subscape.interaction_basis.required import EdgesRequired, all_edges_required, edges_required
-from subscape.interaction_basis.score import ACCURACY, CROSS_ENTROPY, NEXT_TOKEN, Score, Scored
+from subscape.interaction_basis.score import (
+    ACCURACY,
+    CROSS_ENTROPY,
+    DISTANCE,
+    NEXT_TOKEN,
+    Score,
+    Scored,
+)
 from subscape.interaction_basis.sections import Affine, Mlp, sequential_chain
 from subscape.interaction_basis.task import Task
 
 __all__ = [
     "ACCURACY",
     "CROSS_ENTROPY",
+    "DISTANCE",
     "NEXT_TOKEN",
     "Affine",
     "Bases",
@@ -32,12 +42,14 @@ __all__ = [
     "all_edges_required",
     "build_bases",
     "build_graph",
+    "chain_from",
     "check_chain",
     "decoder_chain",
     "edge_curve",
     "edges_required",
     "find_modules",
     "largest_edges",
+    "model_task",
     "node_curve",
     "sequential_chain",
 ]

@@ -6,6 +6,8 @@ others still see it as it is, which needs a run of the section for every distinc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,14 @@ from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.chain import Chain, Section
 from subscape.interaction_basis.score import Scored
 from subscape.interaction_basis.sections import Affine
+
+FLAT = 2
+"""Scores in a row after which a curve that is flat goes straight to its end."""
+
+
+def never(score: float) -> bool:
+    """No score is flat: every point of a curve is measured."""
+    return False
 
 
 def largest_edges(edges: Float[Tensor, "row column"], k: int) -> Bool[Tensor, "row column"]:
@@ -66,6 +76,23 @@ def through_edges_by_loop(
     return torch.stack(columns, -1)
 
 
+def with_edges(
+    chain: Chain,
+    layer: int,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    mask: Bool[Tensor, "next_direction direction"],
+) -> Section:
+    """The network when one section keeps only the edges of the mask."""
+
+    def run(inputs: Tensor) -> Tensor:
+        coordinates = basis.encode(chain.nodes(inputs, layer)[-1])
+        passed = through_edges(chain.sections[layer], basis, next_basis, mask, coordinates)
+        return chain.tail(layer + 1, next_basis.decode(passed))
+
+    return run
+
+
 def score_with_edges(
     chain: Chain,
     layer: int,
@@ -74,14 +101,8 @@ def score_with_edges(
     mask: Bool[Tensor, "next_direction direction"],
     on: Scored,
 ) -> float:
-    """Score of the network with the edges of one section that the mask leaves."""
-
-    def run(inputs: Tensor) -> Tensor:
-        coordinates = basis.encode(chain.nodes(inputs, layer)[-1])
-        passed = through_edges(chain.sections[layer], basis, next_basis, mask, coordinates)
-        return chain.tail(layer + 1, next_basis.decode(passed))
-
-    return on.of(run)
+    """Score when one section keeps only the edges of the mask."""
+    return on.of(with_edges(chain, layer, basis, next_basis, mask))
 
 
 def score_with_directions(
@@ -101,14 +122,20 @@ def score_with_directions(
 
 
 def node_curve(
-    chain: Chain, layer: int, basis: LayerBasis, on: Scored, n_kept: list[int] | None = None
+    chain: Chain,
+    layer: int,
+    basis: LayerBasis,
+    on: Scored,
+    n_kept: list[int] | None = None,
+    flat: Callable[[float], bool] = never,
 ) -> list[tuple[int, float]]:
     """Scores over the number of directions of a node layer kept: pairs (directions kept, score).
 
-    `n_kept` is by default 0 to 10 and then grows by a quarter a step.
+    `n_kept` is by default 0 to 10 and then grows by a quarter a step. Where `flat` holds for two scores in a row,
+    only the last number is still measured.
     """
     numbers = growing(basis.rank) if n_kept is None else n_kept
-    return [(n, score_with_directions(chain, layer, basis, n, on)) for n in numbers]
+    return _curve(numbers, lambda n: score_with_directions(chain, layer, basis, n, on), flat)
 
 
 def edge_curve(
@@ -118,18 +145,31 @@ def edge_curve(
     edges: Float[Tensor, "row column"],
     on: Scored,
     n_kept: list[int] | None = None,
+    flat: Callable[[float], bool] = never,
 ) -> list[tuple[int, float]]:
     """Scores over the number of edges of one section kept, the largest first: pairs (edges kept, score).
 
-    `n_kept` is by default powers of two, and all.
+    `n_kept` is by default powers of two, and all; `flat` as for `node_curve`.
     """
     if n_kept is None:
         n_kept = [2**k for k in range(edges.numel().bit_length())] + [edges.numel()]
     pair = bases[layer], bases[layer + 1]
-    return [
-        (n, score_with_edges(chain, layer, *pair, largest_edges(edges, n), on))
-        for n in sorted({0, *n_kept})
-    ]
+
+    def score(n: int) -> float:
+        return score_with_edges(chain, layer, *pair, largest_edges(edges, n), on)
+
+    return _curve(sorted({0, *n_kept}), score, flat)
+
+
+def _curve(
+    numbers: list[int], score: Callable[[int], float], flat: Callable[[float], bool]
+) -> list[tuple[int, float]]:
+    points: list[tuple[int, float]] = []
+    for n in numbers:
+        if n != numbers[-1] and len(points) >= FLAT and all(flat(s) for _, s in points[-FLAT:]):
+            continue
+        points.append((n, score(n)))
+    return points
 
 
 def growing(most: int, *, every: int = 10, factor: float = 1.25) -> list[int]:

@@ -118,6 +118,19 @@ def pca_basis(
     return LayerBasis(name, "pca", moments.mean, vectors, vectors.mT, variance, n_left)
 
 
+def rotated_basis(pca: LayerBasis, seed: int) -> LayerBasis:
+    """A random rotation of principal directions, the isolated ones and raw coordinates left: a baseline."""
+    if pca.kind == "raw":
+        return pca
+    generator = torch.Generator().manual_seed(seed)
+    n = pca.rank - pca.n_isolated
+    turn, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    turn = torch.block_diag(torch.eye(pca.n_isolated), turn).to(pca.into)
+    into = pca.into @ turn
+    variance = turn.square().mT @ pca.importance
+    return replace(pca, into=into, back=turn.mT @ pca.back, importance=variance)
+
+
 def lib_basis(
     pca: LayerBasis, jacobian_gram: Float[Tensor, "node node"], *, rtol: float | None = None
 ) -> LayerBasis:

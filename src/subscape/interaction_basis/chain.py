@@ -21,6 +21,8 @@ Section = Callable[[Tensor], Tensor]
 
 MIXING = 1e-3
 """Largest change of a sample's output, as a share of all outputs, that the batch may make by rounding."""
+AGREE = 1e-4
+"""Largest difference between the outputs of a chain and of its model, as a share of the largest output."""
 WRONG = (RuntimeError, ValueError, TypeError, IndexError)
 """What a section raises on values that it does not take."""
 
@@ -147,6 +149,26 @@ def check_chain(chain: Chain, inputs: Tensor) -> list[int]:
         require_finite(name, values)
     _check_alone(chain, nodes)
     return [values.shape[-1] for values in nodes]
+
+
+@torch.no_grad()
+def require_agreement(chain: Chain, wanted: Tensor, inputs: Tensor) -> float:
+    """Raise unless the chain gives a model's outputs on these inputs; the difference as a share of the largest."""
+    outputs = chain.outputs(inputs)
+    same = outputs.shape == wanted.shape
+    largest = float(wanted.abs().max())
+    off = float((outputs - wanted).abs().max()) / max(largest, 1e-30) if same else torch.inf
+    require(
+        off <= AGREE,
+        "model",
+        "sections that give the model's own outputs",
+        f"outputs that differ by {off:.2g} of the largest"
+        if same
+        else f"outputs of shape {list(outputs.shape)} for {list(wanted.shape)}",
+        "Its forward does something beside running its modules in order: cut it with "
+        "chain_from(model, cuts, inputs), or write its sections and pass Chain(names, sections).",
+    )
+    return off
 
 
 def require_finite(name: str, values: Tensor) -> None:

@@ -1,7 +1,11 @@
-"""Squared integrated-gradient interactions between the bases of consecutive node layers.
+"""Squared attributions between the bases of consecutive node layers.
 
     A_(ti),j = sum over s of the mean over the path of  d f_hat'_ti / d f_hat_sj  times f_hat_sj
     E_ij     = 1/(N S_in) sum over samples and output positions t of A_(ti),j^2
+
+With the path of one point, the activations themselves (the published choice), an attribution is gradient times
+activation; only along a path of several points are these integrated gradients, which add up to the change of
+the output (see `completeness_error`).
 
 One forward-mode pass with the tangent f_hat_sj e_j at all positions at once gives A_(ti),j for every t and
 i: as many passes as input directions, however many outputs. The oracle takes one backward pass for
@@ -59,6 +63,42 @@ def interactions(
     return total / count
 
 
+@torch.no_grad()
+def completeness_error(
+    section: Section,
+    basis: LayerBasis,
+    next_basis: LayerBasis,
+    activations: Iterable[Float[Tensor, "..."]],
+    *,
+    quadrature: Quadrature = GRADIENT,
+    baseline: Baseline = "mean",
+) -> float:
+    """How far attributions are from adding up to what the section does, as a share of it (root mean square).
+
+    Summed over all directions and positions they should give the section's output at the activations less that
+    at the start of the path, in the next basis.
+    """
+    off = size = 0.0
+    push = pushforward(section)
+    for values in activations:
+        coordinates = basis.encode(values)
+        whole = basis.decode(coordinates)
+        points = path(whole, basis.mean, quadrature, baseline)
+        start = (
+            basis.mean.to(values) if baseline == "mean" else torch.zeros_like(basis.mean).to(values)
+        )
+        change = next_basis.encode(section(whole)) - next_basis.encode(
+            section(start.expand_as(whole))
+        )
+        step = (whole - start)[None]
+        total = quadrature.mean(push(point, step)[0] for point in points) @ next_basis.into.to(
+            whole
+        )
+        off += float((total - change).double().square().sum())
+        size += float(change.double().square().sum())
+    return (off / size) ** 0.5
+
+
 def interactions_by_vjp(
     section: Section,
     basis: LayerBasis,
@@ -85,7 +125,7 @@ def interactions_by_vjp(
                     one = out[:, position, direction] if len(shape) == 3 else out[:, direction]
                     gradients += torch.autograd.grad(one.sum(), step)
                 attribution = quadrature.mean(gradients) * coordinates
-                if len(shape) == 3:
+                if attribution.dim() == 3:
                     attribution = attribution.sum(1)
                 total[direction] += attribution.double().square().sum(0)
     return total / count

@@ -11,7 +11,9 @@ from subscape.interaction_basis.modules import Modules
 from subscape.interaction_basis.page import graph_page
 from subscape.interaction_basis.pictures import draw_curves, draw_edges_required, draw_graph, panels
 from subscape.interaction_basis.stages import (
+    BASELINES,
     METHODS,
+    load_effects,
     load_graphs,
     load_labels,
     load_modules,
@@ -47,7 +49,18 @@ def _drawn(folder: Path, title: str | None) -> list[Path]:
         written.append(_graph(folder, method, graph, found, limits, labels))
         name = f"{title or folder.resolve().name}, {method.upper()}"
         page = folder / f"graph-{method}.html"
-        write_text(page, graph_page(graph, found, limits, title=name, labels=labels))
+        shown = folder / f"responses-{method}.json"
+        text = graph_page(
+            graph,
+            found,
+            limits,
+            title=name,
+            labels=labels,
+            ablation=ablation,
+            effects=load_effects(folder, method),
+            responses=read_json(shown) if shown.exists() else None,
+        )
+        write_text(page, text)
         written.append(page)
     return written
 
@@ -55,7 +68,9 @@ def _drawn(folder: Path, title: str | None) -> list[Path]:
 def _required(folder: Path, ablation: dict[str, Any]) -> Path:
     names = ablation["names"]
     figure, (axes,) = panels(1, width=max(5.0, 0.6 * len(names)))
-    counts = {m: [s["n_edges"] for s in ablation[m]["sections"]] for m in METHODS}
+    counts = {
+        m: [s["n_edges"] for s in ablation[m]["sections"]] for m in BASELINES if m in ablation
+    }
     draw_edges_required(counts, names, axes=axes)
     axes.set_title("{score} within {tolerance:g} of {base:.5g}".format_map(ablation))
     return _saved(figure, folder / "edges-required.png")

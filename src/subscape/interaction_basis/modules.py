@@ -5,32 +5,43 @@ An edge weighs log10(E / eps), and nothing below eps, the smallest edge that its
 
     Q = sum over modules c of  W_c / W - resolution (degree_c / 2W)^2
 
-by networkx's Louvain method, or by networkit's or scikit-network's if they are installed.
+by many Louvain searches (see `louvain.py`), or by networkx, networkit or scikit-network. Whether they are more
+than chance is said beside them (see `null.py`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from subscape._checks import optional, require
-from subscape._shapes import Float
+from subscape._shapes import Float, Int
 from subscape.interaction_basis.graph import InteractionGraph
+from subscape.interaction_basis.louvain import searches
+from subscape.interaction_basis.null import Chance, Edge, against_swaps, dense
 
 if TYPE_CHECKING:
     import networkx
 
 Node = tuple[int, int]
 """(node layer, direction)."""
-Library = Literal["networkx", "networkit", "scikit-network"]
+Library = Literal["louvain", "networkx", "networkit", "scikit-network"]
 
 N_STARTS = 10
-"""Runs of networkx's Louvain method, each in its own order; the partition of highest modularity stays."""
+"""Runs of networkx's method, each in its own order; the partition of highest modularity stays."""
+FEWEST, MOST_STARTS, SPENT = 100, 500, 20_000
+"""Searches of ours: so many divided by the number of linked directions, within these bounds."""
+N_SWAPPED, FEW_SWAPPED, LARGE = 100, 20, 300
+"""Swapped graphs to compare with, up to so many linked directions and beyond."""
+MOST_NODES = 4000
+"""Linked directions above which the dense matrices of our searches take too much memory."""
+SAME = 1e-9
+"""Difference of modularity that is rounding."""
 MOST_SIZES = 12
 """In a description of modules in words."""
 
@@ -43,6 +54,8 @@ class Module:
     """Sorted by layer and direction."""
     weight: float
     """Log-scaled weight of the edges inside it."""
+    stability: float = 1.0
+    """Overlap (Jaccard index) with the most similar community of another search, the mean over all searches."""
 
     def directions(self, layer: int) -> tuple[int, ...]:
         """Its directions in one node layer."""
@@ -60,6 +73,14 @@ class Modules:
     resolution: float
     cross_weight: float
     """Share of the weight that lies between modules."""
+    n_starts: int = 1
+    """Searches, the best of which this is."""
+    share_at_best: float = 1.0
+    """Of the searches, those that ended at this modularity."""
+    swaps: Chance | None = None
+    """Beside graphs with swapped edges; None where they were not made."""
+    randomised: Chance | None = None
+    """Beside the same network with its weights shuffled; None where these were not run."""
 
     @property
     def sizes(self) -> list[int]:
@@ -73,7 +94,8 @@ class Modules:
             return "no modules"
         sizes = ", ".join(map(str, self.sizes[:MOST_SIZES]))
         more = ", …" if len(self.sizes) > MOST_SIZES else ""
-        return f"{len(self.sizes)} modules of {sizes}{more}, Q = {self.modularity:.3f}"
+        words = f"{len(self.sizes)} modules of {sizes}{more}, Q = {self.modularity:.3f}"
+        return words if self.swaps is None else f"{words}, {self.swaps.described}"
 
     def of(self) -> dict[Node, int]:
         """The module of every direction that is in one."""
@@ -124,12 +146,20 @@ def find_modules(
     resolution: float = 1.0,
     seed: int = 0,
     last_layer: bool = False,
-    library: Library = "networkx",
+    library: Library = "louvain",
+    n_swapped: int | None = None,
 ) -> Modules:
-    """Find the modules of an interaction graph.
+    """Find the modules of an interaction graph, and whether they are more than chance.
 
-    `thresholds` are the eps of every section, such as those of `all_edges_required`; `resolution` is gamma, a
-    higher one makes smaller modules; logits take no part, as published, unless `last_layer`.
+    Args:
+        graph: bases and edges.
+        thresholds: the eps of every section, such as those of `all_edges_required`.
+        resolution: gamma; a higher one makes smaller modules.
+        seed: of the searches, whose best partition hardly depends on it.
+        last_layer: whether the last layer takes part; logits do not, as published.
+        library: what finds the communities.
+        n_swapped: graphs with swapped edges to compare with; 0 compares with none, None takes 100, or 20 where the
+            graph is large.
     """
     require(resolution > 0, "resolution", "a number above 0", resolution)
     known = get_args(Library)
@@ -138,14 +168,74 @@ def find_modules(
     weighted = weighted_graph(graph, thresholds, last_layer)
     if weighted.number_of_edges() == 0:
         return Modules((), 0.0, resolution, 0.0)
-    find = {"networkx": _networkx, "networkit": _networkit, "scikit-network": _scikit_network}
-    parts = [set(part) for part in find[library](weighted, resolution, seed)]
-    modularity = networkx.community.modularity(weighted, parts)
+    sections, n_nodes, nodes = _linked(weighted)
+    small = len(nodes) <= MOST_NODES
+    labels, scores = None, torch.empty(0)
+    if small:
+        n_starts = min(MOST_STARTS, max(FEWEST, SPENT // len(nodes)))
+        (labels,), (scores,) = searches(dense(sections, n_nodes)[None], n_starts, resolution, seed)
+    if library == "louvain" and labels is not None:
+        parts = _grouped(nodes, _best(labels, scores))
+        parts += [{node} for node in weighted if not weighted.degree(node)]
+    else:
+        find = {"networkit": _networkit, "scikit-network": _scikit_network}.get(library, _networkx)
+        parts = [set(part) for part in find(weighted, resolution, seed)]
+    modularity = float(networkx.community.modularity(weighted, parts))
     modules = [_module(weighted, part) for part in parts if len(part) > 1]
     modules.sort(key=lambda module: (-len(module.members), module.members))
     whole = weighted.size(weight="weight")
     inside = sum(module.weight for module in modules)
-    return Modules(tuple(modules), float(modularity), resolution, max(0.0, 1 - inside / whole))
+    found = Modules(tuple(modules), modularity, resolution, max(0.0, 1 - inside / whole))
+    if labels is None:
+        return found
+    if n_swapped is None:
+        n_swapped = N_SWAPPED if len(nodes) <= LARGE else FEW_SWAPPED
+    best = float(networkx.community.modularity(weighted, parts, resolution=resolution))
+    return replace(
+        found,
+        modules=tuple(replace(m, stability=_stability(m, nodes, labels)) for m in modules),
+        n_starts=len(scores),
+        share_at_best=float((scores >= best - SAME).double().mean()),
+        swaps=against_swaps(
+            sections, n_nodes, scores, resolution=resolution, seed=seed, n_graphs=n_swapped
+        )
+        if n_swapped
+        else None,
+    )
+
+
+def _best(labels: Int[Tensor, "start node"], scores: Float[Tensor, " start"]) -> list[int]:
+    """The labels of highest modularity, numbered as they come; of equal ones the same, whatever the seed."""
+    choices = []
+    for found in labels[scores >= scores.max() - SAME].unique(dim=0).tolist():
+        number: dict[int, int] = {}
+        choices.append([number.setdefault(label, len(number)) for label in found])
+    return min(choices)
+
+
+def _linked(weighted: networkx.Graph) -> tuple[list[list[Edge]], list[int], list[Node]]:
+    """Edges by section, directions per layer and all directions in order, without those that have no edge."""
+    nodes = sorted(node for node in weighted if weighted.degree(node))
+    layers = sorted({layer for layer, _ in nodes})
+    place = {
+        node: n for layer in layers for n, node in enumerate(x for x in nodes if x[0] == layer)
+    }
+    sections: list[list[Edge]] = [[] for _ in layers[1:]]
+    for one, other, weight in weighted.edges(data="weight"):
+        a, b = sorted((one, other))
+        sections[layers.index(a[0])].append((place[a], place[b], weight))
+    return sections, [sum(node[0] == layer for node in nodes) for layer in layers], nodes
+
+
+def _stability(module: Module, nodes: Sequence[Node], labels: Int[Tensor, "start node"]) -> float:
+    """The mean over searches of the overlap with the community that overlaps most."""
+    members = set(module.members)
+    mine = torch.tensor([node in members for node in nodes])
+    n = int(labels.max()) + 1
+    communities = torch.nn.functional.one_hot(labels, n).double()  # [start, node, community]
+    common = communities[:, mine].sum(1)
+    either = communities.sum(1) + int(mine.sum()) - common
+    return float((common / either).amax(1).mean())
 
 
 def _module(weighted: networkx.Graph, part: Iterable[Node]) -> Module:

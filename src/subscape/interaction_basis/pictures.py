@@ -23,9 +23,15 @@ SIDE = 0.6
 """Room for labels beside the first and last layer, in distances of layers."""
 ALONE = "#9a9a9a"
 """Of directions without a module, and of edges between modules."""
+FEWEST = 4
+"""Directions of a layer that are drawn even without edges."""
 MANY = 6
 """Names on an axis above which they are turned."""
-METHODS = {"lib": ("LIB", COLOURS[0]), "pca": ("PCA", COLOURS[1])}
+METHODS = {
+    "lib": ("LIB", COLOURS[0]),
+    "pca": ("PCA", COLOURS[1]),
+    "random": ("random rotation", COLOURS[2]),
+}
 Curve = Sequence[Sequence[int | float]]
 
 
@@ -54,8 +60,10 @@ def draw_graph(
     for layer, (edges, threshold) in enumerate(zip(graph.edges, thresholds, strict=False)):
         weights = log_weights(edges, threshold)
         weights = weights[: shown[layer + 1], : shown[layer]]
-        largest = float(weights.max()) if weights.numel() else 0.0
-        for to, come_from in weights.nonzero().tolist():
+        # Where all that is required weighs 0, it is drawn as the weakest.
+        largest = max(float(weights.max()), 1e-9) if weights.numel() else 1.0
+        needed = edges[: shown[layer + 1], : shown[layer]] >= threshold
+        for to, come_from in needed.nonzero().tolist():
             one, other = member.get((layer, come_from)), member.get((layer + 1, to))
             colour = colour_of(one if one == other else None)
             strength = float(weights[to, come_from]) / largest
@@ -93,11 +101,12 @@ def draw_graph(
 
 
 def shown_directions(graph: InteractionGraph, thresholds: Sequence[float], most: int) -> list[int]:
-    """Directions per layer drawn, 1 to `most`, up to the last one that has an edge above the threshold."""
+    """Directions per layer drawn: some at least, up to the last that has a required edge, `most` at most."""
     require(len(thresholds) >= 1, "thresholds", "at least one", "none")
-    shown = [1] * (min(len(thresholds), len(graph.edges)) + 1)
+    layers = graph.bases[: min(len(thresholds), len(graph.edges)) + 1]
+    shown = [min(FEWEST, most, basis.rank) for basis in layers]
     for layer, (edges, threshold) in enumerate(zip(graph.edges, thresholds, strict=False)):
-        linked = edges[:most, :most] > threshold
+        linked = edges[:most, :most] >= threshold
         for at, axis in ((layer, 0), (layer + 1, 1)):
             present = linked.any(axis).nonzero()
             if len(present):

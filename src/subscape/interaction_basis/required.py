@@ -1,7 +1,9 @@
 """How many edges of a section a network needs to stay within a tolerance of its score.
 
 Bisection over the number of edges kept, the largest first. Scores need not be monotone in it: then the
-count is one crossing of the tolerance, the one that the published bisection finds too.
+count is one crossing of the tolerance. Sections that are run once for every next direction are bracketed from
+few edges upwards, as few edges cost little and many hardly ever fail; the bisection then goes the published way
+between. Scores that cannot come within the tolerance any more are broken off.
 """
 
 from __future__ import annotations
@@ -10,15 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from subscape._checks import require
+import torch
+
+from subscape._checks import problem, require
 from subscape._progress import bar
-from subscape.interaction_basis.ablation import largest_edges, score_with_edges
+from subscape.interaction_basis.ablation import largest_edges, score_with_edges, with_edges
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.chain import Chain
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.score import Scored
+from subscape.interaction_basis.sections import Affine
 
 Midpoint = Literal["linear", "log"]
+
+ABOVE = 1 + 1e-9
+"""Times the largest edge is a threshold that no edge reaches."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class EdgesRequired:
     n_edges: int
     """Edges required; those of the constant direction are free and not counted."""
     threshold: float
-    """The smallest of them."""
+    """The smallest of them; just above all edges where none is required."""
     score: float
     """With these edges only."""
     base: float
@@ -36,26 +44,52 @@ class EdgesRequired:
     n_total: int
     """Edges that there could be, in the widths of the node layers and with the constant direction."""
     tried: tuple[tuple[int, float], ...]
-    """All pairs (edges kept, score) on the way."""
+    """Pairs (edges kept, score) on the way that are within the tolerance."""
 
 
-def bisect(good: Callable[[int], bool], total: int, midpoint: Midpoint = "linear") -> int:
-    """Smallest number that is good, if all larger ones are; `total` is taken to be, and 0 is never tried.
+def bisect(
+    good: Callable[[int], bool], total: int, midpoint: Midpoint = "linear", *, low: int = 0
+) -> int:
+    """Smallest number above `low` that is good, if all larger ones are; `total` is taken to be.
 
     `linear` halves the interval as published, `log` the ratio, with fewer large numbers.
     """
-    low, high = 0, total
+    high = total
     while high - low > 1:
-        if midpoint == "log":
-            middle = min(high - 1, max(low + 1, round((max(low, 1) * high) ** 0.5)))
-        else:
-            # The published code bisects the number taken away and rounds that down.
-            middle = high - (high - low) // 2
+        middle = _middle(low, high, midpoint)
         if good(middle):
             high = middle
         else:
             low = middle
     return high
+
+
+def bracket(
+    good: Callable[[int], bool], total: int, midpoint: Midpoint = "linear"
+) -> tuple[int, int]:
+    """Neighbours (bad, good) among the numbers that a bisection from `total` would try, found from 0 upwards.
+
+    Of two good numbers in a row the smaller one ends it, so that one lucky score does not.
+    """
+    tried = [total]
+    while tried[-1] > 1:
+        tried.append(_middle(0, tried[-1], midpoint))
+    low, in_a_row = 0, []
+    for number in reversed(tried):
+        if number == total or good(number):
+            in_a_row.append(number)
+        else:
+            low, in_a_row = number, []
+        if len(in_a_row) == 2:
+            break
+    return low, in_a_row[0]
+
+
+def _middle(low: int, high: int, midpoint: Midpoint) -> int:
+    if midpoint == "log":
+        return min(high - 1, max(low + 1, round((max(low, 1) * high) ** 0.5)))
+    # The published code bisects the number taken away and rounds that down.
+    return high - (high - low) // 2
 
 
 def edges_required(
@@ -68,7 +102,7 @@ def edges_required(
     base: float | None = None,
     midpoint: Midpoint = "linear",
 ) -> EdgesRequired:
-    """Find the number of edges of one section (`layer`) that the network needs, with the scores on the way.
+    """Find the number of edges of one section (`layer`) that the network needs, which may be none.
 
     The score may get worse by `tolerance` from `base`, that of the network as it is (None: to be measured).
 
@@ -79,30 +113,44 @@ def edges_required(
     basis, next_basis = graph.bases[layer : layer + 2]
     edges = graph.edges[layer]
     base = on.base(chain) if base is None else base
-    tried: dict[int, float] = {}
+    tried: dict[int, float | None] = {}
 
-    def score(k: int) -> float:
+    def score(k: int) -> float | None:
         k = min(k, edges.numel())
         if k not in tried:
-            mask = largest_edges(edges, k)
-            tried[k] = score_with_edges(chain, layer, basis, next_basis, mask, on)
+            run = with_edges(chain, layer, basis, next_basis, largest_edges(edges, k))
+            tried[k] = on.if_within(run, base, tolerance)
         return tried[k]
 
-    total, every = count_edges(basis, next_basis), score(edges.numel())
-    require(
-        on.score.within(every, base, tolerance),
-        "tolerance",
-        f"one that all edges of {basis.name!r} together satisfy",
-        f"{tolerance}, while {on.score.name} is {base:.6g} and with all edges {every:.6g}",
-        "The directions that were dropped matter: lower rtol, or raise the tolerance.",
-    )
-    n_edges = bisect(lambda k: on.score.within(score(k), base, tolerance), total, midpoint)
-    n_edges = min(n_edges, edges.numel())
+    def good(k: int) -> bool:
+        return score(k) is not None
+
+    total = count_edges(basis, next_basis)
+    if not good(edges.numel()):
+        whole = torch.ones_like(edges, dtype=torch.bool)
+        reached = score_with_edges(chain, layer, basis, next_basis, whole, on)
+        raise ValueError(
+            problem(
+                "tolerance",
+                f"one that all edges of {basis.name!r} together satisfy",
+                f"{tolerance}, while {on.score.name} is {base:.6g} and with all edges {reached:.6g}",
+                "The directions that were dropped matter: lower rtol, or raise the tolerance.",
+            )
+        )
+    low, high = 0, total
+    if not isinstance(chain.sections[layer], Affine):
+        low, high = bracket(good, total, midpoint)
+    n_edges = min(bisect(good, high, midpoint, low=low), edges.numel())
+    if n_edges == 1 and good(0):
+        n_edges = 0
     # An edge of 0 may be needed only for ties; it is no threshold for the others.
     needed = edges.flatten().topk(n_edges).values
-    smallest = float(needed[needed > 0].amin()) if bool((needed > 0).any()) else 0.0
+    needed = needed[needed > 0]
+    threshold = float(needed.amin() if len(needed) else ABOVE * edges.max())
     score_then = score(n_edges)
-    return EdgesRequired(n_edges, smallest, score_then, base, total, tuple(sorted(tried.items())))
+    assert score_then is not None
+    known = ((k, value) for k, value in sorted(tried.items()) if value is not None)
+    return EdgesRequired(n_edges, threshold, score_then, base, total, tuple(known))
 
 
 def all_edges_required(

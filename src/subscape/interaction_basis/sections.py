@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from subscape._checks import problem, require
 from subscape._shapes import Float
-from subscape.interaction_basis.chain import Chain, Section, identity
+from subscape.interaction_basis.chain import Chain, Section, identity, require_agreement
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.LeakyReLU)
 """Elementwise modules that `sequential_chain` knows; any other needs a section of one's own."""
+
+N_PROBED = 4
+"""Random samples on which a chain is compared with its model."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,20 @@ class Mlp:
         return found[1](torch.ones_like(before))[0]
 
 
-def sequential_chain(model: nn.Sequential) -> Chain:
+@torch.no_grad()
+def sequential_chain(model: nn.Module) -> Chain:
     """Cut an MLP in front of every linear layer; the chain shares its weights, detached.
 
     Each `nn.Linear` but the last is followed by at most one elementwise activation. A node layer is the input of a
     linear layer, that is the post-activations of the one before; the last node layer is `output`. Flatten and
-    dropout layers are run or left out as in eval mode.
+    dropout layers are run or left out as in eval mode; sequences within are taken apart. The chain is compared
+    with the model before it is returned.
 
     Raises:
-        ValueError: if the model holds other layers.
+        ValueError: if the model is no `nn.Sequential`, holds other layers, or does something else than run them.
     """
+    if not _is_sequential(model):
+        raise ValueError(_unknown("model", "an nn.Sequential of ", model))
     flatten, layers = _without_flatten(model)
     sections: list[Section] = []
     names: list[str] = []
@@ -81,16 +88,43 @@ def sequential_chain(model: nn.Sequential) -> Chain:
         name, linear = layers[position]
         after = layers[position + 1][1] if position + 1 < len(layers) else None
         if not isinstance(linear, nn.Linear):
-            raise ValueError(_unknown(name, linear))
+            raise ValueError(_unknown(f"model ({name})", "", linear))
         names.append(name)
         sections.append(_section(linear, after))
         position += 1 if after is None or isinstance(after, nn.Linear) else 2
     require(bool(sections), "model", "at least one linear layer", "none")
-    return Chain((*names, "output"), tuple(sections), embed=flatten)
+    chain = Chain((*names, "output"), tuple(sections), embed=flatten)
+    weight = layers[0][1].weight
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(N_PROBED, weight.shape[1], generator=generator).to(weight)  # pyright: ignore[reportArgumentType, reportIndexIssue, reportCallIssue]
+    # Hooks, and modules that were given another forward, do not show in the list of layers.
+    require_agreement(chain, _in_eval_mode(model, probe), probe)
+    return chain
 
 
-def _without_flatten(model: nn.Sequential) -> tuple[Section, list[tuple[str, nn.Module]]]:
-    layers = [(n, m) for n, m in model.named_children() if not isinstance(m, nn.Dropout)]
+def _is_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _in_eval_mode(model: nn.Module, inputs: Tensor) -> Tensor:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        return model.eval()(inputs)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _flat(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    layers = []
+    for name, module in model.named_children():
+        inner = _flat(module, f"{prefix}{name}.") if _is_sequential(module) else None
+        layers += [(prefix + name, module)] if inner is None else inner
+    return layers
+
+
+def _without_flatten(model: nn.Module) -> tuple[Section, list[tuple[str, nn.Module]]]:
+    layers = [(n, m) for n, m in _flat(model) if not isinstance(m, nn.Dropout)]
     if layers and isinstance(layers[0][1], nn.Flatten):
         return layers[0][1], layers[1:]
     return identity, layers
@@ -104,7 +138,7 @@ def _section(linear: nn.Linear, after: nn.Module | None) -> Section:
         return Mlp(weight, bias, _out_of_place(after))
     if after is None or isinstance(after, nn.Linear | nn.Identity):
         return Affine(weight, bias)
-    raise ValueError(_unknown("after a linear layer", after))
+    raise ValueError(_unknown("model (after a linear layer)", "", after))
 
 
 def _out_of_place(activation: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -113,11 +147,12 @@ def _out_of_place(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     return activation
 
 
-def _unknown(name: str, module: nn.Module) -> str:
+def _unknown(argument: str, what: str, module: nn.Module) -> str:
     known = ", ".join(a.__name__ for a in ACTIVATIONS)
     return problem(
-        f"model ({name})",
-        f"linear layers, each followed by at most one of {known}",
+        argument,
+        f"{what}linear layers, each followed by at most one of {known}",
         type(module).__name__,
-        "Write the sections yourself and pass Chain(names, sections).",
+        "Cut any other model with chain_from(model, cuts, inputs), or write the sections yourself and pass "
+        "Chain(names, sections).",
     )

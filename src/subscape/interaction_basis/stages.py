@@ -1,10 +1,12 @@
 """From a task to a run folder, stage by stage: bases, edges, ablations, modules, pictures.
 
     build/           bases, edges and ablations, layer by layer, from where an interrupted run goes on
-    lib/, pca/       the interaction graphs
+    lib/, pca/       the interaction graphs; random/, where asked for, of a random rotation
     labels.json      text for directions, where the task has it
     ablation.json    edges required, curves over edges and directions
     modules.json     communities of both graphs
+    effects.json, responses-lib.json, responses-pca.json
+                     scores without modules and with one alone, and what directions respond to
     figures, graph-lib.html, graph-pca.html
 
 Every stage reads what the one before it wrote.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,19 @@ from subscape._io import read_json, remove_half_written, write_json
 from subscape._lock import locked
 from subscape._progress import bar
 from subscape.interaction_basis.ablation import edge_curve, node_curve
+from subscape.interaction_basis.basis import rotated_basis
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, digest
+from subscape.interaction_basis.causal import Effect, module_effects
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.modules import Library, Modules, Node, find_modules
+from subscape.interaction_basis.randomised import against_shuffled
 from subscape.interaction_basis.required import Midpoint, edges_required
+from subscape.interaction_basis.responses import responses
 from subscape.interaction_basis.task import Task
 
 METHODS = ("lib", "pca")
+BASELINES = (*METHODS, "random")
+"""With the random rotation, which has edges required and nothing else."""
 SECTION = ("n_edges", "threshold", "score", "n_total")
 """What ablation.json keeps of the edges that a section requires."""
 
@@ -53,15 +62,27 @@ def build_stage(task: Task, config: BasisConfig, folder: Path, *, progress: bool
 
 
 def edges_stage(
-    task: Task, config: BasisConfig, folder: Path, *, progress: bool = False
+    task: Task,
+    config: BasisConfig,
+    folder: Path,
+    *,
+    random_rotation: bool = False,
+    progress: bool = False,
 ) -> dict[str, InteractionGraph]:
-    """Compute the edges of both methods and write the graphs, and the labels if the task has some."""
+    """Compute the edges of both methods and write the graphs, and the labels if the task has some.
+
+    With `random_rotation` a third graph is written, of principal directions rotated at random.
+    """
     with own(folder):
         bases = build_stage(task, config, folder, progress=progress)
         kept = {"folder": folder / "build", "progress": progress}
         graphs = {m: build_graph(task.chain, bases, task.inputs, method=m, **kept) for m in METHODS}
         for method, graph in graphs.items():
             graph.save(folder / method, overwrite=True)
+        if random_rotation and not (folder / "random").exists():
+            turned = tuple(rotated_basis(basis, seed) for seed, basis in enumerate(bases.pca))
+            random = build_graph(task.chain, Bases(turned, turned, config), task.inputs)
+            random.save(folder / "random", overwrite=True)
         if task.label is not None:
             labels = {
                 method: {f"{layer}.{d}": text for (layer, d), text in task.label(graph).items()}
@@ -94,11 +115,16 @@ def _ablated(
     task: Task, folder: Path, tolerance: float, midpoint: Midpoint, curves: bool, progress: bool
 ) -> dict[str, Any]:
     graphs, chain, on = load_graphs(folder), task.scoring, task.scored
+    if (folder / "random").exists():
+        graphs["random"] = InteractionGraph.load(folder / "random")
     base, device = on.base(chain), chain.embed(on.inputs[:1]).device
     result: dict[str, Any] = {"score": on.score.name, "base": base, "tolerance": tolerance}
     made_of = {**result, "midpoint": midpoint, "curves": curves}
     made_of["data"] = digest(on.inputs, on.labels)
     result["names"] = list(chain.names)
+
+    def flat(score: float) -> bool:
+        return on.score.within(score, base, tolerance)
 
     def row(method: str, layer: int) -> dict[str, Any]:
         """What is known of one section, kept as soon as it is there."""
@@ -111,14 +137,16 @@ def _ablated(
         found = edges_required(chain, graph, layer, on, tolerance, base=base, midpoint=midpoint)
         content: dict[str, Any] = {"made_of": {**made_of, "graph": of}}
         content["section"] = {name: getattr(found, name) for name in SECTION}
-        if curves:
-            content["edge_curve"] = edge_curve(chain, layer, graph.bases, graph.edges[layer], on)
-            content["node_curve"] = node_curve(chain, layer, basis, on)
+        if curves and method in METHODS:
+            content["edge_curve"] = edge_curve(
+                chain, layer, graph.bases, graph.edges[layer], on, flat=flat
+            )
+            content["node_curve"] = node_curve(chain, layer, basis, on, flat=flat)
         write_json(path, content)
         return read_json(path)
 
-    with bar("ablate", total=len(chain) * len(METHODS), progress=progress) as done:
-        for method in METHODS:
+    with bar("ablate", total=len(chain) * len(graphs), progress=progress) as done:
+        for method in graphs:
             graphs[method] = graphs[method].to(device)
             rows = []
             for layer in range(len(chain)):
@@ -126,19 +154,14 @@ def _ablated(
                 done.update()
             result[method] = {
                 "sections": [row["section"] for row in rows],
-                "edge_curves": [row["edge_curve"] for row in rows if curves],
-                "node_curves": [row["node_curve"] for row in rows if curves],
+                "edge_curves": [row["edge_curve"] for row in rows if "edge_curve" in row],
+                "node_curves": [row["node_curve"] for row in rows if "node_curve" in row],
             }
-    totals = {m: sum(s["n_edges"] for s in result[m]["sections"]) for m in METHODS}
+    totals = {m: sum(s["n_edges"] for s in result[m]["sections"]) for m in graphs}
     result["total"] = totals
-    result["ratio"] = totals["lib"] / totals["pca"]
-    path = folder / "ablation.json"
-    if path.exists() and any(
-        thresholds(read_json(path), m) != thresholds(result, m) for m in METHODS
-    ):
-        # Modules rest on the thresholds.
-        (folder / "modules.json").unlink(missing_ok=True)
-    write_json(path, result)
+    # Of two small numbers a ratio says little, of none nothing.
+    result["ratio"] = totals["lib"] / totals["pca"] if totals["pca"] else None
+    write_json(folder / "ablation.json", result)
     return result
 
 
@@ -148,29 +171,83 @@ def modules_stage(
     resolution: float = 1.0,
     seed: int = 0,
     last_layer: bool = False,
-    library: Library = "networkx",
+    library: Library = "louvain",
+    shuffled: tuple[Task, BasisConfig, int] | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
-    """Find the modules of both graphs: what is in modules.json."""
+    """Find the modules of both graphs: what is in modules.json.
+
+    `shuffled` is the task with so many networks of shuffled weights to compare the modules with.
+    """
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
     with own(folder):
         ablation = read_json(made_by("ablate", folder / "ablation.json"))
         for method, graph in load_graphs(folder).items():
-            found = find_modules(
-                graph,
-                thresholds(ablation, method),
-                resolution=resolution,
-                seed=seed,
-                last_layer=last_layer,
-                library=library,
-            )
+            limits = thresholds(ablation, method)
+            same = {"seed": seed, "last_layer": last_layer}
+            found = find_modules(graph, limits, resolution=resolution, library=library, **same)
+            if shuffled is not None and found.modules:
+                task, config, n_networks = shuffled
+                beside = against_shuffled(
+                    task,
+                    config,
+                    graph,
+                    limits,
+                    found,
+                    n_networks,
+                    method=method,
+                    progress=progress,
+                    **same,
+                )
+                found = replace(found, randomised=beside)
             result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
+            result[method]["described"] = found.described
+            result[method]["thresholds"] = limits
         write_json(folder / "modules.json", result)
     return result
 
 
+def effects_stage(task: Task, folder: Path) -> dict[str, Any]:
+    """Take away and keep alone every module, and look at what directions respond to: two files."""
+    with own(folder):
+        graphs, modules = load_graphs(folder), load_modules(folder)
+        chain, on = task.scoring, task.scored
+        device = chain.embed(on.inputs[:1]).device
+        result: dict[str, Any] = {"score": on.score.name, "base": on.base(chain)}
+        result["thresholds"] = {
+            m: read_json(folder / "modules.json")[m]["thresholds"] for m in METHODS
+        }
+        for method in METHODS:
+            graph = graphs[method].to(device)
+            effects = module_effects(chain, graph, modules[method], on)
+            result[method] = msgspec.to_builtins(effects)
+            shown = responses(chain, graph, task.inputs, words=task.words)
+            write_json(folder / f"responses-{method}.json", shown)
+        write_json(folder / "effects.json", result)
+    return result
+
+
+def load_effects(folder: Path, method: str) -> list[Effect]:
+    """What `effects_stage` wrote, if it is of the modules as they are now."""
+    path = folder / "effects.json"
+    kept = read_json(path) if path.exists() else {}
+    of = read_json(folder / "modules.json")
+    if any(kept.get("thresholds", {}).get(m) != of[m]["thresholds"] for m in METHODS):
+        return []
+    return msgspec.convert(kept[method], list[Effect])
+
+
 def load_modules(folder: Path) -> dict[str, Modules]:
     """Read the modules that `modules_stage` wrote."""
-    kept = read_json(made_by("modules", folder / "modules.json"))
+    path = made_by("modules", folder / "modules.json")
+    kept, ablation = read_json(path), read_json(made_by("ablate", folder / "ablation.json"))
+    require(
+        all(kept[m].get("thresholds") == thresholds(ablation, m) for m in METHODS),
+        "run",
+        "modules of the edges required as they are now",
+        f"{path}, which is of another tolerance",
+        "Run `subscape basis modules` first.",
+    )
     one = {"resolution": kept["resolution"]}
     return {method: msgspec.convert(one | kept[method], Modules) for method in METHODS}
 

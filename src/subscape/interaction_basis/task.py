@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ class Task:
     """The same network to score, for instance in float32, which is faster."""
     label: Callable[[InteractionGraph], Labels] | None = None
     """Text for the directions of a graph."""
+    words: Callable[[Tensor], list[str]] | None = None
+    """From a sample of token ids to its tokens as text, to show what directions respond to."""
+    randomised: Callable[[int], Chain] | None = None
+    """From a seed to the chain of the same network with shuffled weights."""
 
     @property
     def scoring(self) -> Chain:
@@ -67,7 +72,7 @@ def decoder_task(
     sizes = {"length": (length, 2), "n_sequences": (n_sequences, 1), "n_scored": (n_scored, 1)}
     for name, (number, least) in sizes.items():
         require(number >= least, name, f"a whole number of at least {least}", number)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = _tokenizer(transformers, folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", trust_remote_code=False
     )
@@ -88,4 +93,31 @@ def decoder_task(
         windows[order[:n_sequences]],
         Scored(scored, scored, NEXT_TOKEN, batch_size=32),
         gram_inputs=windows,
+        words=lambda ids: tokenizer.convert_ids_to_tokens(ids.tolist()),
     )
+
+
+def _tokenizer(transformers: Any, folder: str | Path) -> Any:
+    """The tokenizer of a model's folder; transformers makes an empty one where there is none, or raises."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        tokenizer = None
+    known = tokenizer is not None and any(i is not None for i in _ids(tokenizer))
+    require(
+        known,
+        "weights",
+        f"a tokenizer with the model in {folder}, for its text",
+        "none",
+        "Save it there: tokenizer.save_pretrained(folder).",
+    )
+    return tokenizer
+
+
+def _ids(tokenizer: Any) -> list[int]:
+    """Of some letters; an empty tokenizer makes nothing of them, or the unknown token."""
+    return [
+        i
+        for i in tokenizer("a story of its own")["input_ids"]
+        if i not in tokenizer.all_special_ids
+    ]

@@ -1,0 +1,56 @@
+"""Gradients at the activations against gradients averaged along a path: edges required of modular addition.
+
+The published results take the gradient at the activations (`path_points=0`), so that an attribution is gradient
+times activation and does not add up to the change of the output. With some points between the mean and the
+activations it does. Both are counted here, with the completeness error of both.
+
+    python experiments/interaction_basis/along_the_path.py --seed 3 --points 0 5 --out runs/path
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from subscape.interaction_basis import BasisConfig
+from subscape.interaction_basis.edges import completeness_error
+from subscape.interaction_basis.stages import METHODS, ablate_stage, build_stage, edges_stage
+from subscape.reproduce.modular_addition import modular_addition_task
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    named = os.environ.get("SUBSCAPE_DATA")
+    parser.add_argument("--data", type=Path, default=named, required=named is None)
+    parser.add_argument("--out", type=Path, default=Path("runs/path"))
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--points", type=int, nargs="+", default=[0, 5])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    task = modular_addition_task(
+        Path(arguments.data) / f"rib_modadd/seed{arguments.seed}.safetensors"
+    )
+    for points in arguments.points:
+        start = time.time()
+        config = BasisConfig(last="raw", path_points=points)
+        folder = arguments.out / f"seed{arguments.seed}-{points}-points"
+        bases = build_stage(task, config, folder)
+        edges_stage(task, config, folder)
+        some = task.chain.nodes(task.inputs[:500])
+        errors = [
+            completeness_error(
+                section, *bases.lib[n : n + 2], [some[n]], quadrature=config.quadrature
+            )
+            for n, section in enumerate(task.chain.sections)
+        ]
+        found = ablate_stage(task, folder, 0.001, curves=False)
+        counts = {m: [s["n_edges"] for s in found[m]["sections"]] for m in METHODS}
+        row = {"points": points, **counts, "completeness_error": [round(e, 3) for e in errors]}
+        print(json.dumps(row | {"seconds": round(time.time() - start)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Modules beside those of the same network with its weights shuffled: what its architecture alone gives.
+
+The numbers of every weight are put in random order, so that each layer keeps its scale and forgets what it
+learned. Such a network does nothing, so that no score can say which edges it needs: it gets as many edges in
+every section as the trained one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from subscape._checks import problem, require
+from subscape._progress import bar
+from subscape.interaction_basis.build import BasisConfig, build_bases
+from subscape.interaction_basis.graph import InteractionGraph, build_graph
+from subscape.interaction_basis.modules import Modules, find_modules
+from subscape.interaction_basis.null import Chance, chance
+from subscape.interaction_basis.required import ABOVE
+from subscape.interaction_basis.task import Task
+
+
+def shuffled(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of a model with the numbers of every parameter in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return other
+
+
+def against_shuffled(
+    task: Task,
+    config: BasisConfig,
+    graph: InteractionGraph,
+    thresholds: Sequence[float],
+    modules: Modules,
+    n_networks: int,
+    *,
+    method: str = "lib",
+    last_layer: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> Chance:
+    """Modularity beside that of so many shuffled networks, with bases, edges and modules of their own."""
+    if task.randomised is None:
+        raise ValueError(
+            problem(
+                "n_networks",
+                "0 for a task that cannot shuffle its weights",
+                n_networks,
+                "Give the task a function `randomised` from a seed to the chain of a shuffled network.",
+            )
+        )
+    require(n_networks >= 2, "n_networks", "0, or at least 2", n_networks)
+    counts = [int((e >= t).sum()) for e, t in zip(graph.edges, thresholds, strict=True)]
+    others = []
+    for number in bar("shuffled networks", range(n_networks), progress=progress):
+        chain = task.randomised(seed + number)
+        bases = build_bases(chain, task.inputs, config, gram_inputs=task.gram_inputs)
+        other = build_graph(chain, bases, task.inputs, method=method)
+        limits = [
+            float(e.flatten().topk(min(n, e.numel())).values[-1]) if n else float(ABOVE * e.max())
+            for e, n in zip(other.edges, counts, strict=True)
+        ]
+        found = find_modules(
+            other,
+            limits,
+            resolution=modules.resolution,
+            last_layer=last_layer,
+            seed=seed,
+            n_swapped=0,
+        )
+        others.append(found.modularity)
+    return chance(modules.modularity, others)
