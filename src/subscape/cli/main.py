@@ -23,6 +23,7 @@ COMMANDS = {
     "measure": "Measure what every subnetwork of a run is for, and what pushing it does.",
     "top": "List the subnetworks of a measured run, or the top samples of one.",
     "report": "Write a measured run as one HTML file.",
+    "explore": "Look at a measured run and push its subnetworks, live in a browser.",
     "sweep": "Push one subnetwork, or two together, and see how far outputs move.",
     "edit": "Move a model along subnetworks: generate text, write a LoRA, save the model.",
     "finetune": "Learn how far to move along each subnetwork, for data and a loss of your own.",

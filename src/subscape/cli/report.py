@@ -40,7 +40,7 @@ def run(settings: ReportRun) -> Path:
     """Carry out the command."""
     opened = open_run(settings.run)
     measures = opened.load_measures(settings.measures)
-    title = settings.title or _title(opened.model, opened.decomposition.layout.names)
+    title = settings.title or title_of(opened.model, opened.decomposition.layout.names)
     path = write_report(
         settings.out, opened.decomposition, measures, title=title, overwrite=settings.overwrite
     )
@@ -53,7 +53,7 @@ def run(settings: ReportRun) -> Path:
     return path
 
 
-def _title(model: str | None, names: Sequence[str]) -> str:
+def title_of(model: str | None, names: Sequence[str]) -> str:
     """Name of the model, and the longest module name that all tensors share."""
     parts = [name.split(".") for name in names]
     shared = []

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from subscape._checks import require
-from subscape._shapes import Float
+from subscape._shapes import Float, Int
 from subscape.measures.record import Measures, rounded
 from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
+from subscape.report.labels import Labels
 from subscape.report.page import write_page
 from subscape.subnetworks.decomposition import Decomposition
 
@@ -51,6 +52,7 @@ def write_report(
     *,
     title: str,
     figures: Pictures = (),
+    labels: Labels | None = None,
     overwrite: bool = True,
 ) -> Path:
     """Write a measured decomposition as one HTML file that opens in any browser, without a network.
@@ -61,18 +63,24 @@ def write_report(
         measures: their measures.
         title: headline.
         figures: title, caption and PNG file of pictures to show beside the overview.
+        labels: names and notes that people gave; see `report.labels`.
         overwrite: replace a report that is there; anything else is never replaced.
 
     Raises:
         ValueError: if the measures are of another decomposition.
         FileExistsError: if something else is there.
     """
-    data = page_data(decomposition, measures, title=title, figures=figures)
+    data = page_data(decomposition, measures, title=title, figures=figures, labels=labels)
     return write_page(out, data, overwrite=overwrite)
 
 
 def page_data(
-    decomposition: Decomposition, measures: Measures, *, title: str, figures: Pictures = ()
+    decomposition: Decomposition,
+    measures: Measures,
+    *,
+    title: str,
+    figures: Pictures = (),
+    labels: Labels | None = None,
 ) -> dict[str, Any]:
     """What the script of the page reads, ready for JSON but for the record."""
     measures.verify(decomposition)
@@ -101,6 +109,7 @@ def page_data(
         "coactivation": packed(measures.coactivation),
         "samples": _samples(measures),
         "rule_names": by_rule.names,
+        "labels": {} if labels is None else labels.labels,
         "figures": [
             {"title": name, "caption": caption, "image": _png(Path(file))}
             for name, caption, file in figures
@@ -127,7 +136,12 @@ def _shown(inputs: Tensor, place: int, measures: Measures) -> dict[str, Any]:
         # Padding at the end is none of the text; at the beginning positions count it.
         n = len(sample) if mask is None else int(mask[place].nonzero().max()) + 1
         return {"tokens": sample[:n].tolist()}
-    if is_images(inputs):
+    return shown_sample(sample)
+
+
+def shown_sample(sample: Float[Tensor, "..."] | Int[Tensor, "..."]) -> dict[str, Any]:
+    """One sample that is no text: a thumbnail, or its values where they are few."""
+    if is_images(sample[None]):
         return {"image": data_uri(sample)}
     if sample.numel() <= LONGEST_VECTOR:
         return {"values": [rounded(float(v)) for v in sample.flatten()]}

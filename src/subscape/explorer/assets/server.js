@@ -1,0 +1,94 @@
+// Asking the server, and what screens share: pins, copying, saying.
+const live = data.live;
+const key = new URLSearchParams(location.search).get("token") ?? "";
+
+const ask = async (what, body) => {
+  let response;
+  try {
+    response = await fetch(`/api/${what}`, { method: "POST", headers: { "content-type": "application/json", "x-token": key }, body: JSON.stringify(body) });
+  } catch {
+    throw new Error("The explorer does not answer: it was stopped, or this computer sleeps.");
+  }
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.error);
+  return answer;
+};
+
+const saying = h("p.saying", { role: "status" });
+document.getElementById("main").after(saying);
+let silence = 0;
+const say = (text, wrong = false) => {
+  saying.textContent = text;
+  saying.classList.toggle("wrong", wrong);
+  clearTimeout(silence);
+  silence = setTimeout(() => { saying.textContent = ""; }, wrong ? 9000 : 4000);
+};
+
+/** Asks one thing at a time, and of what is wished meanwhile only the last: a slider makes more wishes than answers. */
+const channel = (what, draw) => {
+  let busy = false;
+  let wish = null;
+  const next = async () => {
+    if (busy || !wish) return;
+    const body = wish;
+    [busy, wish] = [true, null];
+    try {
+      const answer = await ask(what, body);
+      if (!wish) draw(answer, body);
+    } catch (error) {
+      say(error.message, true);
+    }
+    busy = false;
+    next();
+  };
+  return (body) => { wish = body; next(); };
+};
+const later = (wait, then) => {
+  let timer = 0;
+  return (...given) => { clearTimeout(timer); timer = setTimeout(() => then(...given), wait); };
+};
+
+const copy = async (text) => {
+  try {
+    await navigator.clipboard.writeText(text);
+    say("Copied.");
+  } catch {
+    say(text);
+  }
+};
+const button = (label, onclick, props = {}) => h("button.do", { type: "button", onclick, ...props }, label);
+const nameOrNumber = (k) => (nameFor(k) ? `${k} · ${nameFor(k)}` : `${k}`);
+
+/** Words on what a subnetwork does. */
+const effect = (k) => {
+  const top = all[k].top_outputs;
+  if (!top) return null;
+  const said = (pairs) => pairs.slice(0, 3).map(([i]) => token(outputName(i)));
+  const parts = [];
+  if (top.up.length) parts.push(h("span", null, "raises ", ...said(top.up)));
+  if (top.down.length) parts.push(h("span", null, "lowers ", ...said(top.down)));
+  // Signs as the slider has them: to the right is the side where its own rows move most.
+  if (ownDelta(k) < 0) parts.reverse().forEach((part) => { part.firstChild.data = part.firstChild.data === "raises " ? "lowers " : "raises "; });
+  return h("p.effect", null, ...parts);
+};
+
+/** Name and note of a subnetwork, to be written. */
+const labelEditor = (k) => {
+  const name = h("input", { type: "text", maxlength: 80, value: labelOf(k).name, placeholder: ruleName(k) || "Name it", "aria-label": `Name of subnetwork ${k}` });
+  const note = h("textarea", { rows: 1, maxlength: 2000, placeholder: "Note: why, what is open", "aria-label": `Note on subnetwork ${k}` });
+  note.value = labelOf(k).note;
+  const kept = async () => {
+    try {
+      data.labels = (await ask("label", { subnetwork: k, label: { name: name.value.trim(), note: note.value.trim() } })).labels;
+      renamed(k);
+      say("Kept in labels.json.");
+    } catch (error) { say(error.message, true); }
+  };
+  for (const field of [name, note]) field.addEventListener("change", kept);
+  return h("div.label", null, name, note, h("a.do", { href: `#playground/${k}` }, "Push it"), h("a.do", { href: `#compare/${k}` }, "Compare"));
+};
+const renamed = (k) => {
+  rows[k]?.replaceWith(rows[k] = makeRow(k));
+  haystacks.forget();
+};
+extras.push(labelEditor);
