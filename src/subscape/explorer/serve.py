@@ -116,6 +116,7 @@ def listening(port: int | None) -> socket.socket:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             place.bind((HOST, number))
+            place.listen()  # who is faster than the server waits
         except OSError:
             place.close()
             continue

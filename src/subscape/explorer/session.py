@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from subscape._checks import problem, require
-from subscape.data import Samples, n_samples
+from subscape.data import Samples, form_of, hashes, n_samples, take
 from subscape.divergences import DIVERGENCES, MSE, Divergence
 from subscape.explorer.generation import continuation, difference
 from subscape.explorer.inputs import Given, Namer, of_data, of_text
+from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
 from subscape.measures.control import random_like
 from subscape.measures.record import Measures, number, rounded
@@ -102,6 +103,8 @@ class Session:
             True: random_like(self.decomposition.directions),
         }
         self._bases: dict[int, Tensor] = {}
+        self._sources: dict[Any, GradientSource] = {}
+        self._check_data()
         # Of the last few texts and moves: a reader goes to and fro between them.
         self._change = lru_cache(8)(self._change_of)
         self._written = lru_cache(32)(self._continued)
@@ -277,10 +280,16 @@ class Session:
         return displacement(stack, dict(deltas)) if deltas else {}
 
     def _codes(self, given: Given) -> Tensor:
-        found = self.decomposition.encode(
-            self.target, given.batch, reference=self._reference, engine="auto"
-        )
-        return found.cpu()
+        # Engines are planned once for a length: planning takes longer than encoding.
+        form = tuple(form_of(given.batch).items())
+        like = self._sources.get(form)
+        if like is None:
+            like = self.decomposition.source(self.target, given.batch, reference=self._reference)
+            self._sources[form] = like
+        source = like.over(given.batch, seed=0)
+        gradients = source.gradients(source.rows_of(torch.arange(1)))
+        with torch.no_grad():
+            return self.decomposition.encode_gradients(gradients).cpu()
 
     def _continued(self, ids: tuple[int, ...], n: int, key: tuple[Any, ...]) -> str | None:
         own = self.target.parameters
@@ -299,6 +308,13 @@ class Session:
         d = self.divergence
         change = number((d(after, before) - d(before, before)).mean().item())
         return None if change is None or not math.isfinite(change) else change
+
+    def _check_data(self) -> None:
+        """Top samples are named by their place in the data."""
+        mine, index = kept(self.measures), self.measures.samples["index"]
+        inside = not len(index) or int(index.max()) < self.n_samples
+        same = inside and hashes(take(self.data, index)) == hashes(mine)
+        require(same, "data", "the data that were measured", "others", "Measure on these.")
 
     def _check(self, index: int) -> None:
         n = len(self.measures)

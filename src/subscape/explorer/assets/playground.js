@@ -27,7 +27,7 @@ const undo = () => {
   refresh();
 };
 
-const pin = (k, x = 0) => {
+const pin = (k, x = 1) => {
   if (pinned(k)) return;
   changing();
   const taken = play.pins.map((p) => p.colour);
@@ -196,7 +196,7 @@ const drawPlayground = (node, wanted) => {
     for (const [name, tag] of [["shown", "div"], ["active", "div.active"], ["pins", "ol.pins"], ["outcomes", "section.panel"], ["meter", "section.panel"], ["written", "div.written"], ["taken", "div.taken"]]) parts[name] = h(tag);
     parts.none = h("p.note", null, "None yet: press a subnetwork that is active in the input, or choose one.");
     parts.random = h("input", { type: "checkbox", onchange: () => { changing(); play.random = parts.random.checked; refresh(); } });
-    const choose = h("select", { "aria-label": "Add a slider", onchange: () => { if (choose.value) pin(Number(choose.value), 1); choose.value = ""; } },
+    const choose = h("select", { "aria-label": "Add a slider", onchange: () => { if (choose.value) pin(Number(choose.value)); choose.value = ""; } },
       h("option", { value: "" }, "Add a slider …"), ...all.map((s, k) => k).filter((k) => !standing(all[k])).map((k) => h("option", { value: String(k) }, nameOrNumber(k))));
     parts.taken.append(button("Copy command", () => copy(commandOf())), button("Copy Python", () => copy(pythonOf())), button("Write a LoRA", () => keep("lora")), ...(live.model ? [button("Write a model folder", () => keep("model"))] : []));
     node.append(h("h1.unseen", null, "Playground"), parts.source, parts.shown, parts.active,
@@ -218,7 +218,7 @@ const drawPlayground = (node, wanted) => {
         give({ sample: own.sample });
         play.position = own.position;
       }
-      pin(k, 1);
+      pin(k);
     }
     history.replaceState(null, "", "#playground");
   }
