@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subscape._checks import require
 from subscape._shapes import Float, Int
@@ -21,8 +21,10 @@ from subscape.measures.record import Measures, rounded
 from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
 from subscape.report.labels import Labels
+from subscape.report.moving import moving
 from subscape.report.page import write_page
 from subscape.subnetworks.decomposition import Decomposition
+from subscape.targets import Target
 
 LONGEST_VECTOR = 64
 """Vector inputs up to this length are shown."""
@@ -53,7 +55,10 @@ def write_report(
     title: str,
     figures: Pictures = (),
     labels: Labels | None = None,
+    model: nn.Module | Target | None = None,
+    output_names: Callable[[int], str] | None = None,
     overwrite: bool = True,
+    progress: bool = False,
 ) -> Path:
     """Write a measured decomposition as one HTML file that opens in any browser, without a network.
 
@@ -64,13 +69,20 @@ def write_report(
         title: headline.
         figures: title, caption and PNG file of pictures to show beside the overview.
         labels: names and notes that people gave; see `report.labels`.
+        model: the model, or its target: a few rows are pushed now, so that sliders in the page can show it.
+        output_names: name of an output, of those that only the sliders show.
         overwrite: replace a report that is there; anything else is never replaced.
+        progress: show a progress bar.
 
     Raises:
         ValueError: if the measures are of another decomposition.
         FileExistsError: if something else is there.
     """
     data = page_data(decomposition, measures, title=title, figures=figures, labels=labels)
+    if model is not None:
+        data["moving"] = moving(
+            decomposition, measures, model, output_names=output_names, progress=progress
+        )
     return write_page(out, data, overwrite=overwrite)
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SCRIPTS = (
     *("words.js", "parts.js", "charts.js", "maps.js"),
-    *("push.js", "overview.js", "list.js", "card.js", "main.js"),
+    *("overview.js", "list.js", "card.js", "push.js", "main.js"),
 )
 """The script of the page, in the order in which its parts need one another."""
 
@@ -73,7 +73,7 @@ def render_page(
 def write_page(out: str | Path, data: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write the page to a file, whole or not at all; warns of a large one."""
     out = Path(out)
-    check_free(out, overwrite=overwrite, owned=_is_page, name="out")
+    check_free(out, overwrite=overwrite, owned=is_page, name="out")
     page = render_page(data)
     write_text(out, page)
     size = len(page.encode())
@@ -82,7 +82,8 @@ def write_page(out: str | Path, data: Mapping[str, Any], *, overwrite: bool = Fa
     return out
 
 
-def _is_page(path: Path) -> bool:
+def is_page(path: Path) -> bool:
+    """Whether it is a report, of any version."""
     text = path.read_text(encoding="utf-8", errors="replace")
     return text.startswith("<!doctype html>") and FAMILY in text
 

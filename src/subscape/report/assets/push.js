@@ -32,3 +32,36 @@ const outcomes = (outputs, caption) => {
   return h("table.outcomes", null, h("caption.unseen", null, caption),
     h("thead.unseen", null, h("tr", null, ...["output", "bar", "after", "change"].map((t) => h("th", { scope: "col" }, t)))), h("tbody", null, ...outputs.map(row)));
 };
+
+/** The sliders of a shared report: outputs of a few rows at the δ of its sweep, in between on a line. */
+const pushPanel = (k) => {
+  const rows = data.moving?.rows[k];
+  if (!rows || !all[k].sweep) return null;
+  const deltas = [...all[k].sweep.delta].sort((a, b) => a - b);
+  const most = Math.abs(ownDelta(k));
+  const between = (line, delta) => {
+    const i = Math.max(1, deltas.findIndex((d) => d >= delta));
+    const [a, b] = [line[i - 1], line[i]];
+    const t = (delta - deltas[i - 1]) / (deltas[i] - deltas[i - 1]);
+    return a === null || b === null ? null : a + t * (b - a);
+  };
+  const boxes = rows.map(() => h("div.pushed"));
+  const exact = h("p.note");
+  const draw = (x) => {
+    const delta = Math.max(deltas[0], Math.min(deltas.at(-1), x * ownDelta(k)));
+    exact.textContent = `δ = ${signed(delta)}, ${multiple(x)} its own${Math.abs(x) > validTo(k) ? ", beyond first order" : ""}`;
+    rows.forEach((row, n) => {
+      const sample = all[row.subnetwork].top_samples[row.place];
+      const { image, label } = shownOf(sample);
+      const outputs = row.outputs.map((i, j) => [data.moving.names[i] ?? outputName(i), between(row.values[j], 0), between(row.values[j], delta)]);
+      put(boxes[n], h("h3", null, row.own ? "One of its own rows" : `A row of ${row.subnetwork}, seldom active together`),
+        tokensOf(sample) ? context(sample, 0) : image ? h("img", { src: image, alt: label ?? "", width: 48, height: 48 }) : label !== undefined ? token(label) : null,
+        outputs.some(([, , v]) => v === null) ? h("p.note", null, "Outputs are not finite there.") : outcomes(outputs, "Outputs before and after"));
+    });
+  };
+  const slider = deltaSlider(k, 1, 1, draw);
+  draw(1);
+  return panel("Push it", "push", h("div.push", null, slider, exact), h("div.columns.three", null, ...boxes));
+};
+GLOSSARY.push = "Outputs of a few rows as this subnetwork is pushed, measured at the δ of its sweep and drawn on a line between. To the right is the side where its own rows move most beside others. The mark is where a bar is without a push. Shaded: where the gradient predicts what a push does.";
+extras.push(pushPanel);
