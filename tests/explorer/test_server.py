@@ -152,7 +152,7 @@ def test_every_answer_leaves_the_weights_as_they_were(words, client):
         ("push", PUSH | {"moves": moves}),
         ("meter", {"moves": moves}),
         ("write", {"moves": moves, "text": "once", "n": 3}),
-        ("cross", {"first": 0, "second": 1}),
+        ("cross", {"first": 0, "second": 1, "moves": moves}),
         ("keep", {"kind": "lora", "moves": moves}),
         ("keep", {"kind": "model", "moves": moves}),
         ("push", PUSH | {"moves": {"deltas": {"0": 1e38}}}),

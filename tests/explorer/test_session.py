@@ -126,11 +126,14 @@ def test_of_many_outputs_the_largest_and_those_that_move_are_shown():
     assert _telling(before, after)[0] == 3
 
 
-def test_two_subnetworks_are_pushed_over_each_others_rows(said, words):
-    found = said.cross(0, 2)
-    assert [line["subnetwork"] for line in found] == [0, 2, None]
-    own = said.meter(Moves({0: said.own_delta(0)}))[1]["change"]
-    assert found[0]["changes"][0] == pytest.approx(own, rel=1e-6)
+def test_two_subnetworks_are_pushed_over_each_others_rows(said):
+    found = said.cross(2, 0, {0: 1.5, 2: -2.0})
+    assert [line["subnetwork"] for line in found] == [2, 0, None]
+    for n, moves in enumerate(({2: -2.0}, {0: 1.5}, {0: 1.5, 2: -2.0})):
+        metered = {line["subnetwork"]: line["change"] for line in said.meter(Moves(moves))}
+        for line in found:
+            if line["subnetwork"] in metered:
+                assert line["changes"][n] == pytest.approx(metered[line["subnetwork"]], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,8 @@ def test_two_subnetworks_are_pushed_over_each_others_rows(said, words):
         (lambda s: s.look(Input(sample=40)), "0 to 39"),
         (lambda s: s.look(Input()), "a text or the number"),
         (lambda s: s.write("once", Moves(), n=10_000), "1 to 200"),
-        (lambda s: s.cross(0, 9), "0 to 3"),
+        (lambda s: s.cross(0, 9, {0: 1.0, 9: 1.0}), "0 to 3"),
+        (lambda s: s.cross(0, 1, {0: 1.0}), "δ of 1"),
         (lambda s: Moves(dict.fromkeys(range(65), 1.0)), "at most 64"),
     ],
 )

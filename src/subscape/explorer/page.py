@@ -27,7 +27,6 @@ def explorer_page(session: Session, takeaway: Takeaway, title: str, command: str
         "by_token": session.by_token,
         "n_samples": session.n_samples,
         "first": first,
-        "deltas": [session.own_delta(k) for k in range(len(session.measures))],
         "model": hasattr(session.target.model, "save_pretrained"),
     }
     return render_page(

@@ -51,7 +51,7 @@ class Write(Meter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cross:
+class Cross(Meter):
     """Two subnetworks, each pushed over its own rows and the other's."""
 
     first: int
@@ -109,7 +109,7 @@ def make_app(
         "push": (Push, lambda a: session.push(a.input, a.moves, a.position)),
         "meter": (Meter, lambda a: session.meter(a.moves)),
         "write": (Write, lambda a: session.write(a.text, a.moves, a.n)),
-        "cross": (Cross, lambda a: session.cross(a.first, a.second)),
+        "cross": (Cross, lambda a: session.cross(a.first, a.second, a.moves.deltas)),
         "label": (Named, lambda a: takeaway.label(a.subnetwork, a.label)),
         "keep": (Keep, lambda a: takeaway.keep(a.kind, a.moves)),
     }

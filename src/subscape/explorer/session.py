@@ -213,12 +213,18 @@ class Session:
         changed = None if before is None or after is None else difference(before, after)
         return {"before": before, "after": after, "difference": changed}
 
-    def cross(self, first: int, second: int) -> list[dict[str, Any]]:
-        """How far each one's rows and others move along either and both, each to its own δ."""
-        deltas = {k: self.own_delta(k) for k in (first, second)}
-        pushes = [{first: deltas[first]}, {second: deltas[second]}, deltas]
+    def cross(self, first: int, second: int, deltas: Mapping[int, float]) -> list[dict[str, Any]]:
+        """How far each one's rows and others move along either and both."""
+        for k in (first, second):
+            self._check(k)
+            require(k in deltas, "deltas", f"δ of {k}", f"only {list(deltas)}")
+        pushes = [
+            {first: deltas[first]},
+            {second: deltas[second]},
+            {k: deltas[k] for k in (first, second)},
+        ]
         places: list[tuple[int | None, Samples, RowSet]] = [
-            *((k, self._kept, self._own_rows(k)) for k in deltas),
+            *((k, self._kept, self._own_rows(k)) for k in (first, second)),
             (None, self.data, self._heldout[0]),
         ]
         found = []
@@ -230,12 +236,6 @@ class Session:
             )
             found.append({"subnetwork": k, "changes": [self._mean_change(m, base) for m in moved]})
         return found
-
-    def own_delta(self, index: int) -> float:
-        """The δ that a subnetwork was measured at, on the side where its own rows move most; 1 without one."""
-        self._check(index)
-        entry = self.measures[index]
-        return (entry.delta or 1.0) * entry.side
 
     def change_of(self, moves: Moves) -> Direction:
         """Σ δ_k v_k by parameter name."""

@@ -28,6 +28,6 @@ const drawCompare = (node, wanted) => {
     h("dl.stats", null, stat("Similarity", "similarity", fixed(at("similarity"))), stat("Co-activation", "coactivation", fixed(at("coactivation")))),
     h("ul.gallery.two", null, galleryCard(a), galleryCard(b)), panel("Pushed over each other’s rows", null, table));
   if (a === b || !all[a].top_samples.length || !all[b].top_samples.length) { put(table, h("p.note", null, a === b ? "Choose two." : "One of them has no rows of its own.")); return; }
-  ask("cross", { first: a, second: b }).then((found) => put(table, crossTable(found, [a, b])), (error) => say(error.message, true));
+  ask("cross", { first: a, second: b, moves: { deltas: { [a]: ownDelta(a), [b]: ownDelta(b) } } }).then((found) => put(table, crossTable(found, [a, b])), (error) => say(error.message, true));
 };
 screens.push({ key: "compare", title: "Compare", draw: drawCompare });

@@ -81,6 +81,7 @@ const strength = (active) => (active.length ? Math.abs(active[0][1]) : 0);
 
 const drawInput = () => {
   const { tokens, active, image, values, label } = play.looked;
+  if (parts.number) parts.number.value = play.looked.sample;
   if (!tokens) {
     put(parts.shown, h("div.given", null, image ? h("img", { src: image, alt: label ?? `sample ${play.input.sample}`, width: 128, height: 128 }) : values ? strip(values, 260, 48) : h("p.note", null, "No picture of this sample."),
       h("p", null, label !== undefined ? token(label) : null, h("small", null, `sample ${play.input.sample}`))));
@@ -111,7 +112,7 @@ const pinRow = (p) => {
   const [factor, exact] = [h("output.num"), h("span.exact")];
   const say = () => {
     factor.textContent = multiple(p.x);
-    exact.textContent = `δ = ${signed(p.x * ownDelta(p.k))}${!all[p.k].sweep ? ", its own was not measured" : Math.abs(p.x) > validTo(p.k) ? ", beyond first order" : ""}`;
+    exact.textContent = `δ = ${signed(p.x * ownDelta(p.k))}${!all[p.k].sweep ? ", a usual one: its own was not measured" : Math.abs(p.x) > validTo(p.k) ? ", beyond first order" : ""}`;
   };
   const slider = deltaSlider(p.k, p.x, MOST, (x) => { p.x = x; say(); refresh(); });
   // One step back is one drag or one press, not every place on the way.
@@ -189,8 +190,7 @@ const drawPlayground = (node, wanted) => {
       parts.text.addEventListener("input", later(200, () => { if (parts.text.value.trim()) give({ text: parts.text.value }); }));
       parts.source = h("div.source", null, parts.text, another);
     } else {
-      const number = h("input", { type: "number", min: 0, max: live.n_samples - 1, value: play.input.sample, "aria-label": "Number of the sample", onchange: () => give({ sample: Math.max(0, Math.min(live.n_samples - 1, Math.floor(Number(number.value)) || 0)) }) });
-      another.addEventListener("click", () => { number.value = play.input.sample; });
+      const number = parts.number = h("input", { type: "number", min: 0, max: live.n_samples - 1, value: play.input.sample, "aria-label": "Number of the sample", onchange: () => give({ sample: Math.max(0, Math.min(live.n_samples - 1, Math.floor(Number(number.value)) || 0)) }) });
       parts.source = h("div.source", null, h("label", null, "Sample ", number), another);
     }
     for (const [name, tag] of [["shown", "div"], ["active", "div.active"], ["pins", "ol.pins"], ["outcomes", "section.panel"], ["meter", "section.panel"], ["written", "div.written"], ["taken", "div.taken"]]) parts[name] = h(tag);

@@ -1,7 +1,12 @@
 // Pushing a subnetwork: a slider in units of its own δ, and what outputs do.
 
-/** The δ a subnetwork was measured at, on the side where its own rows move most; 1 where it was not. */
-const ownDelta = (k) => (all[k].sweep ? endsOf(all[k])[0].delta : 1);
+/** A typical δ, for those that none was measured of. */
+const usualDelta = memo(() => {
+  const known = all.map((s) => s.delta).filter((d) => d !== null).sort((a, b) => a - b);
+  return known.length ? known[known.length >> 1] : 1;
+});
+/** The δ a subnetwork was measured at, on the side where its own rows move most. */
+const ownDelta = (k) => (all[k].sweep ? endsOf(all[k])[0].delta : usualDelta());
 /** How far first order holds, in own δ. */
 const validTo = (k) => (all[k].validity_radius ?? 0) / Math.abs(ownDelta(k) || 1);
 const multiple = (x) => `${fixed(x, 2).replace(/\.?0+$/, "")}×`;
