@@ -1,9 +1,10 @@
 """How long the explorer takes to answer over HTTP, as its page asks it, beside busy cores.
 
-    python benchmarks/explore.py RUN [--busy 2] [--n 200]
+    .venv/bin/python benchmarks/explore.py RUN --busy 2
 
-`slider to new bars` is a request for the outputs of one row under new deltas; `40 new tokens` the continuation
-of a text that was not asked for before, moved; `encode 16 tokens` which subnetworks are active in a text.
+Wall-clock milliseconds. `slider to new bars`: the outputs of one row under deltas that are new. `meter`: how far
+64 rows drawn at random and the moved subnetworks' own move, beside random directions. `40 new tokens`: how a text
+goes on under new deltas; before and after where the text is new too. `encode`: what is active in a text.
 """
 
 from __future__ import annotations
@@ -12,14 +13,11 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import threading
 import time
 import urllib.request
 from pathlib import Path
-
-import torch
 
 from subscape.cli.names import token_namer
 from subscape.cli.run_folder import open_run
@@ -87,63 +85,48 @@ def figures(times: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--busy", type=int, default=2, help="cores kept busy by others")
-    parser.add_argument(
-        "--n", type=int, default=200, help="requests for bars; a tenth of the others"
-    )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("run", type=Path, nargs="?", help="a measured run of a language model")
+    parser.add_argument("--busy", type=int, default=2, help="processes that only keep cores busy")
+    parser.add_argument("--n", type=int, default=200, help="requests for bars; a tenth of others")
     options = parser.parse_args()
+    if options.run is None:
+        print(json.dumps({"part": "explorer", "failed": "give the folder of a measured run"}))
+        return
     address, session = serve(options.run)
-    n_subnetworks = len(session.measures)
     strong = [e.index for e in session.measures.ranked()[:8]]
 
     def moves(i: int) -> dict:
         return {"deltas": {str(k): 0.01 * (i + 1) + 0.1 * k for k in strong[: 1 + i % 3]}}
 
-    asked(address, "look", {"input": {"text": TEXT}})  # the first does what is done once
+    given, few = {"input": {"text": TEXT}}, max(10, options.n // 10)
+    n_tokens = len(asked(address, "look", given)[1]["tokens"])  # plans engines, once
+    asked(address, "write", {"text": TEXT, "moves": {}, "n": 40})
+    parts = {
+        "slider to new bars": [("push", given | {"moves": moves(i)}) for i in range(options.n)],
+        "meter": [("meter", {"moves": moves(i)}) for i in range(few)],
+        "40 new tokens": [
+            ("write", {"text": TEXT, "moves": moves(1000 + i), "n": 40}) for i in range(few)
+        ],
+        "40 new tokens before and after": [
+            ("write", {"text": f"{TEXT} {i}", "moves": moves(i), "n": 40}) for i in range(few)
+        ],
+        f"encode {n_tokens} tokens": [("look", given)] * few,
+        "encode a length not seen": [
+            ("look", {"input": {"text": TEXT + " a" * (i + 1)}}) for i in range(few)
+        ],
+    }
     others = [multiprocessing.Process(target=spin, daemon=True) for _ in range(options.busy)]
     for other in others:
         other.start()
     try:
-        given = {"input": {"text": TEXT}}
-        bars = [asked(address, "push", given | {"moves": moves(i)})[0] for i in range(options.n)]
-        few = max(5, options.n // 10)
-        meter = [asked(address, "meter", {"moves": moves(i)})[0] for i in range(few)]
-        words = ("was", "had", "saw", "ran", "said", "took", "made", "went", "came", "found")
-        text = [f"{TEXT} {word}" for word in words]
-        write = [
-            asked(address, "write", {"text": text[i % 10], "moves": moves(1000 + i), "n": 40})[0]
-            for i in range(few)
-        ]
-        look, n_tokens = [], 0
-        for _ in range(few):
-            took, answer = asked(address, "look", given)
-            look.append(took)
-            n_tokens = len(answer["tokens"])
+        for part, requests in parts.items():
+            times = [asked(address, what, body)[0] for what, body in requests]
+            here = {"cores": os.cpu_count(), "busy": options.busy, "load": os.getloadavg()[0]}
+            about = {"part": part, "subnetworks": len(session.measures), **here}
+            print(json.dumps(about | figures(times)), flush=True)
     finally:
         for other in others:
             other.terminate()
-    found = {
-        "subnetworks": n_subnetworks,
-        "slider to new bars": figures(bars),
-        "meter of 64 rows and own ones": figures(meter),
-        "40 new tokens, before and after": figures(write),
-        f"encode {n_tokens} tokens": figures(look),
-    }
-    if options.json:
-        print(json.dumps(found))
-        return
-    cores = os.cpu_count()
-    print(
-        f"{platform.machine()}, {cores} cores, {options.busy} kept busy by others, torch {torch.__version__}"
-    )
-    print(f"{n_subnetworks} subnetworks")
-    for what, took in found.items():
-        if isinstance(took, dict):
-            print(
-                f"{what:<34} median {took['median_ms']:>7} ms  p95 {took['p95_ms']:>7} ms  n {took['n']}"
-            )
 
 
 if __name__ == "__main__":

@@ -63,6 +63,20 @@ def test_active_subnetworks_are_those_of_encode(seen, pictures):
     assert [c for _, c in found] == sorted((c for _, c in found), key=abs, reverse=True)
 
 
+def test_texts_of_any_length_are_encoded_as_by_the_library(said, words):
+    n_active = []
+    for text in ("once", "once upon a time there was a cat", "dog cat dog", "a dog there . <b>"):
+        ids = torch.tensor([[WORDS.index(word) for word in text.split()]])
+        given = {"input_ids": ids}
+        codes = words.decomposition.encode(words.model, given, reference=said._reference)
+        found = said.look(Input(text=text))["active"]
+        for row, active in zip(codes, found, strict=True):
+            own = {int(k): float(row[k]) for k in row.nonzero()[:, 0]}
+            assert dict(active) == pytest.approx(own, rel=1e-3)
+        n_active.append(sum(map(len, found)))
+    assert sum(n > 0 for n in n_active) >= 2
+
+
 def test_tokens_come_with_their_text(said):
     found = said.look(Input(text="once upon a time"))
     assert found["tokens"] == ["once", "upon", "a", "time"]

@@ -5,6 +5,7 @@ Answers are plain dictionaries, ready for JSON; a number that is not finite is N
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from subscape._checks import problem, require
-from subscape.data import Samples, form_of, hashes, n_samples, take
+from subscape.data import Samples, hashes, n_samples, take
 from subscape.divergences import DIVERGENCES, MSE, Divergence
 from subscape.explorer.generation import continuation, difference
 from subscape.explorer.inputs import Given, Namer, of_data, of_text
@@ -27,6 +28,7 @@ from subscape.measures.response import among_kept, drawn, kept
 from subscape.measures.rows import Direction, RowSet, outputs_at
 from subscape.references import FixedOutput, uniform
 from subscape.report.build import shown_sample
+from subscape.rows import RowDraws
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.editing import displacement
 from subscape.targets import Target
@@ -103,7 +105,6 @@ class Session:
             True: random_like(self.decomposition.directions),
         }
         self._bases: dict[int, Tensor] = {}
-        self._sources: dict[Any, GradientSource] = {}
         self._check_data()
         # Of the last few texts and moves: a reader goes to and fro between them.
         self._change = lru_cache(8)(self._change_of)
@@ -264,6 +265,12 @@ class Session:
         mean = kind.to_average(self._heldout[1].double()).mean(0)
         return FixedOutput(kind.from_average(mean).to(self.target.like))
 
+    @cached_property
+    def _source(self) -> GradientSource:
+        """Of one sample, to plan engines with."""
+        first = take(self.data, torch.arange(1))
+        return self.decomposition.source(self.target, first, reference=self._reference)
+
     def _own_rows(self, index: int) -> RowSet:
         self._check(index)
         return among_kept(self.measures, index)
@@ -280,13 +287,13 @@ class Session:
         return displacement(stack, dict(deltas)) if deltas else {}
 
     def _codes(self, given: Given) -> Tensor:
-        # Engines are planned once for a length: planning takes longer than encoding.
-        form = tuple(form_of(given.batch).items())
-        like = self._sources.get(form)
-        if like is None:
-            like = self.decomposition.source(self.target, given.batch, reference=self._reference)
-            self._sources[form] = like
-        source = like.over(given.batch, seed=0)
+        source = self._source
+        if source.plan is None:
+            source = source.over(given.batch, seed=0)
+        else:  # planning takes longer than encoding, and a plan holds for texts of any length
+            source = copy.copy(source)
+            source.data = given.batch
+            source.draws = RowDraws(1, source.kind, len(given.tokens or (0,)), 0)
         gradients = source.gradients(source.rows_of(torch.arange(1)))
         with torch.no_grad():
             return self.decomposition.encode_gradients(gradients).cpu()
