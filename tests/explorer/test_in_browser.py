@@ -5,6 +5,7 @@ from importlib import resources
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from tests.browser import Page
 from tests.explorer.conftest import WORDS
@@ -82,6 +83,25 @@ def test_every_screen_fits_is_quiet_and_asks_nobody_else(page, pictured, kind, w
             base = shown.address.split("?")[0]
             outside = [u for u in shown.requests() if not u.startswith(("data:", base))]
             assert outside == []
+
+
+def test_bars_are_those_of_the_row_that_a_subnetwork_is_for(page, words):
+    entry = words.measures[1]
+    row = entry.top_samples[0]
+    page.open("#playground/1", width=1440)
+    page.until(READY["#playground/1"])
+    said = "section.panel h2 .tok"
+    token = WORDS[int(words.data["input_ids"][row.sample, row.position])]
+    page.until(f"return document.querySelector('{said}')?.textContent === '{token}'")
+    moved = words.decomposition.edited(words.model, {1: entry.delta * entry.side})
+    with torch.no_grad():
+        logits = moved(words.data["input_ids"][row.sample][None]).logits[0, row.position]
+    expected = [100 * p for p in logits.double().softmax(-1).tolist()]
+    shown = (
+        "return [...document.querySelectorAll('.outcomes tbody tr')]"
+        ".map(r => parseFloat(r.cells[2].textContent))"
+    )
+    page.until(f"{shown}.every((p, i) => Math.abs(p - {expected}[i]) < 0.06)")
 
 
 def test_a_slider_moves_bars_the_meter_and_the_text_and_undo_takes_it_back(page):
@@ -191,7 +211,7 @@ def test_the_verdict_has_its_baseline(page):
 def test_a_picture_is_pushed(pictured):
     pictured.open("#playground/0", width=1440)
     pictured.until(READY["#playground/1"])
-    assert pictured.js("return document.querySelector('.given img').naturalWidth") == 8
+    pictured.until("return document.querySelector('.given img')?.naturalWidth === 8")
     assert [name for name, _ in bars(pictured)] == ["class 0", "class 1", "class 2"]
     assert not pictured.all("#prompt")
     pictured.one(".source button").click()

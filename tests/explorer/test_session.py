@@ -184,6 +184,21 @@ def test_outputs_that_are_not_finite_are_said_to_be_none(words, monkeypatch):
     assert said.write("once", Moves({0: 1.0}))["after"] is None
 
 
+def test_whoever_uses_the_model_meanwhile_meets_its_own_weights(words):
+    said, seen = session_of(words), []
+    weight = words.model.model.layers[0].self_attn.q_proj.weight
+    twin_of = said.target.model.model.layers[0].self_attn.q_proj
+    assert twin_of.weight is weight
+
+    def watch(module, _):
+        mine = words.model.model.layers[0].self_attn.q_proj
+        seen.append((module.weight is weight, mine.weight is weight))
+
+    with twin_of.register_forward_pre_hook(watch):
+        said.push(Input(text="once"), Moves({0: 1.0}))
+    assert seen == [(False, True)] * 2  # without and with the move
+
+
 def test_other_data_than_was_measured_are_refused(words):
     target = words.decomposition.target_in(words.model)
     other = {"input_ids": words.data["input_ids"].flip(0)}

@@ -1,4 +1,4 @@
-"""What the explorer asks of the model. Parameters are only ever lent to single calls: the model never changes.
+"""What the explorer asks of the model, by a twin that has the same weights: the model itself is never touched.
 
 Answers are plain dictionaries, ready for JSON; a number that is not finite is None.
 """
@@ -96,7 +96,7 @@ class Session:
         output_name: Namer | None = None,
     ) -> None:
         measures.verify(decomposition)
-        self.decomposition, self.target = decomposition.beside(target), target
+        self.decomposition, self.target = decomposition.beside(target), twin(decomposition, target)
         self.measures, self.data, self.tokenizer = measures, data, tokenizer
         self.token_name = token_name or measures.names.token
         self.output_name = output_name or measures.names.output
@@ -327,6 +327,17 @@ class Session:
         n = len(self.measures)
         if not 0 <= index < n:
             raise ValueError(problem("subnetwork", f"one of {n}, 0 to {n - 1}", index))
+
+
+def twin(decomposition: Decomposition, target: Target) -> Target:
+    """The target in modules of its own that share all tensors.
+
+    Parameters are lent to single calls by putting them into the modules for a moment, where others who use the
+    model at the same time would meet them.
+    """
+    model = target.model
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return decomposition.target_in(copy.deepcopy(model, shared), outputs=target._outputs)
 
 
 def _telling(before: Tensor, after: Tensor) -> list[int]:

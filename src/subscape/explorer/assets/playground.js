@@ -1,7 +1,7 @@
 // Playground: an input, sliders, and what they change: on this input, on others, and beside random directions.
 const MOST = 3;
 const N_COLOURS = 6;
-const play = { input: { sample: live.first }, looked: null, position: null, pins: [], random: false, past: [], drawn: false, written: null };
+const play = { input: { sample: live.first }, looked: null, position: null, pins: [], random: false, past: [], drawn: false, written: null, pushed: null };
 const parts = {};
 
 const edit = () => ({ deltas: Object.fromEntries(play.pins.filter((p) => p.x !== 0).map((p) => [p.k, p.x * ownDelta(p.k)])), random: play.random });
@@ -51,13 +51,14 @@ const askLook = channel("look", (looked) => {
   if (looked.tokens && (play.position === null || play.position >= looked.tokens.length)) play.position = looked.tokens.length - 1;
   drawInput();
   drawActive();
+  if (play.pushed) drawOutcomes(play.pushed); // which may have come first, without the token to name
   soonWrite();
 });
-const askPush = channel("push", (pushed) => drawOutcomes(pushed));
+const askPush = channel("push", (pushed) => { play.pushed = pushed; drawOutcomes(pushed); });
 const askMeter = channel("meter", (found) => drawMeter(found));
 const askWrite = channel("write", (written) => { play.written = written; drawWritten(); });
 
-const position = () => (live.by_token && play.looked?.tokens ? play.position : null);
+const position = () => (live.by_token ? play.position : null);
 const soonMeter = later(60, () => askMeter({ moves: edit() }));
 const textGiven = () => play.input.text ?? play.looked?.text;
 const soonWrite = later(250, () => { if (live.takes_text && textGiven()?.trim()) askWrite({ text: textGiven(), moves: edit() }); });
