@@ -12,6 +12,7 @@ from subscape.cli.names import output_namer, token_namer
 from subscape.cli.report import title_of
 from subscape.cli.run_folder import open_run
 from subscape.explorer import explore
+from subscape.explorer.beside import Beside
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class ExploreRun:
     """The model, if the run does not name it."""
     data: str | None = None
     """Data that it is looked at on; by default those held out."""
+    beside: Path | None = None
+    """Another measured run of the same parameters, to compare with: which subnetworks are in both."""
     names: Path | None = None
     """Text file with the name of an output a line."""
     device: str = "cpu"
@@ -53,6 +56,11 @@ def run(settings: ExploreRun) -> None:
     if settings.names is not None or tokens is not None:
         outputs = output_namer(settings.names, target.model, tokens)
 
+    other = None
+    if settings.beside is not None:
+        second = open_run(settings.beside, device=settings.device)
+        other = Beside(str(settings.beside), second.decomposition, second.load_measures())
+
     def say(address: str) -> None:
         print(f"Explorer at\n\n  {address}\n\nCtrl-C ends it.", flush=True)
 
@@ -65,6 +73,7 @@ def run(settings: ExploreRun) -> None:
         token_names=tokens,
         output_names=outputs,
         folder=settings.run,
+        other=other,
         title=title_of(opened.model, opened.decomposition.layout.names),
         command=opened.named,
         port=settings.port,

@@ -14,7 +14,13 @@ SCREENS = ("server.js", "gallery.js", "playground.js", "compare.js")
 """Scripts of the explorer, after those of the report's page that they build on."""
 
 
-def explorer_page(session: Session, takeaway: Takeaway, title: str, command: str) -> str:
+def explorer_page(
+    session: Session,
+    takeaway: Takeaway,
+    title: str,
+    command: str,
+    beside: dict[str, Any] | None = None,
+) -> str:
     """The page as text."""
     labels = takeaway.labels()
     data: dict[str, Any] = page_data(
@@ -24,6 +30,7 @@ def explorer_page(session: Session, takeaway: Takeaway, title: str, command: str
     data["live"] = {
         "command": command,
         "takes_text": session.takes_text,
+        "beside": beside,
         "by_token": session.by_token,
         "n_samples": session.n_samples,
         "first": first,

@@ -13,6 +13,7 @@ from torch import nn
 
 from subscape._checks import optional, problem, require
 from subscape.data import as_samples
+from subscape.explorer.beside import Beside, beside
 from subscape.explorer.inputs import Namer
 from subscape.explorer.page import explorer_page, policy_of
 from subscape.explorer.server import make_app
@@ -41,6 +42,7 @@ def explore(
     token_names: Namer | None = None,
     output_names: Namer | None = None,
     folder: str | Path | None = None,
+    other: Beside | None = None,
     title: str | None = None,
     command: str = "RUN",
     port: int | None = None,
@@ -59,6 +61,7 @@ def explore(
         token_names: text of an input token.
         output_names: name of an output.
         folder: where names, notes and exports go, usually the run's.
+        other: another run over the same parameters, to compare with.
         title: headline.
         command: the run on a command line, in the commands that the page offers.
         port: where to listen; by default the first free one from 8123.
@@ -85,12 +88,13 @@ def explore(
     )
     takeaway = Takeaway(session, None if folder is None else Path(folder))
     takeaway.labels()  # damaged ones are refused now
+    compared = None if other is None else beside(session.decomposition, found, other)
     place = listening(port)
     number, token = place.getsockname()[1], secrets.token_urlsafe(24)
     app = make_app(
         session,
         takeaway,
-        lambda: explorer_page(session, takeaway, title or _title(decomposition), command),
+        lambda: explorer_page(session, takeaway, title or _title(decomposition), command, compared),
         token=token,
         hosts=frozenset({f"{HOST}:{number}", f"localhost:{number}"}),
         policy=policy_of,

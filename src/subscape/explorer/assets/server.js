@@ -87,8 +87,27 @@ const labelEditor = (k) => {
   for (const field of [name, note]) field.addEventListener("change", kept);
   return h("div.label", null, name, note, h("a.do", { href: `#playground/${k}` }, "Push it"), h("a.do", { href: `#compare/${k}` }, "Compare"));
 };
+/** Where it is active within whole contexts: asked for when a card is opened. */
+const heatPanel = (k) => {
+  const samples = [...new Set(all[k].top_samples.map((s) => s.sample))].slice(0, 4);
+  if (!live.by_token || !samples.length) return null;
+  const lines = samples.map(() => h("p.heat.note", null, "…"));
+  const draw = async () => {
+    for (const [n, sample] of samples.entries()) {
+      if (!lines[n].isConnected && n) return; // the reader has gone on
+      const { tokens, active } = await ask("look", { input: { sample } });
+      const codes = active.map((here) => here.find(([j]) => j === k)?.[1] ?? 0);
+      const top = Math.max(1e-30, ...codes.map(Math.abs));
+      lines[n].classList.remove("note");
+      put(lines[n], ...tokens.map((text, i) => h(`span.${codes[i] < 0 ? "cold" : "warm"}`, { style: { "--strength": `${(60 * Math.abs(codes[i])) / top}%` }, title: codes[i] ? `${signed(codes[i])} ${unit}` : null }, shown(text, false))));
+    }
+  };
+  setTimeout(() => draw().catch((error) => say(error.message, true)), 0);
+  return panel("Where it is active in whole contexts", "heat", ...lines);
+};
+GLOSSARY.heat = "Its code at every token of some of its top samples: blue where it is positive, red where negative, blank where the subnetwork is not active.";
 const renamed = (k) => {
   rows[k]?.replaceWith(rows[k] = makeRow(k));
   haystacks.forget();
 };
-extras.push(labelEditor);
+extras.push(labelEditor, heatPanel);
