@@ -143,10 +143,12 @@ def test_a_deep_link_opens_its_card_and_arrows_step_in_the_order_of_the_list(pag
     page.until(f"return location.hash === '#subnetwork-{order[at + 1]}'")
     page.press("ARROW_LEFT")
     page.press("ARROW_LEFT")
-    page.until(f"return location.hash === '#subnetwork-{order[at - 1]}'")
-    assert page.one("#card h1").text == f"Subnetwork {order[at - 1]}"
+    drawn = "return document.querySelector('#card h1').textContent === 'Subnetwork {}'"
+    page.until(drawn.format(order[at - 1]))
+    assert page.js("return location.hash") == f"#subnetwork-{order[at - 1]}"
     page.one("button[aria-label^='Next']").click()
-    page.until(f"return location.hash === '#subnetwork-{order[at]}'")
+    page.until(drawn.format(order[at]))
+    assert page.js("return location.hash") == f"#subnetwork-{order[at]}"
     assert page.js("return document.activeElement.id") == "card-title"
     assert page.one("#list tr.open").get_attribute("data-k") == str(order[at])
     page.press("ESCAPE")
