@@ -81,7 +81,8 @@ def session_of(explored):
     )
 
 
-def app_of(explored, folder=None, host=HOST, session=None):
+def app_of(explored, folder=None, host=HOST, session=None, other=None):
+    from subscape.explorer.beside import Beside, beside
     from subscape.explorer.page import explorer_page, policy_of
     from subscape.explorer.server import make_app
     from subscape.explorer.takeaway import Takeaway
@@ -89,7 +90,14 @@ def app_of(explored, folder=None, host=HOST, session=None):
     session = session or session_of(explored)
     takeaway = Takeaway(session, folder)
     hosts = frozenset({host})
-    page = lambda: explorer_page(session, takeaway, "A title", "runs/x")  # noqa: E731
+    compared = None
+    if other is not None:
+        named = Beside("runs/other", other.decomposition, other.measures)
+        compared = beside(explored.decomposition, explored.measures, named)
+
+    def page():
+        return explorer_page(session, takeaway, "A title", "runs/x", compared)
+
     return make_app(session, takeaway, page, token=TOKEN, hosts=hosts, policy=policy_of)
 
 
@@ -114,11 +122,13 @@ def served(tmp_path_factory):
 
     servers = []
 
-    def serve(explored) -> tuple[str, Path]:
+    def serve(explored, other=None) -> tuple[str, Path]:
         place = listening(0)
         host = f"{here}:{place.getsockname()[1]}"
         folder = tmp_path_factory.mktemp("run")
-        config = uvicorn.Config(app_of(explored, folder, host), log_level="error", lifespan="off")
+        config = uvicorn.Config(
+            app_of(explored, folder, host, other=other), log_level="error", lifespan="off"
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()

@@ -226,3 +226,19 @@ def test_a_wish_that_cannot_be_is_answered_in_words(pictured):
     lora.click()
     pictured.until("return document.querySelector('.saying').classList.contains('wrong')")
     assert "weights of linear layers" in text_of(pictured, ".saying")
+
+
+def test_two_runs_stand_beside_each_other(driver, served, words):
+    page = Page(driver, served(words, other=words)[0]).open("#compare", width=390)
+    page.until("return document.querySelectorAll('.runs tbody tr').length === 4")
+    said = page.js("return document.querySelector('#screen-compare .panel .verdict').textContent")
+    assert said.startswith("4 of 4 subnetworks have a partner there that has no nearer one here")
+    assert "|cosine| of 1.00" in said
+    cells = (
+        "return [...document.querySelectorAll('.runs tbody tr')].map(r => r.cells[1].textContent)"
+    )
+    assert page.js(cells) == ["1.00"] * 4
+    assert page.js("return document.documentElement.scrollWidth") <= 390
+    page.js(axe())
+    assert page.driver.execute_async_script(SERIOUS) == []
+    assert page.messages() == []

@@ -59,7 +59,7 @@ def run(settings: ExploreRun) -> None:
     other = None
     if settings.beside is not None:
         second = open_run(settings.beside, device=settings.device)
-        other = Beside(str(settings.beside), second.decomposition, second.load_measures())
+        other = Beside(settings.beside.resolve().name, second.decomposition, second.load_measures())
 
     def say(address: str) -> None:
         print(f"Explorer at\n\n  {address}\n\nCtrl-C ends it.", flush=True)

@@ -6,6 +6,7 @@ import secrets
 import socket
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,16 @@ def explore(
     say(address)
     if open_browser:
         webbrowser.open(address)
-    config = uvicorn.Config(app, log_level="error", lifespan="off", server_header=False, ws="none")
-    try:
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        lifespan="off",
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=2,
+    )
+    with place, suppress(KeyboardInterrupt):  # which is how one ends it
         uvicorn.Server(config).run(sockets=[place])
-    finally:
-        place.close()
 
 
 def listening(port: int | None) -> socket.socket:

@@ -107,7 +107,7 @@ class Session:
         self._bases: dict[int, Tensor] = {}
         self._check_data()
         # Of the last few texts and moves: a reader goes to and fro between them.
-        self._change = lru_cache(8)(self._change_of)
+        self._change = lru_cache(4)(self._change_of)
         self._written = lru_cache(32)(self._continued)
 
     @property
