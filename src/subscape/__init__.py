@@ -7,6 +7,7 @@ from subscape._version import __version__
 
 if TYPE_CHECKING:
     from subscape.data import text_windows
+    from subscape.explorer import explore
     from subscape.finetuning import FinetuneConfig, Finetuned, SteeredModel
     from subscape.finetuning.finetune import finetune
     from subscape.gradients import GradientSource, register_rule
@@ -41,6 +42,7 @@ __all__ = [
     "__version__",
     "decompose",
     "estimate",
+    "explore",
     "finetune",
     "measure",
     "prepare",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 HOMES = {
     "data": ("text_windows",),
+    "explorer": ("explore",),
     "finetuning": ("FinetuneConfig", "Finetuned", "SteeredModel"),
     "finetuning.finetune": ("finetune",),
     "gradients": ("GradientSource", "register_rule"),

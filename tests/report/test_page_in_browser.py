@@ -2,81 +2,17 @@
 
 import base64
 import copy
-import json
 import logging
 
 import numpy as np
 import pytest
 
 from subscape.report.page import write_page
+from tests.browser import READY, Page
 
 logger = logging.getLogger(__name__)
 
 EVIL = "</script><img src=x onerror=alert(1)>"
-READY = "return document.getElementById('overview').dataset.drawn === 'all'"
-
-
-class Page:
-    """One page open in the browser, with what its tests need."""
-
-    def __init__(self, driver, path):
-        self.driver, self.path = driver, path
-
-    def open(self, place="", *, width=1400, height=900, dark=False):
-        self.driver.get("about:blank")
-        for log in ("performance", "browser"):
-            self.driver.get_log(log)
-        self.command(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.command("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self.driver.get(self.path.as_uri() + place)
-        if place in ("", "#overview"):
-            self.until(READY)
-        return self
-
-    def command(self, name, values):
-        return self.driver.execute_cdp_cmd(name, values)
-
-    def js(self, script):
-        return self.driver.execute_script(script)
-
-    def until(self, script):
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        WebDriverWait(self.driver, 60, poll_frequency=0.05).until(
-            lambda d: d.execute_script(script)
-        )
-
-    def one(self, selector):
-        return self.driver.find_element("css selector", selector)
-
-    def all(self, selector):
-        return self.driver.find_elements("css selector", selector)
-
-    def press(self, key):
-        from selenium.webdriver import ActionChains, Keys
-
-        ActionChains(self.driver).send_keys(getattr(Keys, key)).perform()
-
-    def shown(self):
-        rows = self.js(
-            "return [...document.querySelectorAll('#list tbody tr')].map(r => r.dataset.k)"
-        )
-        return [int(k) for k in rows]
-
-    def messages(self):
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-    def requests(self):
-        entries = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
-        return [
-            e["params"]["request"]["url"]
-            for e in entries
-            if e["method"] == "Network.requestWillBeSent"
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +65,7 @@ def test_the_overview_is_drawn(page):
     page.js("location.hash = 'subnetwork-4'")
     page.until("return !document.getElementById('card').hidden")
     outside = [url for url in page.requests() if not url.startswith("data:")]
-    assert {url.split("#")[0] for url in outside} == {page.path.as_uri()}
+    assert {url.split("#")[0] for url in outside} == {page.address}
 
 
 def test_the_policy_stops_what_would_ask_or_run(page):
@@ -207,10 +143,12 @@ def test_a_deep_link_opens_its_card_and_arrows_step_in_the_order_of_the_list(pag
     page.until(f"return location.hash === '#subnetwork-{order[at + 1]}'")
     page.press("ARROW_LEFT")
     page.press("ARROW_LEFT")
-    page.until(f"return location.hash === '#subnetwork-{order[at - 1]}'")
-    assert page.one("#card h1").text == f"Subnetwork {order[at - 1]}"
+    drawn = "return document.querySelector('#card h1').textContent === 'Subnetwork {}'"
+    page.until(drawn.format(order[at - 1]))
+    assert page.js("return location.hash") == f"#subnetwork-{order[at - 1]}"
     page.one("button[aria-label^='Next']").click()
-    page.until(f"return location.hash === '#subnetwork-{order[at]}'")
+    page.until(drawn.format(order[at]))
+    assert page.js("return location.hash") == f"#subnetwork-{order[at]}"
     assert page.js("return document.activeElement.id") == "card-title"
     assert page.one("#list tr.open").get_attribute("data-k") == str(order[at])
     page.press("ESCAPE")

@@ -48,6 +48,8 @@ def run(settings: DemoRun) -> None:
     if show:
         print(digits.text())
         print("\nOpen both reports in a browser; then decompose a model of your own.")
-        print(then("decompose MODEL --data FILE"))
+        there = (folders[1] / "run.toml").is_file()
+        live = [f"explore {folders[1]} --trust --open"] if there else []
+        print(then(*live, "decompose MODEL --data FILE"))
     else:
         print(json.dumps({"toy": toy.figures, "digits": digits.figures}))

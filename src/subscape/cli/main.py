@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "Hold a run to its controls: a scorecard with every number beside chance and simpler methods.",
     "top": "List the subnetworks of a measured run, or the top samples of one.",
     "report": "Write a measured run as one HTML file.",
+    "explore": "Look at a measured run and push its subnetworks, live in a browser.",
     "sweep": "Push one subnetwork, or two together, and see how far outputs move.",
     "edit": "Move a model along subnetworks: generate text, write a LoRA, save the model.",
     "encode": "Show which subnetworks each token of a text uses, or write the codes of data to a file.",

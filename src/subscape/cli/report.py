@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Annotated
 
 import tyro
 
+from subscape._io import check_free
+from subscape.cli.names import token_namer
 from subscape.cli.next_step import edit_of, then
-from subscape.cli.run_folder import open_run
+from subscape.cli.run_folder import Run, open_run
 from subscape.report import write_report
+from subscape.report.labels import Labels, read_labels
+from subscape.report.page import is_page
 from subscape.scorecard import Scorecard
 from subscape.scorecard.record import FOLDER, NAME
+from subscape.targets import Target
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,14 @@ class ReportRun:
     """Headline; by default the model's name and the tensors."""
     measures: Path | None = None
     """Folder of the measures; by default the folder 'measures' in the run folder."""
+    still: bool = False
+    """Without sliders, for which the model is loaded and pushed."""
+    model: str | None = None
+    """The model, if the run does not name it."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, cuda:1, mps."""
+    trust: bool = False
+    """Call the functions that the run names as its model. They may do anything."""
     overwrite: bool = False
     """Replace the file if it is there."""
     json: bool = False
@@ -42,17 +56,23 @@ class ReportRun:
 
 def run(settings: ReportRun) -> Path:
     """Carry out the command."""
-    opened = open_run(settings.run)
+    opened = open_run(settings.run, settings.model, trust=settings.trust, device=settings.device)
     measures = opened.load_measures(settings.measures)
-    title = settings.title or _title(opened.model, opened.decomposition.layout.names)
     scored = opened.folder / FOLDER
+    check_free(settings.out, overwrite=settings.overwrite, owned=is_page, name="out")
+    target = None if settings.still else _target_if_there(opened)
+    title = settings.title or title_of(opened.model, opened.decomposition.layout.names)
     path = write_report(
         settings.out,
         opened.decomposition,
         measures,
         title=title,
         scorecard=Scorecard.load(scored) if (scored / NAME).is_file() else None,
+        labels=_labels_if_there(settings.run, measures.decomposition),
+        model=target,
+        output_names=token_namer(opened.tokenizer()) if target is not None else None,
         overwrite=settings.overwrite,
+        progress=not settings.json,
     )
     size = path.stat().st_size
     if settings.json:
@@ -63,7 +83,25 @@ def run(settings: ReportRun) -> Path:
     return path
 
 
-def _title(model: str | None, names: Sequence[str]) -> str:
+def _target_if_there(opened: Run) -> Target | None:
+    """The model, which a report can do without."""
+    try:
+        return opened.target()
+    except ValueError as error:
+        warnings.warn(f"the report's sliders are left out: {error}", stacklevel=2)
+        return None
+
+
+def _labels_if_there(folder: Path, decomposition: str) -> Labels | None:
+    """Names and notes; those of an earlier decomposition in this folder are not shown."""
+    try:
+        return read_labels(folder, decomposition)
+    except ValueError as error:
+        warnings.warn(f"names and notes are left out: {error}", stacklevel=2)
+        return None
+
+
+def title_of(model: str | None, names: Sequence[str]) -> str:
     """Name of the model, and the longest module name that all tensors share."""
     parts = [name.split(".") for name in names]
     shared = []

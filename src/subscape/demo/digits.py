@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 from torch import Tensor, nn
 
+from subscape._io import write_text
 from subscape.demo.folder import demo_folder
 from subscape.measures import Measures
 from subscape.measures.measure import measure
@@ -94,24 +96,47 @@ class DigitsResult:
 
 def run_digits(out: Path, seed: int = 0, *, progress: bool = True) -> DigitsResult:
     """Train a classifier of scikit-learn's digits, decompose it, measure it, and write a report into `out`."""
-    images, labels = load_digits()
-    images = images.view(-1, 1, 8, 8)
-    order = torch.randperm(len(images), generator=generator_of(seed, 20))
-    images, labels = images[order], labels[order]
-    train, heldout = images[N_HELDOUT:], images[:N_HELDOUT]
-    model = train_classifier(train, labels[N_HELDOUT:], seed)
+    every, labels = _shuffled(seed)
+    train, heldout = every[N_HELDOUT:], every[:N_HELDOUT]
+    net = train_classifier(train, labels[N_HELDOUT:], seed)
     with torch.no_grad():
-        accuracy = (model(heldout).argmax(1) == labels[:N_HELDOUT]).float().mean().item()
+        accuracy = (net(heldout).argmax(1) == labels[:N_HELDOUT]).float().mean().item()
     with demo_folder(out) as folder:
         shared = {"progress": progress, "seed": seed}
         found = decompose(
-            model, train, heldout=heldout, divergence="kl", config=TRAINING, out=folder, **shared
+            net, train, heldout=heldout, divergence="kl", config=TRAINING, out=folder, **shared
         )
         names = {"labels": labels, "output_names": lambda i: f"digit {i}"}
-        measures = measure(found, model, images, out=folder / "measures", **names, **shared)
+        measures = measure(found, net, every, out=folder / "measures", **names, **shared)
         title = "Handwritten digits · small convolutional network"
-        write_report(folder / "report.html", found, measures, title=title)
+        write_report(folder / "report.html", found, measures, title=title, model=net)
+        if seed == 0:  # what `model` and `images` give
+            named = {"model": f"{__name__}:model", "data": f"{__name__}:images"}
+            write_text(folder / "run.toml", tomli_w.dumps(named))
     return DigitsResult(found, measures, accuracy, out / "report.html")
+
+
+def images() -> Tensor:
+    """The images of the demonstration with seed 0, [image, 1, 8, 8]: held out ones first."""
+    return _shuffled(0)[0]
+
+
+def model() -> nn.Module:
+    """Its classifier, trained once more, which takes some seconds."""
+    every, labels = _shuffled(0)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as then: others would add numbers in another order
+    try:
+        return train_classifier(every[N_HELDOUT:], labels[N_HELDOUT:], 0)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _shuffled(seed: int) -> tuple[Tensor, Tensor]:
+    """Images and labels in the order of a seed."""
+    every, labels = load_digits()
+    order = torch.randperm(len(every), generator=generator_of(seed, 20))
+    return every.view(-1, 1, 8, 8)[order], labels[order]
 
 
 def classifier() -> nn.Module:

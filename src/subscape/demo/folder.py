@@ -12,6 +12,7 @@ KNOWN = {
     "final",
     "measures",
     "demo.json",
+    "run.toml",
     "subnetworks.png",
     "report.html",
 }

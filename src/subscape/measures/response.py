@@ -73,7 +73,7 @@ def response(
     direction = displacement(decomposition.directions, {subnetwork: 1.0}, tensors)
     control = random_like(decomposition.directions).select(subnetwork).dense()
     rows = top_rows(measures, subnetwork)
-    both = rows.joined(_drawn(target, data, tokens=rows.position is not None))
+    both = rows.joined(drawn(target, data, tokens=rows.position is not None))
     relevant = torch.arange(len(both)) < len(rows)
     change = sweep(target, data, both, direction, deltas, divergence).change
     control = {name: control[name] for name in direction}
@@ -142,11 +142,11 @@ def shifts(
     places: dict[str, tuple[Samples, RowSet]] = {}
     for k in deltas if measures is not None else ():
         if measures is not None and measures[k].top_samples:
-            places[f"top samples of {k}"] = _kept(measures), _among_kept(measures, k)
+            places[f"top samples of {k}"] = kept(measures), among_kept(measures, k)
     if data is not None:
         tokens = decomposition.settings.get("rows", "sample") != "sample"
-        drawn = _drawn(target, data, tokens=tokens)
-        places[f"{len(drawn)} rows drawn at random"] = data, drawn
+        others = drawn(target, data, tokens=tokens)
+        places[f"{len(others)} rows drawn at random"] = data, others
     found = []
     for name, (samples, rows) in places.items():
         base = outputs_at(target, samples, rows)
@@ -158,13 +158,14 @@ def shifts(
     return found
 
 
-def _kept(measures: Measures) -> Samples:
+def kept(measures: Measures) -> Samples:
     """The samples that the measures keep, as the model takes them."""
     inputs = {k: v for k, v in measures.samples.items() if k not in ("index", "labels")}
     return inputs.get("inputs", inputs)
 
 
-def _among_kept(measures: Measures, index: int) -> RowSet:
+def among_kept(measures: Measures, index: int) -> RowSet:
+    """A subnetwork's top rows, by their place among the samples that the measures keep."""
     rows, places = top_rows(measures, index), measures.samples["index"]
     return RowSet(torch.searchsorted(places, rows.samples), rows.position)
 
@@ -182,7 +183,7 @@ def top_rows(measures: Measures, index: int) -> RowSet:
     )
 
 
-def _drawn(target: Target, data: Samples, *, tokens: bool) -> RowSet:
+def drawn(target: Target, data: Samples, *, tokens: bool) -> RowSet:
     """Rows drawn at random."""
     generator = generator_of(0, 13)
     samples = torch.randperm(n_samples(data), generator=generator)[:N_OTHERS]

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subscape._checks import require
-from subscape._shapes import Float
+from subscape._shapes import Float, Int
 from subscape.measures.record import Measures, rounded
 from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
+from subscape.report.labels import Labels
+from subscape.report.moving import moving
 from subscape.report.page import write_page
 from subscape.scorecard import Scorecard
 from subscape.subnetworks.decomposition import Decomposition
+from subscape.targets import Target
 
 LONGEST_VECTOR = 64
 """Vector inputs up to this length are shown."""
@@ -53,7 +56,11 @@ def write_report(
     title: str,
     figures: Pictures = (),
     scorecard: Scorecard | None = None,
+    labels: Labels | None = None,
+    model: nn.Module | Target | None = None,
+    output_names: Callable[[int], str] | None = None,
     overwrite: bool = True,
+    progress: bool = False,
 ) -> Path:
     """Write a measured decomposition as one HTML file that opens in any browser, without a network.
 
@@ -64,13 +71,23 @@ def write_report(
         title: headline.
         figures: title, caption and PNG file of pictures to show beside the overview.
         scorecard: what `score` found, to show beside the overview.
+        labels: names and notes that people gave; see `report.labels`.
+        model: the model, or its target: a few rows are pushed now, so that sliders in the page can show it.
+        output_names: name of an output, of those that only the sliders show.
         overwrite: replace a report that is there; anything else is never replaced.
+        progress: show a progress bar.
 
     Raises:
         ValueError: if the measures or the scorecard are of another decomposition.
         FileExistsError: if something else is there.
     """
-    data = page_data(decomposition, measures, title=title, figures=figures, scorecard=scorecard)
+    data = page_data(
+        decomposition, measures, title=title, figures=figures, scorecard=scorecard, labels=labels
+    )
+    if model is not None:
+        data["moving"] = moving(
+            decomposition, measures, model, output_names=output_names, progress=progress
+        )
     return write_page(out, data, overwrite=overwrite)
 
 
@@ -81,6 +98,7 @@ def page_data(
     title: str,
     figures: Pictures = (),
     scorecard: Scorecard | None = None,
+    labels: Labels | None = None,
 ) -> dict[str, Any]:
     """What the script of the page reads, ready for JSON but for the record."""
     measures.verify(decomposition)
@@ -111,6 +129,7 @@ def page_data(
         "coactivation": packed(measures.coactivation),
         "samples": _samples(measures),
         "rule_names": by_rule.names,
+        "labels": {} if labels is None else labels.labels,
         "figures": [
             {"title": name, "caption": caption, "image": _png(Path(file))}
             for name, caption, file in figures
@@ -138,7 +157,12 @@ def _shown(inputs: Tensor, place: int, measures: Measures) -> dict[str, Any]:
         # Padding at the end is none of the text; at the beginning positions count it.
         n = len(sample) if mask is None else int(mask[place].nonzero().max()) + 1
         return {"tokens": sample[:n].tolist()}
-    if is_images(inputs):
+    return shown_sample(sample)
+
+
+def shown_sample(sample: Float[Tensor, "..."] | Int[Tensor, "..."]) -> dict[str, Any]:
+    """One sample that is no text: a thumbnail, or its values where they are few."""
+    if is_images(sample[None]):
         return {"image": data_uri(sample)}
     if sample.numel() <= LONGEST_VECTOR:
         return {"values": [rounded(float(v)) for v in sample.flatten()]}

@@ -12,7 +12,7 @@ import html
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SCRIPTS = (
     *("words.js", "parts.js", "charts.js", "maps.js"),
-    *("scorecard.js", "overview.js", "list.js", "card.js", "main.js"),
+    *("scorecard.js", "overview.js", "list.js", "card.js", "push.js", "main.js"),
 )
 """The script of the page, in the order in which its parts need one another."""
 
@@ -40,26 +40,40 @@ LARGE = 10_000_000
 _UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 
 
-def render_page(data: Mapping[str, Any]) -> str:
-    """The page as text."""
-    style = _asset("page.css")
-    parts = [_asset(name) for name in SCRIPTS]
-    script = "\n".join(['"use strict";\n(() => {', *parts, "})();"])
+def render_page(
+    data: Mapping[str, Any],
+    *,
+    more: Sequence[str] = (),
+    more_style: str = "",
+    connect: str | None = None,
+) -> str:
+    """The page as text.
+
+    Args:
+        data: see `build.page_data`.
+        more: further scripts, which add views before the first one is shown.
+        more_style: rules after those of the page.
+        connect: what the page may ask; by default nothing.
+    """
+    style = asset("subscape.report", "page.css") + more_style
+    parts = [asset("subscape.report", name) for name in SCRIPTS]
+    script = "\n".join(['"use strict";\n(() => {', *parts[:-1], *more, parts[-1], "})();"])
     fields = {
         "title": html.escape(_printable(data["title"])),
-        "policy": _policy(script, style),
+        "policy": _policy(script, style, connect),
         "style": style,
         "script": script,
         "data": _embedded(data),
     }
     # All at once, so that a title such as "{{data}}" stays what it is.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], _asset("page.html"))
+    page = asset("subscape.report", "page.html")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], page)
 
 
 def write_page(out: str | Path, data: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write the page to a file, whole or not at all; warns of a large one."""
     out = Path(out)
-    check_free(out, overwrite=overwrite, owned=_is_page, name="out")
+    check_free(out, overwrite=overwrite, owned=is_page, name="out")
     page = render_page(data)
     write_text(out, page)
     size = len(page.encode())
@@ -68,13 +82,15 @@ def write_page(out: str | Path, data: Mapping[str, Any], *, overwrite: bool = Fa
     return out
 
 
-def _is_page(path: Path) -> bool:
+def is_page(path: Path) -> bool:
+    """Whether it is a report, of any version."""
     text = path.read_text(encoding="utf-8", errors="replace")
     return text.startswith("<!doctype html>") and FAMILY in text
 
 
-def _asset(name: str) -> str:
-    return (resources.files("subscape.report") / "assets" / name).read_text(encoding="utf-8")
+def asset(package: str, name: str) -> str:
+    """A file of a package's folder `assets`."""
+    return (resources.files(package) / "assets" / name).read_text(encoding="utf-8")
 
 
 def _embedded(data: Mapping[str, Any]) -> str:
@@ -84,13 +100,14 @@ def _embedded(data: Mapping[str, Any]) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _policy(script: str, style: str) -> str:
+def _policy(script: str, style: str, connect: str | None) -> str:
     """Forbid all but this one script, this one style and pictures within the page."""
     return "; ".join([
         "default-src 'none'",
         f"script-src '{_digest(script)}'",
         f"style-src '{_digest(style)}'",
         "img-src data:",
+        *([f"connect-src {connect}"] if connect else []),
         "base-uri 'none'",
         "form-action 'none'",
         "require-trusted-types-for 'script'",

@@ -6,8 +6,8 @@ a threshold takes away what leaks from one circuit into another. Here the sets o
 elements, p prime: D = S p neurons stand in S columns of p, and circuit a p + b has neuron a i + b (mod p) of
 column i. Two lines meet once at most, so with one circuit active all outputs are exact.
 
-The weights are sums of one rank-one term for each circuit, scaled so that these terms are also its gradients when it is
-active alone: `Toy.circuits`. Nothing is trained; a seed draws data only.
+The weights are sums of one rank-one term for each circuit, scaled so that these terms are also its gradients when
+it is active alone: `Toy.circuits`. Nothing is trained; a seed draws data only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 // One subnetwork: drawn when it is opened.
 const card = document.getElementById("card");
 const wish = { outputs: false };
+/** What else a card holds, under its figures: (k) => element or null. */
+const extras = [];
 
 const toward = (sample) => (sample.signed < 0 ? "neg" : "pos");
 const place = (sample) => (sample.position === null ? `${sample.sample}` : `${sample.sample}:${sample.position}`);
@@ -91,6 +93,8 @@ const normPanel = (s) => {
 
 const relations = (title, key, pairs, places) => pairs.length ? panel(title, key, h("ol.near", null, ...pairs.map(([j, v]) => h("li", null, h("a", { href: `#subnetwork-${j}`, "aria-label": `subnetwork ${j}` }, h("span.idx", null, String(j)), h("span.num", null, fixed(v, places)), preview(j, 0)))))) : null;
 
+const noteOf = (k) => (labelOf(k).note ? h("p.note.own", null, labelOf(k).note) : null);
+
 const figures = (s) => {
   const rank = all.filter((o) => standing(o) < standing(s) || (standing(o) === standing(s) && o.impact > s.impact)).length + 1;
   const sel = s.selectivity || {};
@@ -116,11 +120,13 @@ const drawCard = (k, focus) => {
     const other = order[at + by];
     return h("button.step", { type: "button", disabled: other === undefined, "aria-label": other === undefined ? `No ${label} subnetwork` : `${label} subnetwork, ${other}`, onclick: () => { location.hash = `subnetwork-${other}`; } }, mark);
   };
-  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ...(ruleName(k) ? [" ", h("small.rule", { title: "A name by rule: see the notes under Settings" }, ruleName(k))] : []));
-  card.replaceChildren(
+  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ...(labelOf(k).name ? [" ", h("small.rule", null, labelOf(k).name)] : []), ...(ruleName(k) ? [" ", h("small.rule", { title: "A name by rule: see the notes under Settings" }, ruleName(k))] : []));
+  put(card,
     h("div.card-head", null, heading, h("p.where", null, `${count(at + 1)} of ${count(order.length)} by ${column(state.sort).title === "#" ? "number" : column(state.sort).title}${order.length < all.length ? ", searched" : ""}`),
       h("div.steps", null, h("a.back", { href: "#subnetworks" }, "List"), step(-1, "Previous", "←"), step(1, "Next", "→"))),
     figures(s),
+    screens.length ? null : noteOf(k),
+    ...extras.map((extra) => extra(k)),
     h("div.card-body", null, samplesPanel(s),
       h("div.aside", null, s.top_outputs ? outputsPanel(s) : null, s.sweep ? panel("Pushing it", "sweep", sweepChart(s)) : null, normPanel(s))),
     h("div.columns.three", null,

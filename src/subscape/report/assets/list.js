@@ -19,7 +19,7 @@ const column = (key) => COLUMNS.find((c) => c.key === key);
 
 /** Everything a search can find of a subnetwork, lower case; made on the first search. */
 const haystacks = memo(() => all.map((s, k) => {
-  const words = [`#${k}`, `subnetwork ${k}`, ruleName(k), nameOf(mainTensor(k))];
+  const words = [`#${k}`, `subnetwork ${k}`, ruleName(k), labelOf(k).name, labelOf(k).note, nameOf(mainTensor(k))];
   s.tensors.forEach((share, t) => { if (share >= 0.05) words.push(nameOf(t)); });
   const outputs = (o) => { if (o) for (const [i] of [...o.up, ...o.down]) words.push(outputName(i)); };
   outputs(s.top_outputs);

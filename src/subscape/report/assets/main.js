@@ -1,36 +1,43 @@
-// Which view is shown follows from the address: #overview, #subnetworks or #subnetwork-17.
+// Which view is shown follows from the address: #overview, #subnetworks, #subnetwork-17, or a further screen.
 const title = data.title;
-const views = { overview, list, card };
-const kept = { view: null, scroll: {} };
+const views = { overview: { node: overview, draw: drawOverview }, list: { node: list, draw: drawList }, card: { node: card, draw: () => { drawList(); drawCard(route()[1], !kept.first && document.activeElement !== search); } } };
+const kept = { view: null, scroll: {}, first: true };
+const nav = document.querySelector(".bar nav");
+for (const screen of [...screens].reverse()) {
+  const node = h("section", { id: `screen-${screen.key}`, "aria-label": screen.title, hidden: true });
+  document.getElementById("main").prepend(node);
+  nav.prepend(h("a", { id: `to-${screen.key}`, href: `#${screen.key}` }, screen.title));
+  views[screen.key] = { node, draw: () => screen.draw(node, route()[1]) };
+}
+const first = screens.length ? screens[0].key : "overview";
+if (screens.length) document.querySelector(".home").href = `#${first}`;
 
 const route = () => {
   const found = /^#subnetwork-(\d+)$/.exec(location.hash);
   if (found && Number(found[1]) < all.length) return ["card", Number(found[1])];
-  return [location.hash === "#subnetworks" ? "list" : "overview", null];
+  const [name, rest] = location.hash.slice(1).split("/");
+  if (name === "subnetworks") return ["list", null];
+  return [Object.hasOwn(views, name) && name !== "list" && name !== "card" ? name : first, rest ?? null];
 };
 
-const show = (first) => {
+const show = () => {
   const [view, k] = route();
   if (kept.view) kept.scroll[kept.view] = scrollY;
   hideTip();
   document.body.dataset.view = view;
-  overview.hidden = view !== "overview";
+  for (const [key, { node }] of Object.entries(views)) node.hidden = key !== view;
   // Beside an open card the list stays, where there is room for it.
-  list.hidden = view === "overview";
-  card.hidden = view !== "card";
-  if (view === "overview") drawOverview();
-  else drawList();
-  if (view === "card") drawCard(k, !first && document.activeElement !== search);
-  markOpen(k);
-  for (const [id, here] of [["to-overview", "overview"], ["to-list", "list"]]) {
-    const node = document.getElementById(id);
-    if (view === here) node.setAttribute("aria-current", "page");
-    else node.removeAttribute("aria-current");
+  if (view === "card") list.hidden = false;
+  views[view].draw();
+  markOpen(view === "card" ? k : null);
+  for (const link of nav.querySelectorAll("a")) {
+    if (link.id === `to-${view}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
   highlight();
-  document.title = k === null ? title : `Subnetwork ${k} · ${title}`;
+  document.title = view === "card" ? `Subnetwork ${k} · ${title}` : title;
   scrollTo({ top: view === "card" ? 0 : (kept.scroll[view] ?? 0), behavior: "instant" });
-  kept.view = view;
+  Object.assign(kept, { view, first: false });
 };
 
 /** Step without filling the history of the browser. */
@@ -45,8 +52,9 @@ search.addEventListener("input", () => {
   state.words = search.value;
   drawList();
   arrange();
-  if (kept.view === "overview") go("subnetworks");
-  else markOpen(route()[1]);
+  for (const screen of screens) screen.searched?.();
+  if (kept.view === "card") markOpen(route()[1]);
+  else if (kept.view !== "list" && kept.view !== "gallery") go(screens.length ? first : "subnetworks");
   highlight();
 });
 search.addEventListener("keydown", (event) => {
@@ -54,7 +62,7 @@ search.addEventListener("keydown", (event) => {
   location.hash = `subnetwork-${state.order[0]}`;
 });
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest && event.target.closest("input[type=search], select, canvas, .scroll[tabindex='0']");
+  const typing = event.target.closest && event.target.closest("input, textarea, select, canvas, .scroll[tabindex='0']");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape") {
     if (!tip.hidden) hideTip();
@@ -69,14 +77,14 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  const k = route()[1];
-  if (!by || k === null || event.shiftKey) return;
+  const [view, k] = route();
+  if (!by || view !== "card" || event.shiftKey) return;
   const order = steps(k);
   const next = order[order.indexOf(k) + by];
   if (next === undefined) return;
   event.preventDefault();
   go(`subnetwork-${next}`);
 });
-addEventListener("hashchange", () => show(false));
+addEventListener("hashchange", show);
 history.scrollRestoration = "manual";
-show(true);
+show();

@@ -14,7 +14,7 @@ const unpack = (text) => {
 };
 const memo = (make) => {
   let made;
-  return () => (made ??= make());
+  return Object.assign(() => (made ??= make()), { forget: () => { made = undefined; } });
 };
 const MAPS = {
   similarity: memo(() => unpack(data.similarity)),

@@ -1,6 +1,8 @@
 // Small parts of the page: elements, tokens, terms with their explanation, bars.
 // Text only ever goes in as text nodes, so that no token can become markup.
 const SVG = "http://www.w3.org/2000/svg";
+/** Further screens, shown before the others: key, title, draw(node, rest of the address). */
+const screens = [];
 
 const fill = (node, props, children) => {
   for (const [key, value] of Object.entries(props || {})) {
@@ -28,6 +30,9 @@ const g = (tag, props, ...children) => {
   if (classes.length) node.setAttribute("class", classes.join(" "));
   return fill(node, props, children);
 };
+
+/** Put these into an element, in place of what it holds. */
+const put = (node, ...children) => { node.replaceChildren(); return fill(node, null, children); };
 
 const shown = (text, spaces) =>
   pieces(text, spaces).map(([piece, special]) => (special ? h("span.ws", null, piece) : piece));

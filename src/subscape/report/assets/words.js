@@ -134,6 +134,9 @@ const meanOfTop = (k) => {
   return vectors.length ? vectors[0].map((_, i) => vectors.reduce((sum, v) => sum + v[i], 0) / vectors.length) : [];
 };
 const ruleName = (k) => (data.rule_names ?? {})[k] ?? "";
+/** What somebody called it, and wrote about it. */
+const labelOf = (k) => ({ name: "", note: "", ...(data.labels ?? {})[k] });
+const nameFor = (k) => labelOf(k).name || ruleName(k);
 const outputName = (i) => measures.names.outputs[i] ?? `output ${i}`;
 /** What is shown of the sample of a row: tokens, image, values, label. */
 const shownOf = (row) => data.samples[row.sample] ?? {};

@@ -1,0 +1,88 @@
+// Gallery: what was found, at a glance.
+const gallery = { sort: "worth", unnamed: false, every: false, cards: [], grid: null, counter: null };
+
+/** Rare times selective, from 0 up: bits of surprise at being active, times how well a push tells own rows from others. */
+const worth = (s) => {
+  const auroc = s.selectivity?.auroc;
+  return typeof auroc !== "number" || s.active_rate <= 0 ? 0 : Math.max(0, -Math.log2(s.active_rate)) * Math.max(0, 2 * auroc - 1);
+};
+const SORTS = [["worth", "rare × selective", worth], ["impact", "impact", (s) => s.impact], ["rate", "active rate", (s) => s.active_rate], ["index", "number", (s) => -s.index]];
+
+const mean = (values) => values.reduce((sum, v) => sum + v, 0) / values.length;
+
+const verdict = () => {
+  const pushed = all.filter((s) => !standing(s) && typeof s.selectivity?.auroc === "number" && typeof s.selectivity.auroc_random === "number");
+  const rivals = measures.quality.baselines.filter((b) => b.l0 <= 1.5 * measures.quality.l0);
+  const explained = (fvu) => h("strong", null, percent(Math.max(0, 1 - fvu)));
+  const parts = [h("p", null, `${plural(all.length, "subnetwork")}, ${fixed(quality.l0, 1)} active in an average row, explain `, explained(quality.fvu), " of the squared gradient",
+    rivals.length ? [". With about as many active, others do: ", ...rivals.flatMap(({ name, fvu }, i) => [i ? "; " : "", name, " ", explained(fvu)])] : null, ".")];
+  if (pushed.length) {
+    const [own, chance] = [mean(pushed.map((s) => s.selectivity.auroc)), mean(pushed.map((s) => s.selectivity.auroc_random))];
+    const better = pushed.filter((s) => s.selectivity.auroc > s.selectivity.auroc_random).length;
+    parts.push(h("p", null, `Pushed, ${better} of ${count(pushed.length)} tell their own rows from others better than a random direction of the same norm and rank: mean `,
+      term("AUROC", "auroc"), " ", h("strong", null, fixed(own)), `, random `, h("strong", null, fixed(chance)), own > chance ? "." : ": no better than chance."));
+  }
+  return h("div.verdict", null, ...parts);
+};
+
+const contexts = (k) => {
+  const found = all[k].top_samples.slice(0, 3).map((sample) => {
+    const tokens = tokensOf(sample);
+    if (!tokens) return null;
+    const at = placeIn(tokens, sample);
+    return h("li", { dir: "auto" }, h("span.before", null, shown(tokens.slice(Math.max(0, at - 5), at).join("").replace(/\u2581/g, " ").trimStart(), false)),
+      h("mark.pos", { style: { "--strength": "30%" } }, shown(tokens[at], false)), h("span.after", null, shown(tokens.slice(at + 1, at + 3).join("").replace(/\u2581/g, " "), false)));
+  }).filter(Boolean);
+  return found.length ? h("ol.contexts", null, ...found) : null;
+};
+
+/** The mean of the top images, and four of them. */
+const meanImage = (k) => {
+  const pictured = all[k].top_samples.map(shownOf).filter((s) => s.image).slice(0, 12);
+  if (!pictured.length) return null;
+  const canvas = h("canvas", { width: 64, height: 64, role: "img", "aria-label": `Mean of ${pictured.length} top images` });
+  const pen = canvas.getContext("2d");
+  const images = pictured.map(({ image }) => Object.assign(new Image(), { src: image }));
+  Promise.all(images.map((image) => image.decode())).then(() => images.forEach((image, i) => {
+    pen.globalAlpha = 1 / (i + 1);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(image, 0, 0, 64, 64);
+  })).catch(() => {});
+  return h("div.pictured", null, canvas, h("span.thumbs", null, ...pictured.slice(0, 4).map(({ image, label }) => h("img", { src: image, alt: label ?? "", width: 31, height: 31 }))));
+};
+
+const galleryCard = (k) => {
+  const s = all[k];
+  const values = meanOfTop(k);
+  const facts = [`active ${oneIn(s.active_rate)}`];
+  const [best] = s.sweep ? endsOf(s) : [];
+  if (best && best.ratio !== null) facts.push(`own rows move ${times(best.ratio)} as far as others`);
+  return h(`li.sub${standing(s) === 2 ? ".dead" : ""}`, { "data-k": String(k) },
+    h("h3", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, String(k)), nameFor(k) ? h("span.rule", null, nameFor(k)) : null, standing(s) ? h("span.standing", null, STANDINGS[standing(s)]) : null),
+    hasImages ? meanImage(k) : contexts(k) ?? (values.length ? strip(values, 200, 36) : null),
+    effect(k), h("p.facts-line", null, facts.join("; ")),
+    h("p.to", null, h("a", { href: `#playground/${k}` }, "Push it"), h("a", { href: `#subnetwork-${k}` }, "Card")));
+};
+
+const arrangeGallery = () => {
+  const value = SORTS.find(([name]) => name === gallery.sort)[2];
+  const order = matching().filter((k) => (gallery.every || !standing(all[k])) && (!gallery.unnamed || !labelOf(k).name))
+    .sort((a, b) => value(all[b]) - value(all[a]) || a - b);
+  put(gallery.grid, ...order.map((k) => (gallery.cards[k] ??= galleryCard(k))));
+  const hidden = all.filter((s) => standing(s)).length;
+  gallery.counter.textContent = `${count(order.length)} of ${plural(all.length, "subnetwork")}${!gallery.every && hidden ? `, without ${hidden} dead or first order only` : ""}`;
+};
+
+const drawGallery = (node) => {
+  gallery.cards = [];
+  if (!gallery.grid) {
+    gallery.grid = h("ul.gallery");
+    gallery.counter = h("p.counter", { role: "status" });
+    const sort = h("select", { id: "gallery-sort", onchange: () => { gallery.sort = sort.value; arrangeGallery(); } }, ...SORTS.map(([name, label]) => h("option", { value: name }, label)));
+    const box = (label, key) => h("label.toggle", null, h("input", { type: "checkbox", onchange: (event) => { gallery[key] = event.target.checked; arrangeGallery(); } }), ` ${label}`);
+    node.append(h("h1", null, data.title), verdict(),
+      h("div.tools", null, gallery.counter, h("label", { for: "gallery-sort" }, "by "), sort, box("not named by you", "unnamed"), box("with dead ones", "every")), gallery.grid);
+  }
+  arrangeGallery();
+};
+screens.push({ key: "gallery", title: "Gallery", draw: drawGallery, searched: () => { if (gallery.grid) arrangeGallery(); } });
