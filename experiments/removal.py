@@ -2,8 +2,8 @@
 
     SUBSCAPE_DATA=… python experiments/removal.py --out runs/removal --write docs/removal.md
 
-Rules "after this token comes that one" are planted in the MLP of layer 3 of `stories260k` (`subscape.planted`). The
-changed model is decomposed without a word of them, on text that has their triggers, and of every rule the
+Rules "after this token comes that one" are planted in the MLP of layer 3 of `stories260k` (`subscape.planted`).
+The changed model is decomposed without a word of them, on text that has their triggers, and of every rule the
 subnetwork is taken whose coefficient tells its rows best. One line search of forward passes says how far the model
 is to be moved along it until 3 % of the target's probability are left at the trigger. All is measured on text that
 was not trained on, and beside what else one would do with the same rows (`removal_methods.py`):
@@ -188,7 +188,7 @@ def report(out: Path, cells: Sequence[Cell], number_of: dict[Cell, int]) -> str:
     restored = mean(f["restored"] for f in own)
     text = f"Rank {main.rank}, {main.share:.0%} of the rows, {len(own)} rules; median (worst).\n\n"
     text += by_method(results[main])
-    text += f"\n\nThe subnetwork brings a rule's own rows {restored:.0%} of the way back, in KL from the base model."
+    text += f"\n\nThe subnetwork brings a rule's rows {restored:.0%} of the way back, in KL from the base model."
     return text + "\n\nBy rank and share, the subnetwork; median (worst):\n\n" + by_cell(results)
 
 
