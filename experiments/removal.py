@@ -105,7 +105,7 @@ def measured(out: Path, text: Text, cell: Cell, number: int, steps: int) -> list
             trained,
             held,
             cell.rules,
-            METHODS if cell == MAIN else SHORT,
+            tuple(METHODS) if cell == MAIN else SHORT,
         )
         figures = [figures_of(case, rule) for rule in range(cell.rules)]
         write_json(file, {"rules": figures, "seconds": seconds})

@@ -19,17 +19,17 @@ from subscape.measures import auroc, random_like
 from subscape.planted import Mixture, Planted
 
 BLOCK = "model.layers.3.mlp"
-N_OWN, N_PLAIN, N_TEST = 40, 100, 300
+N_OWN, N_PLAIN, N_TEST = 40, 60, 200
 """Windows of every trigger; windows as they come to search with; windows as they come to measure on."""
 N_PRINCIPAL = 128
 """Windows as they come of whose row gradients principal directions are taken."""
 AIM, MOST = 0.97, 1.0
 """Share of the behaviour to take away, and KL elsewhere at which a search gives up."""
-START = 2.0**-4
+START = 2.0**-3
 """Shortest move tried."""
-N_OTHERS = 100
+N_OTHERS = 80
 """Windows without the trigger that a search looks at."""
-AWAY_STEPS, AWAY_RATE = 150, 0.001
+AWAY_STEPS, AWAY_RATE = 100, 0.001
 BATCH = 16
 
 SHORT = ("subnetwork", "labels")
@@ -129,7 +129,7 @@ class Case:
         for white in (True, False) if "pca" in methods else (True,):
             at, beside = source(search, white=white), source(test, white=white)
             first = partial(principal, source(some, white=white), len(found))
-            makers = {"pca-white" if white else "pca": first}
+            makers: dict[str, Callable[[], Tensor]] = {"pca-white" if white else "pca": first}
             if white:
                 makers["subnetwork"] = found.decoder.flat
                 makers["random"] = random_like(found.decoder).flat
@@ -258,12 +258,17 @@ def _means(case: Case, rule: int) -> tuple[Tensor, Tensor]:
     """Mean output of the block at the rows of the rule less that of the others, and that of the others."""
     kept: list[Tensor] = []
     block = case.target.model.get_submodule(BLOCK)
-    handle = block.register_forward_hook(lambda _, __, output: kept.append(output))
+    handle = block.register_forward_hook(_keep(kept))
     with torch.no_grad(), _closing(handle):
         case.target.called(case.search.ids)
     own = case.search.labels == rule
     middle = kept[0][~own].mean(0)
     return kept[0][own].mean(0) - middle, middle
+
+
+def _keep(kept: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
+    """A hook that keeps what a module gives."""
+    return lambda _, __, output: kept.append(output)
 
 
 @torch.no_grad()

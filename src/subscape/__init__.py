@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from subscape.data import text_windows
     from subscape.finetuning import FinetuneConfig, Finetuned, SteeredModel
     from subscape.finetuning.finetune import finetune
+    from subscape.finetuning.removal import remove
     from subscape.gradients import GradientSource, register_rule
     from subscape.measures import MeasureConfig, Measures
+    from subscape.measures.contrast import contrast
     from subscape.measures.measure import measure
     from subscape.references import FixedOutput, Pairs
     from subscape.report import write_report
@@ -34,12 +36,14 @@ __all__ = [
     "Target",
     "TrainingConfig",
     "__version__",
+    "contrast",
     "decompose",
     "estimate",
     "finetune",
     "measure",
     "prepare",
     "register_rule",
+    "remove",
     "text_windows",
     "write_report",
 ]
@@ -47,8 +51,10 @@ HOMES = {
     "data": ("text_windows",),
     "finetuning": ("FinetuneConfig", "Finetuned", "SteeredModel"),
     "finetuning.finetune": ("finetune",),
+    "finetuning.removal": ("remove",),
     "gradients": ("GradientSource", "register_rule"),
     "measures": ("MeasureConfig", "Measures"),
+    "measures.contrast": ("contrast",),
     "measures.measure": ("measure",),
     "references": ("FixedOutput", "Pairs"),
     "report": ("write_report",),

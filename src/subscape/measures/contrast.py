@@ -76,17 +76,21 @@ class Contrast:
         """Those for which chance is ruled out."""
         return [d for d in self.differences if d.q <= self.level]
 
-    def __str__(self) -> str:
+    def shown(self, n: int = 20) -> str:
+        """Those told apart as a table, the first n."""
         apart = self.told_apart
-        head = f"{len(apart)} of {len(self.differences)} subnetworks tell {self.n_a} samples from {self.n_b}"
+        counts = f"{len(apart)} of {len(self.differences)} subnetworks"
+        head = f"{counts} tell {self.n_a} samples of A from {self.n_b} of B, at most {self.level:.0%} by chance"
+        title = f"{'subnetwork':>10}  larger in, AUROC (95 %)  {'q':>7} {'A to B':>9}"
         lines = [
-            f"{d.index:>10}  {d.larger.upper()} {d.auroc:.3f} [{d.low:.3f}, {d.high:.3f}]"
+            f"{d.index:>10}  {d.larger.upper()}  {d.auroc:.3f} [{d.low:.3f}, {d.high:.3f}]"
             f" {d.q:>8.1e} {d.turn:>+9.3g}"
-            for d in apart
+            for d in apart[:n]
         ]
-        title = f"{'subnetwork':>10}  larger in, AUROC (95 %) {'q':>9} {'A to B':>9}"
-        accepted = f" (at most {self.level:.0%} of them by chance)"
-        return "\n".join([head + accepted, *([title, *lines] if lines else [])])
+        return "\n".join([head, *([title, *lines] if lines else [])])
+
+    def __str__(self) -> str:
+        return self.shown()
 
 
 def contrast(
@@ -118,11 +122,10 @@ def contrast(
     here = found.beside(model)
     sets = {"a": _distinct(a, "a"), "b": _distinct(b, "b")}
     _check_apart(sets["a"], sets["b"])
-    sources = {}
-    for name, samples in sets.items():
-        source = here.source(model, samples, outputs=outputs)
-        check_vocabulary(source.target, samples)
-        sources[name] = source
+    target = model if isinstance(model, Target) else here.target_in(model, outputs=outputs)
+    for samples in sets.values():
+        check_vocabulary(target, samples)
+    sources = {name: here.source(target, samples) for name, samples in sets.items()}
     with torch.no_grad():
         of_a, of_b = (_values(here, source) for source in sources.values())
         turns = _turns(here, sources["a"], _mean_output(sources["b"]))
