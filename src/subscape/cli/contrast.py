@@ -20,8 +20,8 @@ from subscape.measures.contrast import Contrast, contrast
 class ContrastRun:
     """Say which subnetworks of a run tell two sets of inputs apart, by their coefficients.
 
-    Of every sample one number is compared: of a sequence the coefficient at the position where it is largest. AUROC
-    with a 95 % interval; those that chance may have told apart are held to --level of all that are listed.
+    Of every sample one number is compared: of a sequence the coefficient at the position where it is largest.
+    Those that chance may have told apart are held to --level of all that are listed.
 
     Example: subscape contrast runs/attention --a questions.txt --b answers.txt
     """
