@@ -231,7 +231,8 @@ def against(curves: Curves, n: int) -> str:
     def better(methods: Sequence[str], factor: float = 1.0) -> int:
         others = [of_behaviours(curves, method, n, ratio) for method in methods]
         return sum(
-            name in mine and mine[name] >= factor * max(o.get(name, 0.0) for o in others)
+            mine.get(name, 0.0) >= factor * max(o.get(name, 0.0) for o in others)
+            and mine.get(name, 0.0) > 0
             for name in names
         )
 
@@ -266,7 +267,8 @@ def picture(curves: Curves, n: int, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("mean KL of all other rows, nats")
     axes.set_ylabel("effect at the rows meant, nats")
-    axes.legend(fontsize=7)
+    if axes.lines:
+        axes.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
