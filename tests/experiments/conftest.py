@@ -1,5 +1,6 @@
 """The experiments that need real data, in a tiny setting: that they run, go on where they stopped, and write."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,9 @@ def text(data_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SUBSCAPE_DATA", str(data_dir))
         patch.syspath_prepend(str(EXPERIMENTS))
-        from geometry_measures import Text
-
-        whole = Text.load()
-        return Text(whole.model, whole.texts, whole.trained[:20_000], whole.held[:4000])
+        kind = import_module("geometry_measures").Text
+        whole = kind.load()
+        return kind(whole.model, whole.texts, whole.trained[:20_000], whole.held[:4000])
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 import json
+from importlib import import_module
 
 
 def test_it_runs_goes_on_and_writes_its_tables(experiments, monkeypatch, tmp_path, page, capsys):
-    import removal
-    import removal_methods
-
+    removal, removal_methods = map(import_module, ("removal", "removal_methods"))
     monkeypatch.setattr(removal, "LEAN", {"decay": 0.02, "penalty": 10.0, "steps": 3})
     few = {"n_subnetworks": 3, "rank": 1, "l0": 1.0, "batch_size": 32, "n_heldout_rows": 64}
     monkeypatch.setattr(removal, "OPTIONS", few)

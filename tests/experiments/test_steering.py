@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -24,9 +26,7 @@ def run(experiments, text, tmp_path):
 
 
 def test_it_runs_goes_on_and_writes_its_tables(run, monkeypatch, tmp_path, page, capsys):
-    import steering
-    import steering_methods
-
+    steering, steering_methods = map(import_module, ("steering", "steering_methods"))
     for name, value in (("N_OTHERS", 8), ("N_MEANT", 4), ("N_PLAIN", 4)):
         monkeypatch.setattr(steering, name, value)
     for name, value in (("STEPS", 2), ("BATCH", 4), ("HIGH", -6)):
@@ -47,8 +47,8 @@ def test_it_runs_goes_on_and_writes_its_tables(run, monkeypatch, tmp_path, page,
 
 
 def test_figures_lie_on_straight_lines_between_points(experiments):
-    from steering_methods import at_damage, at_effect
-
+    methods = import_module("steering_methods")
+    at_damage, at_effect = methods.at_damage, methods.at_effect
     names = ("effect", "elsewhere", "meant", "entropy")
     points = [
         {"size": size, **dict(zip(names, values, strict=True))}
@@ -64,8 +64,6 @@ def test_figures_lie_on_straight_lines_between_points(experiments):
 
 
 def test_rows_meant_are_those_before_the_tokens(experiments):
-    from steering import _next_is
-
     ids = torch.tensor([[5, 1, 2, 1], [1, 5, 5, 5]])
-    meant = _next_is(ids, torch.tensor([1, 2]))
+    meant = import_module("steering")._next_is(ids, torch.tensor([1, 2]))
     assert meant.tolist() == [[True, True, True, False], [False, False, False, False]]

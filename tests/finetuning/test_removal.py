@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -67,10 +68,11 @@ def test_the_model_stays_as_it_is(planted):
 
 def test_what_cannot_be_taken_away_is_refused(planted):
     model, found, x = planted
+    number: Any = lambda outputs, batch: 1.0  # noqa: E731
     with pytest.raises(ValueError, match="^score: expected a mean above 0 .*; got 0"):
         remove(found, model, 0, x, lambda o, b: o * 0, others=x)
     with pytest.raises(TypeError, match="^score: expected a tensor of numbers; got float"):
-        remove(found, model, 0, x, lambda o, b: 1.0, others=x)
+        remove(found, model, 0, x, number, others=x)
     with pytest.raises(ValueError, match="^left: expected a share from 0 to below 1; got 1.0"):
         remove(found, model, 0, x, score, others=x, left=1.0)
     with pytest.raises(ValueError, match="^most: expected a divergence above 0; got nan"):

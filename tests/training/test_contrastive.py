@@ -15,6 +15,7 @@ def target():
 def test_every_sample_has_its_partners_output(target):
     a, b = torch.randn(5, 3).double(), torch.randn(5, 3).double()
     samples, pairs = paired(target, a, b)
+    assert isinstance(samples, torch.Tensor)
     assert torch.equal(samples, torch.cat([a, b]))
     with torch.no_grad():
         torch.testing.assert_close(pairs.outputs, target.called(torch.cat([b, a])))
