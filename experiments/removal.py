@@ -125,11 +125,13 @@ def is_met(figures: dict[str, float]) -> list[bool]:
 
 def by_method(rules: Sequence[dict[str, Any]]) -> str:
     """Every method beside the others, on all rules of a cell."""
-    lines = [["direction", "AUROC", "cosine", "left", "elsewhere", "as asked for"], ["---"] * 6]
+    head = ["direction", "AUROC", "cosine", "left", "elsewhere", "as asked for", "subnetwork ahead"]
+    lines = [head, ["---"] * len(head)]
     for name, title in METHODS.items():
         own = [rule[name] for rule in rules if name in rule]
         if not own:
             continue
+        ahead = sum(r["subnetwork"]["elsewhere"] < r[name]["elsewhere"] for r in rules)
         kept = [sum(is_met(f)[place] for f in own) for place in range(4)]
         lines.append([
             title,
@@ -138,6 +140,7 @@ def by_method(rules: Sequence[dict[str, Any]]) -> str:
             _figure(own, "left", "{:.1%}", max),
             _figure(own, "elsewhere", "{:.2%}", max),
             f"{' / '.join(map(str, kept))} of {len(own)}",
+            "" if name == "subnetwork" else f"{ahead} of {len(own)}",
         ])
     return _table(lines)
 

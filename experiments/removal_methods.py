@@ -86,8 +86,8 @@ class Space:
     def pair(self, flat: Tensor) -> tuple[Named, Named]:
         """A direction to push of unit length, and the same in the metric."""
         named = split(self.target, flat)
-        push = mapped(self.metric, named, to_push=True) if self.white else named
-        return unit(push), named if self.white else mapped(self.metric, named, to_push=False)
+        push = self.metric.on_tensors(named) if self.white else named
+        return unit(push), named if self.white else self.metric.on_tensors(named, inverse=True)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Case:
 def figures_of(case: Case, rule: int) -> dict[str, dict[str, float]]:
     """Figures of one rule by method."""
     change = {name: values[rule] for name, values in case.planted.changes.items()}
-    truth = mapped(case.metric, change, to_push=False)
+    truth = case.metric.on_tensors(change, inverse=True)
     figures = {}
     for space in case.spaces:
         for name, flat in space.directions.items():
@@ -178,16 +178,6 @@ def split(target: Target, flat: Tensor) -> Named:
     sizes = [torch.Size(shape).numel() for shape in target.shapes.values()]
     parts = zip(target.shapes.items(), flat.split(sizes), strict=True)
     return {name: part.view(shape) for (name, shape), part in parts}
-
-
-def mapped(metric: Metric, direction: Named, *, to_push: bool) -> Named:
-    """F^(−p) of a direction, or F^p, which takes a change of the weights into the metric."""
-    new = {}
-    for name, values in direction.items():
-        own = metric.tensors[name]
-        left, right = own.modes if to_push else own.inverse
-        new[name] = left @ values @ right * (own.scale if to_push else 1 / own.scale)
-    return new
 
 
 def unit(direction: Named) -> Named:

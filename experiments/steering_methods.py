@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from subscape import Decomposition, Target
 from subscape.divergences import KL
+from subscape.finetuning.downhill import cut_to_ranks, downhill
 from subscape.lowrank import Stack
 from subscape.lowrank.combination import Combination
-from subscape.lowrank.metric import Metric
 from subscape.measures import random_like
 
 BLOCK, ATTENTION = "model.layers.2", "model.layers.2.self_attn"
@@ -134,6 +134,10 @@ class Task:
         gradients = torch.autograd.grad(effect, list(leaves.values()))
         return dict(zip(leaves, gradients, strict=True))
 
+    def given(self) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+        """The examples and minus the effect, as fine-tuning takes data and a loss; all in one batch."""
+        return self.examples.ids, lambda logits, _: -self.effect(logits, self.examples)
+
     def _log(self, logits: Tensor) -> Tensor:
         return logits.log_softmax(-1)[:, self.targets].logsumexp(-1)
 
@@ -159,8 +163,8 @@ def moves(task: Task, names: Sequence[str]) -> dict[str, Moved]:
         "vector-residual": lambda: partial(_with_vector, task, BLOCK, _difference(task, BLOCK)),
         "lora": lambda: _learned(task, _lora(task), kept=False),
         "lora-kept": lambda: _learned(task, _lora(task), kept=True),
-        "gradient": lambda: _line(task, _cut(task, slope)),
-        "gradient-metric": lambda: _line(task, _mapped(metric, _cut(task, _mapped(metric, slope)))),
+        "gradient": lambda: _line(task, cut_to_ranks(slope, found.layout)),
+        "gradient-metric": lambda: _line(task, downhill(found, task.target, *task.given())),
         "random": lambda: _line(task, _random(task, slope)),
     }
     return {name: makers[name]() for name in names}
@@ -179,30 +183,6 @@ def _inner(one: Named, other: Named) -> Tensor:
 
 def _times(direction: Named, factor: float) -> Named:
     return {name: factor * d for name, d in direction.items()}
-
-
-def _mapped(metric: Metric, direction: Named) -> Named:
-    """F^(−p) of a direction."""
-    new = {}
-    for name, values in direction.items():
-        own = metric.tensors[name]
-        left, right = own.modes
-        new[name] = left @ values @ right * own.scale
-    return new
-
-
-def _ranks(task: Task) -> dict[str, int]:
-    return {t.name: min(t.ranks) for t in task.found.layout.tensors}
-
-
-def _cut(task: Task, direction: Named) -> Named:
-    """Every matrix cut to the rank that subnetworks have there."""
-    new = {}
-    for name, values in direction.items():
-        u, s, v = torch.linalg.svd(values, full_matrices=False)
-        n = _ranks(task)[name]
-        new[name] = (u[:, :n] * s[:n]) @ v[:n]
-    return new
 
 
 def _random(task: Task, slope: Named) -> Named:
@@ -252,8 +232,9 @@ def _coefficients(directions: Stack, index: Tensor) -> Learner:
 def _lora(task: Task) -> Learner:
     generator = torch.Generator().manual_seed(task.seed)
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    ranks = {t.name: t.ranks for t in task.found.layout.tensors}
     for name, (first, second) in task.target.shapes.items():
-        n = _ranks(task)[name]
+        n = min(ranks[name])
         down = torch.randn(n, second, generator=generator) / second**0.5
         pairs[name] = torch.zeros(first, n, requires_grad=True), down.requires_grad_(True)
     leaves = [leaf for pair in pairs.values() for leaf in pair]
