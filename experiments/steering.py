@@ -294,11 +294,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = list(BEHAVIOURS)[: asked.behaviours]
     curves = {}
     first = asked.examples[0]
-    seeds = {n: asked.seeds if n == first else 1 for n in asked.examples}
-    for n, seed, name in ((n, *rest) for n in seeds for rest in product(range(seeds[n]), names)):
-        record = measured(asked.out, found, target, text, name, n, seed)
-        curves[name, n, seed] = record["curves"]
-        print(f"{name}, {n} examples, seed {seed}", flush=True)
+    for n in asked.examples:
+        for seed, name in product(range(asked.seeds if n == first else 1), names):
+            record = measured(asked.out, found, target, text, name, n, seed)
+            curves[name, n, seed] = record["curves"]
+            print(f"{name}, {n} examples, seed {seed}", flush=True)
     ranks = {t.name: min(t.ranks) for t in found.layout.tensors}
     trained = sum(ranks[name] * sum(shape) for name, shape in target.shapes.items())
     shown = f"{first} examples, {len(names)} behaviours, {asked.seeds} seeds.\n\n"
