@@ -47,10 +47,16 @@ def test_pairs_go_by_sample():
 
 
 def test_pairs_go_by_position_where_every_position_is_a_row():
-    # Two sequences of two positions: the entries count positions, sequence after sequence.
     rows = RowDraws(3, "token", 2, 0).of_samples(torch.tensor([2, 0]), draw=0)
-    pairs = Pairs(torch.arange(6.0)[:, None])
+    pairs = Pairs(torch.arange(6.0).view(3, 2, 1))
     assert pairs(torch.zeros(4, 1), rows).flatten().tolist() == [4.0, 5.0, 0.0, 1.0]
+    some = pairs.of_samples(torch.tensor([1]))
+    assert some.outputs.tolist() == [[[2.0], [3.0]]]
+    # One for all positions of a sample.
+    whole = Pairs(torch.arange(3.0)[:, None])
+    assert whole(torch.zeros(4, 1), rows).flatten().tolist() == [2.0, 2.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match=r"^reference: .*got shape \[3, 1, 1\]"):
+        Pairs(torch.zeros(3, 1, 1))(torch.zeros(4, 1), rows)
 
 
 @pytest.mark.parametrize("rule", [*REFERENCES.values(), FixedOutput(torch.ones(3, 2))], ids=name_of)

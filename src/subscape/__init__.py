@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from subscape.explorer import explore
     from subscape.finetuning import FinetuneConfig, Finetuned, SteeredModel
     from subscape.finetuning.finetune import finetune
+    from subscape.finetuning.removal import remove
     from subscape.gradients import GradientSource, register_rule
     from subscape.measures import MeasureConfig, Measures
+    from subscape.measures.contrast import contrast
     from subscape.measures.measure import measure
     from subscape.references import FixedOutput, Pairs
     from subscape.report import write_report
@@ -40,6 +42,7 @@ __all__ = [
     "Target",
     "TrainingConfig",
     "__version__",
+    "contrast",
     "decompose",
     "estimate",
     "explore",
@@ -48,6 +51,7 @@ __all__ = [
     "prepare",
     "register_rule",
     "score",
+    "remove",
     "text_windows",
     "write_report",
 ]
@@ -56,8 +60,10 @@ HOMES = {
     "explorer": ("explore",),
     "finetuning": ("FinetuneConfig", "Finetuned", "SteeredModel"),
     "finetuning.finetune": ("finetune",),
+    "finetuning.removal": ("remove",),
     "gradients": ("GradientSource", "register_rule"),
     "measures": ("MeasureConfig", "Measures"),
+    "measures.contrast": ("contrast",),
     "measures.measure": ("measure",),
     "references": ("FixedOutput", "Pairs"),
     "report": ("write_report",),

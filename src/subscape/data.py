@@ -61,7 +61,7 @@ def as_samples(data: Any) -> Samples:
         batches = [as_samples(tuple(b) if isinstance(b, list) else b) for b in data]
         if not batches:
             raise ValueError(_empty("an iterable without batches"))
-        samples = _concatenate(batches)
+        samples = concatenated(batches)
     else:
         raise TypeError(
             problem(
@@ -98,7 +98,8 @@ def form_of(samples: Samples) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v.shape[1:]) for k, v in by_name.items()}
 
 
-def _concatenate(batches: list[Samples]) -> Samples:
+def concatenated(batches: list[Samples]) -> Samples:
+    """Samples of one form, one after the other."""
     first = batches[0]
     for number, batch in enumerate(batches):
         require(

@@ -124,6 +124,7 @@ def plant(
     batch_size: int = 48,
     learning_rate: float = 0.02,
     penalty: float = 3.0,
+    decay: float = 0.0,
     seed: int = 0,
 ) -> Planted:
     """Plant rules in a causal language model.
@@ -141,6 +142,8 @@ def plant(
         batch_size: windows of a step.
         learning_rate: of Adam, falling to 0 along a cosine.
         penalty: weight of the mean KL of all other rows beside the cross-entropy of the rules' own.
+        decay: weight of the squared norms of the factors: with some, what the start put into a change and nothing
+            needs goes away.
         seed: draws triggers, targets, the start and the steps.
 
     Returns:
@@ -179,6 +182,8 @@ def plant(
         if acts.any():
             wanted = targets[batch.labels[acts]]
             loss = loss + nn.functional.cross_entropy(logits[acts], wanted)
+        if decay > 0:
+            loss = loss + decay * sum(leaf.square().sum() for leaf in leaves)
         # Not backward(), which would leave gradients in the base model.
         for leaf, slope in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
             leaf.grad = slope

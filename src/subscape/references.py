@@ -73,23 +73,28 @@ class Pairs:
     """An explicit reference for every sample of the data set (contrastive pairs)."""
 
     outputs: Tensor
-    """Shape `[sample, *output]`: row i's reference is the entry of its sample."""
+    """Shape `[sample, *output]`: row i's reference is the entry of its sample. Where rows are positions of a
+    sequence `[sample, position, *output]`, or one for all positions of a sample."""
 
     def of_samples(self, index: Int[Tensor, " sample"]) -> Pairs:
         """The pairs of some of the samples, in the order of `index`."""
         return Pairs(self.outputs[index.to(self.outputs.device)])
 
     def __call__(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """The outputs of the rows' samples, or of their positions where every position is a row."""
-        index = rows.samples if rows.per_sample == 1 else rows.index
+        """The outputs of the rows' samples, at their positions."""
+        index: tuple[Tensor, ...] = (rows.samples.to(self.outputs.device),)
+        if rows.position is not None and self.outputs.dim() > outputs.dim():
+            index = (*index, rows.position.to(self.outputs.device))
+        sizes = self.outputs.shape[: len(index)]
+        fits = all(int(i.max()) < size for i, size in zip(index, sizes, strict=True))
         require(
-            self.outputs.shape[1:] == outputs.shape[1:] and int(index.max()) < len(self.outputs),
+            self.outputs.shape[len(index) :] == outputs.shape[1:] and fits,
             "reference",
             f"pairs with one output {list(outputs.shape[1:])} for every sample",
             f"shape {list(self.outputs.shape)}",
-            "Give references [sample, *output] in the order of the data.",
+            "Give references [sample, *output], or [sample, position, *output], in the order of the data.",
         )
-        return self.outputs.to(outputs)[index.to(self.outputs.device)]
+        return self.outputs[index].to(outputs)
 
 
 REFERENCES: dict[str, Reference] = {

@@ -47,7 +47,7 @@ def trusting(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """With --trust where a command has it: these folders are the tests' own."""
     return (
         (*arguments, "--trust")
-        if arguments[0] in ("measure", "evaluate", "sweep", "edit", "finetune")
+        if arguments[0] in ("measure", "evaluate", "sweep", "edit", "finetune", "contrast")
         else arguments
     )
 

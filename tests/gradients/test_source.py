@@ -101,12 +101,9 @@ def half_partner(outputs, rows):
 
 
 def references(kind):
-    one, per_sample = (
-        ((LENGTH, VOCABULARY), 1)
-        if kind == "sample"
-        else ((VOCABULARY,), 1 + 2 * (kind == "token"))
-    )
-    pairs = Pairs(torch.randn(20 * per_sample, *one).double())
+    one = (LENGTH, VOCABULARY) if kind == "sample" else (VOCABULARY,)
+    positions = [LENGTH] if kind == "token" else []
+    pairs = Pairs(torch.randn(20, *positions, *one).double())
     fixed = FixedOutput(torch.ones(one).double().cumsum(-1))
     return ["another-row", "batch-mean", "uniform", "mean", fixed, pairs, half_partner]
 

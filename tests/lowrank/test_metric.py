@@ -192,3 +192,13 @@ def test_without_a_mode():
     metric = random_metric(SHAPES).tensors["matrix"]
     expected = metric.scale * torch.kron(metric.modes[0], torch.eye(5).double())
     torch.testing.assert_close(matrix(metric.without(1)), expected, **CLOSE)
+
+
+def test_tensors_in_full_are_mapped_as_directions_are():
+    shapes = {"table": (4, 3), "kernel": (3, 2, 2, 2), "vector": (5,)}
+    metric, stack = random_metric(shapes), random_stack(make_layout(shapes, 2), 3)
+    for inverse, expected in ((False, metric.to_push(stack)), (True, metric.to_gradients(stack))):
+        for k in range(3):
+            moved = metric.on_tensors(stack.select(k).dense(), inverse=inverse)
+            for name, values in expected.select(k).dense().items():
+                torch.testing.assert_close(moved[name], values, **CLOSE)

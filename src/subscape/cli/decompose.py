@@ -12,15 +12,27 @@ from typing import Annotated, Any, Literal
 import tyro
 from torch import nn
 
-from subscape._checks import problem
+from subscape._checks import problem, require
 from subscape._io import check_free, writable, write_text
 from subscape._lock import locked
 from subscape.cli import toml
 from subscape.cli.earlier_run import is_run, replaced
 from subscape.cli.flags import parsed as parsed_flags
-from subscape.cli.loading import device_of, is_code, load_data, load_labels, load_model, refuse_code
+from subscape.cli.loading import (
+    device_of,
+    is_code,
+    is_pairs,
+    load_data,
+    load_labels,
+    load_model,
+    load_pairs,
+    refuse_code,
+)
 from subscape.cli.run_folder import CONFIG
+from subscape.data import Samples
 from subscape.gradients.source import EngineName, MetricName
+from subscape.measures.kept import check_vocabulary
+from subscape.references import Pairs
 from subscape.rows import RowKind
 from subscape.subnetworks.consolidation import summary
 from subscape.subnetworks.decomposition import Decomposition
@@ -29,6 +41,7 @@ from subscape.targets import Target
 from subscape.training import TrainingConfig, prepare
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.checkpoint import is_checkpoint
+from subscape.training.contrastive import paired
 from subscape.training.decompose import Prepared
 from subscape.training.recipes import RECIPES, RecipeName
 
@@ -36,7 +49,7 @@ LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
 OF_THE_CALL = (*LEAVE, "json", "device", "out")
 """What run.toml does not keep: the settings of a run hold wherever it is moved to."""
-NAMES = ("model", "data", "heldout")
+NAMES = ("model", "data", "heldout", "contrast")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +68,11 @@ class DecomposeRun:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
     data: str
-    """A .txt, .npy, .npz or .safetensors file, or package.module:function."""
+    """A .txt, .npy, .npz or .safetensors file, or package.module:function; or pairs of texts that are compared
+    with each other, a .jsonl file of lines {"a": text, "b": text}, of which the last tokens are taken."""
+    contrast: str | None = None
+    """Data of the same form, a partner for every sample of --data: then each is compared with its partner's
+    output, instead of with a --reference."""
     heldout: str | None = None
     """Data not trained on, to report FVU by; without it a tenth of the data is set aside."""
     parameters: tuple[str, ...] = ()
@@ -110,7 +127,7 @@ def parsed(arguments: Sequence[str]) -> DecomposeRun:
     path = Path(words[at + 1])
     of_file = settings_of(path)
     named = {name: getattr(of_file, name) for name in NAMES if is_code(getattr(of_file, name))}
-    default = replace(of_file, **{name: "" if name != "heldout" else None for name in named})
+    default = replace(of_file, **{n: "" if n in ("model", "data") else None for n in named})
     for name in ("model", "data"):
         if not getattr(of_file, name):
             default = replace(default, **{name: tyro.MISSING})
@@ -163,10 +180,8 @@ def run(settings: DecomposeRun) -> Decomposition:
     loaded = load_model(settings.model, device)
     settings = with_picks(settings, loaded.model)
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
-    data, heldout = (
-        load_data(name, settings.model, settings.window) if name is not None else None
-        for name in (settings.data, settings.heldout)
-    )
+    heldout = settings.heldout and load_data(settings.heldout, settings.model, settings.window)
+    data, reference = _rows_of(settings, target)
     prepared = prepare(
         target,
         data,
@@ -174,7 +189,7 @@ def run(settings: DecomposeRun) -> Decomposition:
         divergence=settings.divergence or "mse",
         rows=settings.rows or "sample",
         recipe=settings.recipe,
-        reference=settings.reference,
+        reference=reference,
         row_weight=settings.row_weight,
         metric=settings.metric,
         metric_power=settings.metric_power,
@@ -193,6 +208,29 @@ def run(settings: DecomposeRun) -> Decomposition:
         write_text(settings.out / CONFIG, written)
     _print(result, settings)
     return result
+
+
+def is_contrastive(settings: DecomposeRun) -> bool:
+    """Whether samples are compared with partners."""
+    return settings.contrast is not None or is_pairs(settings.data)
+
+
+def _rows_of(settings: DecomposeRun, target: Target) -> tuple[Samples, str | Pairs | None]:
+    """The samples, and what they are compared with."""
+    model, window = settings.model, settings.window
+    if not is_contrastive(settings):
+        return load_data(settings.data, model, window), settings.reference
+    for name in ("reference", "heldout"):
+        value = getattr(settings, name)
+        expected = "to be left out, as samples are compared with their partners, of which some are held out"
+        require(value is None, name, expected, repr(value))
+    if settings.contrast is None:
+        a, b = load_pairs(Path(settings.data), model, window)
+    else:
+        a, b = (load_data(name, model, window) for name in (settings.data, settings.contrast))
+    for samples in (a, b):
+        check_vocabulary(target, samples)
+    return paired(target, a, b)
 
 
 def _check_out(settings: DecomposeRun) -> None:
@@ -220,6 +258,8 @@ def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
         "parameters": (middle_attention(model) if causal else None) or ("*",),
     }
     picks |= RECIPES[settings.recipe]
+    if is_contrastive(settings):
+        del picks["reference"]
     open_ = {k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}
     settings = replace(settings, **open_)
     return replace(settings, training=settings.training.of_rows(settings.rows or "sample"))

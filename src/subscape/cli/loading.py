@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import sys
 import traceback
 from collections.abc import Callable, Generator
@@ -15,8 +16,8 @@ import torch
 from torch import nn
 
 from subscape._checks import optional, problem, require
-from subscape._io import json_object, read_tensors
-from subscape.data import Samples, as_samples, text_windows
+from subscape._io import json_object, read_tensors, read_text
+from subscape.data import Samples, as_samples, concatenated, text_windows
 from subscape.targets import Outputs
 
 
@@ -131,6 +132,8 @@ def load_data(name: str, model: str, window: int) -> Samples:
     match path.suffix:
         case ".txt":
             return text_windows(path, load_tokenizer(model), length=window)
+        case ".jsonl":
+            return concatenated(list(load_pairs(path, model, window)))
         case ".npy" | ".npz":
             return _only(path, _arrays(path))
         case ".safetensors":
@@ -139,11 +142,43 @@ def load_data(name: str, model: str, window: int) -> Samples:
             raise ValueError(
                 problem(
                     "data",
-                    "a .txt, .npy, .npz or .safetensors file, or package.module:function",
+                    "a .txt, .jsonl, .npy, .npz or .safetensors file, or package.module:function",
                     repr(name),
                     "Convert it, or write a function that returns a tensor.",
                 )
             )
+
+
+def is_pairs(name: str) -> bool:
+    """Whether data are pairs of texts."""
+    return Path(name).suffix == ".jsonl" and not is_code(name)
+
+
+def load_pairs(path: Path, model: str, window: int) -> tuple[Samples, Samples]:
+    """The last tokens, so many, of both texts of every line `{"a": text, "b": text}`.
+
+    The last ones, as two texts that differ in length end at the same place.
+
+    Raises:
+        ValueError: if a line is none, or a text is shorter.
+    """
+    tokenizer = load_tokenizer(model)
+    sides: dict[str, list[list[int]]] = {"a": [], "b": []}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        where = f"{path} line {number}"
+        try:
+            texts = [str(json.loads(line)[side]) for side in sides]
+        except (ValueError, KeyError, TypeError) as error:
+            expected = '{"a": text, "b": text}'
+            raise ValueError(problem(where, expected, repr(line[:60]))) from error
+        for side, text in zip(sides.values(), texts, strict=True):
+            tokens = tokenizer(text)["input_ids"]
+            expected, repair = f"texts of {window} tokens", f"Give --window {len(tokens)} or less."
+            require(len(tokens) >= window, where, expected, f"{len(tokens)}", repair)
+            side.append(tokens[-window:])
+    require(bool(sides["a"]), "data", f"at least one pair in {path}", "none")
+    a, b = ({"input_ids": torch.tensor(side)} for side in sides.values())
+    return a, b
 
 
 def load_labels(name: str) -> torch.Tensor | None:

@@ -77,6 +77,18 @@ class Metric:
         """Directions u = F^p ṽ: the directions that row gradients are made of."""
         return self._on(stack, inverse=True)
 
+    def on_tensors(
+        self, values: Mapping[str, Float[Tensor, "..."]], *, inverse: bool = False
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """F^(−p) of tensors in full by parameter name, or F^p, which takes a change of weights into the metric."""
+        moved = {}
+        for name, whole in values.items():
+            own = self.tensors[name]
+            for mode, matrix in enumerate(own.inverse if inverse else own.modes):
+                whole = _times(matrix, whole.movedim(mode, -1)).movedim(-1, mode)
+            moved[name] = whole / own.scale if inverse else whole * own.scale
+        return moved
+
     def read_out(self, stack: Stack) -> Stack:
         """F^(−2p) v: directions to push from directions of gradients that were learned without a metric."""
         return self.to_push(self.to_push(stack))

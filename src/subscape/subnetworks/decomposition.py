@@ -26,7 +26,7 @@ from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.gradients.source import Engine, GradientSource
 from subscape.lowrank import Layout, Stack
 from subscape.lowrank.stack import unit
-from subscape.references import FixedOutput, Reference
+from subscape.references import MEAN, FixedOutput, Pairs, Reference
 from subscape.rows import RowKind
 from subscape.subnetworks.consolidation import consolidate
 from subscape.subnetworks.dictionary import Dictionary
@@ -185,12 +185,18 @@ class Decomposition:
             target,
             data,
             divergence=divergence or self.settings.get("divergence", "mse"),
-            reference=reference or self.reference or self.settings.get("reference", "another-row"),
+            reference=reference or self.reference or self._named_reference,
             rows="token" if kind == "sampled-token" and not as_trained else kind,
             engine=engine,
             seed=seed,
             geometry=self.geometry,
         )
+
+    @property
+    def _named_reference(self) -> str:
+        """The rule of the rows at training; pairs belong to their samples: others have the mean of their data."""
+        name = str(self.settings.get("reference", "another-row"))
+        return MEAN if name.startswith(Pairs.__name__) else name
 
     def encode(
         self, model: nn.Module | Target, inputs: Any, *, batch_size: int = 256, **options: Any

@@ -2,8 +2,8 @@
 
 One layer of the construction of Bushnaq and Mendel, "Circuits in Superposition" (2024), as changed by Linsefors
 and Bushnaq (2025): every circuit is spread over S of the D neurons, any two circuits share one neuron at most, and
-a threshold takes away what leaks from one circuit into another. Here the sets of neurons are lines of the plane over p
-elements, p prime: D = S p neurons stand in S columns of p, and circuit a p + b has neuron a i + b (mod p) of
+a threshold takes away what leaks from one circuit into another. Here the sets of neurons are lines of the plane
+over p elements, p prime: D = S p neurons stand in S columns of p, and circuit a p + b has neuron a i + b (mod p) of
 column i. Two lines meet once at most, so with one circuit active all outputs are exact.
 
 The weights are sums of one rank-one term for each circuit, scaled so that these terms are also its gradients when
