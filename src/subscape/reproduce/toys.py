@@ -69,7 +69,9 @@ def reproduce(
     make, short = TOYS[what.toy], {"training": ToyTraining(1, n_candidates=1)}
     trained = "training" in inspect.signature(make).parameters
     toy = make(seeds[:1], **(dict(what.toy_settings) | (short if trained else {})))[0]
-    make_layout(Target(toy.model).shapes, what.training.rank, what.training.form)
+    training = what.training.of_rows("sample")
+    assert training.rank is not None
+    make_layout(Target(toy.model).shapes, training.rank, training.form)
     runs: list[dict[str, Any]] = []
     groups = [list(seeds[i : i + side_by_side]) for i in range(0, len(seeds), side_by_side)]
     for group in bar(what.name, groups, progress=progress and len(groups) > 1):
