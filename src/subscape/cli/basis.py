@@ -22,7 +22,6 @@ from subscape.cli.next_step import then
 from subscape.interaction_basis.build import BasisConfig
 from subscape.interaction_basis.cuts import OUTPUT, Layout, main_output
 from subscape.interaction_basis.figures import report_stage
-from subscape.interaction_basis.model_task import model_task
 from subscape.interaction_basis.modules import Library
 from subscape.interaction_basis.pictures import METHODS
 from subscape.interaction_basis.required import Midpoint
@@ -34,6 +33,7 @@ from subscape.interaction_basis.stages import (
     modules_stage,
 )
 from subscape.interaction_basis.task import Task, decoder_task
+from subscape.interaction_basis.whole_model import model_task
 from subscape.reproduce.digits import digits_task
 from subscape.reproduce.modular_addition import modular_addition_task
 

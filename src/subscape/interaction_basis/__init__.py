@@ -7,7 +7,6 @@ from subscape.interaction_basis.chain import Chain, check_chain
 from subscape.interaction_basis.cuts import chain_from
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.huggingface import decoder_chain
-from subscape.interaction_basis.model_task import model_task
 from subscape.interaction_basis.modules import Module, Modules, find_modules
 from subscape.interaction_basis.required import EdgesRequired, all_edges_required, edges_required
 from subscape.interaction_basis.score import (
@@ -20,6 +19,7 @@ from subscape.interaction_basis.score import (
 )
 from subscape.interaction_basis.sections import Affine, Mlp, sequential_chain
 from subscape.interaction_basis.task import Task
+from subscape.interaction_basis.whole_model import model_task
 
 __all__ = [
     "ACCURACY",
