@@ -4,7 +4,7 @@ from torch import nn
 
 from subscape.measures.recovery import absolute_cosines
 from subscape.toys import superposed, true_subnetworks
-from subscape.toys.superposed import lines
+from subscape.toys.superposition import lines
 
 
 def test_lines_by_hand():

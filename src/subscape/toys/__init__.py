@@ -8,7 +8,7 @@ from subscape.toys._mixing import high_rank, tmcs
 from subscape.toys._squared import squared
 from subscape.toys._tms import LARGE_TRAINING, tms, tms_identity, tms_parallel
 from subscape.toys.inputs import SparseInputs
-from subscape.toys.superposed import superposed
+from subscape.toys.superposition import superposed
 from subscape.toys.toy import Toy
 from subscape.toys.training import ToyTraining
 from subscape.toys.truth import Truth, row_gradients, true_subnetworks
