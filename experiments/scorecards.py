@@ -77,7 +77,8 @@ def tables(cards: dict[str, Scorecard]) -> str:
             if section.left_out is not None:
                 text += [f"Left out: {section.left_out}.", ""]
                 continue
-            text.append("| | " + " | ".join(map(head, section.columns)) + " |")
+            heads = [head(c).replace("|", "\\|") for c in section.columns]
+            text.append("| | " + " | ".join(heads) + " |")
             text.append("|---" * (len(section.columns) + 1) + "|")
             for e in section.lines:
                 bold = "**" if e.ours else ""
