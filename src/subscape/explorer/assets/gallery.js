@@ -58,7 +58,7 @@ const galleryCard = (k) => {
   const [best] = s.sweep ? endsOf(s) : [];
   if (best && best.ratio !== null) facts.push(`own rows move ${times(best.ratio)} as far as others`);
   return h(`li.sub${standing(s) === 2 ? ".dead" : ""}`, { "data-k": String(k) },
-    h("h3", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, String(k)), nameFor(k) ? h("span.rule", null, nameFor(k)) : null, standing(s) ? h("span.standing", null, STANDINGS[standing(s)]) : null),
+    h("h2", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, String(k)), nameFor(k) ? h("span.rule", null, nameFor(k)) : null, standing(s) ? h("span.standing", null, STANDINGS[standing(s)]) : null),
     hasImages ? meanImage(k) : contexts(k) ?? (values.length ? strip(values, 200, 36) : null),
     effect(k), h("p.facts-line", null, facts.join("; ")),
     h("p.to", null, h("a", { href: `#playground/${k}` }, "Push it"), h("a", { href: `#subnetwork-${k}` }, "Card")));
