@@ -1,10 +1,12 @@
 """The demonstration replaces an earlier one when it is done, and nothing else."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from subscape.cli.main import main
 from subscape.demo import run_toy
@@ -78,3 +80,27 @@ def test_what_a_killed_one_left_goes(tmp_path, monkeypatch):
     )
     assert main(["demo", "--out", str(out), "--json"]) == 0
     assert {path.name for path in out.iterdir()} == {"toy"}
+
+
+def test_the_digits_can_be_explored_by_the_command_that_the_demo_names(tmp_path, monkeypatch):
+    """Its run names functions that train the very same classifier again."""
+    pytest.importorskip("sklearn")
+    from subscape.cli.run_folder import open_run
+    from subscape.demo import digits
+
+    monkeypatch.setattr(digits, "EPOCHS", 1)
+    few = replace(digits.TRAINING, steps=10, n_subnetworks=3, batch_size=32, n_heldout_rows=32)
+    monkeypatch.setattr(digits, "TRAINING", few)
+    small = partial(measure, n_rows=40, n_references=2, n_top=2, n_others=8, n_deltas=2)
+    monkeypatch.setattr(digits, "measure", small)
+    digits.run_digits(tmp_path / "digits", progress=False)
+    seen = []
+    monkeypatch.setattr("subscape.cli.explore.explore", lambda *a, **k: seen.append((a, k)))
+    assert main(["explore", str(tmp_path / "digits"), "--trust"]) == 0
+    decomposition, target, images, measures = seen[0][0]
+    assert len(decomposition) == len(measures) == 3
+    kept = measures.samples["index"]
+    assert torch.equal(images[kept], measures.samples["inputs"])
+    assert open_run(tmp_path / "digits").untrusted.keys() == {"model", "data"}
+    digits.run_digits(tmp_path / "other", seed=1, progress=False)
+    assert not (tmp_path / "other" / "run.toml").exists()  # the functions give those of seed 0

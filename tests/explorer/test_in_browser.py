@@ -196,7 +196,7 @@ def test_names_are_kept_shown_and_found(driver, served, words):
     page.until(READY["#gallery"])
     page.one("#search").send_keys("dogs")
     page.until("return document.querySelectorAll('.sub').length === 1")
-    assert "Dogs" in text_of(page, ".sub h3")
+    assert "Dogs" in text_of(page, ".sub h2")
 
 
 def test_the_verdict_has_its_baseline(page):

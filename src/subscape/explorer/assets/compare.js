@@ -5,7 +5,7 @@ const strongestTwo = () => all.map((_, k) => k).sort((a, b) => standing(all[a]) 
 
 const crossTable = (found, [a, b]) => {
   const top = Math.max(1e-30, ...found.flatMap((line) => line.changes.map((c) => c ?? 0)));
-  const cell = (v) => h("td.cross", { style: { "--strength": `${v === null ? 0 : 55 * Math.max(0, v) / top}%` } }, v === null ? "not finite" : number(v));
+  const cell = (v) => h("td.cross", { style: { "--strength": `${v === null ? 0 : 40 * Math.max(0, v) / top}%` } }, v === null ? "not finite" : number(v));
   return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Pushes over rows" }, h("table.crossed", null, h("caption.note", null, `Mean change of outputs in ${measures.unit_of_changes}, each pushed to its own δ`),
     h("thead", null, h("tr", null, h("td"), ...[`push ${a}`, `push ${b}`, "push both"].map((t) => h("th", { scope: "col" }, t)))),
     h("tbody", null, ...found.map((line) => h("tr", null, h("th", { scope: "row" }, line.subnetwork === null ? "rows drawn at random" : `top rows of ${line.subnetwork}`), ...line.changes.map(cell))))));
@@ -32,7 +32,7 @@ const runsPanel = () => {
   return panel(`Beside ${title}`, "beside",
     h("p.verdict", null, `${count(mutual.length)} of ${plural(all.length, "subnetwork")} have a partner there that has no nearer one here, at a median |cosine| of `, h("strong", null, fixed(cosines[cosines.length >> 1] ?? 0)),
       "; the nearest to a random direction is at ", h("strong", null, fixed(chance)), `. ${count(far)} are more than twice as near as that.`),
-    h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Pairs" }, h("table.runs", null, h("thead", null, h("tr", null, ...["here", "|cosine|", "", "", "there"].map((t, i) => h(i === 1 ? "th.num" : "th", { scope: "col" }, t)))), body)), more);
+    h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Pairs" }, h("table.runs", null, h("thead", null, h("tr", null, ...["here", "|cosine|", h("span.unseen", null, "bar"), h("span.unseen", null, "mutual"), "there"].map((t, i) => h(i === 1 ? "th.num" : "th", { scope: "col" }, t)))), body)), more);
 };
 GLOSSARY.beside = "For every subnetwork the one of the other run whose direction is nearest, whatever its sign; mutual where neither has a nearer one. Two runs that find the same have mutual pairs near 1.";
 

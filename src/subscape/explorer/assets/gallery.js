@@ -1,5 +1,5 @@
 // Gallery: what was found, at a glance.
-const gallery = { sort: "worth", unnamed: false, every: false, cards: [], grid: null, counter: null };
+const gallery = { sort: "worth", unnamed: false, every: false, cards: [], order: [], grid: null, counter: null, more: null };
 
 /** Rare times selective, from 0 up: bits of surprise at being active, times how well a push tells own rows from others. */
 const worth = (s) => {
@@ -58,17 +58,27 @@ const galleryCard = (k) => {
   const [best] = s.sweep ? endsOf(s) : [];
   if (best && best.ratio !== null) facts.push(`own rows move ${times(best.ratio)} as far as others`);
   return h(`li.sub${standing(s) === 2 ? ".dead" : ""}`, { "data-k": String(k) },
-    h("h3", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, String(k)), nameFor(k) ? h("span.rule", null, nameFor(k)) : null, standing(s) ? h("span.standing", null, STANDINGS[standing(s)]) : null),
+    h("h2", null, h("a", { href: `#subnetwork-${k}`, "aria-label": `subnetwork ${k}` }, String(k)), nameFor(k) ? h("span.rule", null, nameFor(k)) : null, standing(s) ? h("span.standing", null, STANDINGS[standing(s)]) : null),
     hasImages ? meanImage(k) : contexts(k) ?? (values.length ? strip(values, 200, 36) : null),
     effect(k), h("p.facts-line", null, facts.join("; ")),
     h("p.to", null, h("a", { href: `#playground/${k}` }, "Push it"), h("a", { href: `#subnetwork-${k}` }, "Card")));
+};
+
+/** Thousands of cards are only made when they come near. */
+const AT_ONCE = 120;
+const showMore = () => {
+  const n = gallery.grid.childElementCount;
+  gallery.grid.append(...gallery.order.slice(n, n + AT_ONCE).map((k) => (gallery.cards[k] ??= galleryCard(k))));
+  gallery.more.hidden = n + AT_ONCE >= gallery.order.length;
 };
 
 const arrangeGallery = () => {
   const value = SORTS.find(([name]) => name === gallery.sort)[2];
   const order = matching().filter((k) => (gallery.every || !standing(all[k])) && (!gallery.unnamed || !labelOf(k).name))
     .sort((a, b) => value(all[b]) - value(all[a]) || a - b);
-  put(gallery.grid, ...order.map((k) => (gallery.cards[k] ??= galleryCard(k))));
+  gallery.order = order;
+  put(gallery.grid);
+  showMore();
   const hidden = all.filter((s) => standing(s)).length;
   gallery.counter.textContent = `${count(order.length)} of ${plural(all.length, "subnetwork")}${!gallery.every && hidden ? `, without ${hidden} dead or first order only` : ""}`;
 };
@@ -77,11 +87,13 @@ const drawGallery = (node) => {
   gallery.cards = [];
   if (!gallery.grid) {
     gallery.grid = h("ul.gallery");
+    gallery.more = h("button.more", { type: "button", onclick: showMore }, "Show more");
+    new IntersectionObserver((entries) => { if (entries.some((e) => e.isIntersecting)) showMore(); }, { rootMargin: "600px" }).observe(gallery.more);
     gallery.counter = h("p.counter", { role: "status" });
     const sort = h("select", { id: "gallery-sort", onchange: () => { gallery.sort = sort.value; arrangeGallery(); } }, ...SORTS.map(([name, label]) => h("option", { value: name }, label)));
     const box = (label, key) => h("label.toggle", null, h("input", { type: "checkbox", onchange: (event) => { gallery[key] = event.target.checked; arrangeGallery(); } }), ` ${label}`);
     node.append(h("h1", null, data.title), verdict(),
-      h("div.tools", null, gallery.counter, h("label", { for: "gallery-sort" }, "by "), sort, box("not named by you", "unnamed"), box("with dead ones", "every")), gallery.grid);
+      h("div.tools", null, gallery.counter, h("label", { for: "gallery-sort" }, "by "), sort, box("not named by you", "unnamed"), box("with dead ones", "every")), gallery.grid, gallery.more);
   }
   arrangeGallery();
 };

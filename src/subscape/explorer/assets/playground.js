@@ -102,7 +102,7 @@ const drawActive = () => {
   const { active, tokens } = play.looked;
   const here = (live.by_token ? active[play.position] : active[0]) ?? [];
   const title = tokens && live.by_token ? ["Active at ", token(tokens[play.position])] : ["Active in this sample"];
-  put(parts.active, h("h3", null, ...title), here.length ? h("ul.chips", null, ...here.slice(0, 8).map(([k, c]) => h("li", null,
+  put(parts.active, h("h2", null, ...title), here.length ? h("ul.chips", null, ...here.slice(0, 8).map(([k, c]) => h("li", null,
     h("button.chip", { type: "button", disabled: Boolean(pinned(k)), "data-tip": `Coefficient ${signed(c)} ${unit}. Press for a slider.`, onclick: () => pin(k) }, h("b", null, String(k)), nameFor(k) ? ` ${nameFor(k)}` : null, h("small", null, signed(c))))))
     : h("p.note", null, "None."));
 };

@@ -99,7 +99,7 @@ const heatPanel = (k) => {
       const codes = active.map((here) => here.find(([j]) => j === k)?.[1] ?? 0);
       const top = Math.max(1e-30, ...codes.map(Math.abs));
       lines[n].classList.remove("note");
-      put(lines[n], ...tokens.map((text, i) => h(`span.${codes[i] < 0 ? "cold" : "warm"}`, { style: { "--strength": `${(60 * Math.abs(codes[i])) / top}%` }, title: codes[i] ? `${signed(codes[i])} ${unit}` : null }, shown(text, false))));
+      put(lines[n], ...tokens.map((text, i) => h(`span.${codes[i] < 0 ? "cold" : "warm"}`, { style: { "--strength": `${(42 * Math.abs(codes[i])) / top}%` }, title: codes[i] ? `${signed(codes[i])} ${unit}` : null }, shown(text, false))));
     }
   };
   setTimeout(() => draw().catch((error) => say(error.message, true)), 0);
