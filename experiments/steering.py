@@ -57,7 +57,16 @@ SMALL = 0.01
 """Nats elsewhere at which effects are compared between numbers of examples."""
 N_BOOTSTRAP = 2000
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
-SHOWN = ("one", "ten-kept", "vector", "vector-residual", "lora", "lora-kept", "gradient", "random")
+SHOWN = (
+    "one",
+    "ten-kept",
+    "vector",
+    "vector-residual",
+    "lora",
+    "lora-kept",
+    "gradient-metric",
+    "random",
+)
 
 
 # One behaviour
