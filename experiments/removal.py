@@ -199,11 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", type=int, help="sets of rules; by default five, or two")
     parser.add_argument("--steps", type=int, default=200, help="of every decomposition")
     parser.add_argument("--write", type=Path, help="page to put the tables into")
+    parser.add_argument("--there", action="store_true", help="measure nothing more")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     text, cells = Text.load(), CELLS[: asked.cells]
     number_of = {cell: asked.sets or cell.sets for cell in cells}
-    for cell in cells:
+    for cell in () if asked.there else cells:
         for number in range(number_of[cell]):
             measured(asked.out, text, cell, number, asked.steps)
     shown = report(asked.out, cells, number_of)

@@ -277,7 +277,7 @@ def picture(curves: Curves, n: int, path: Path) -> None:
     axes.set_xlabel("mean KL of all other rows, nats")
     axes.set_ylabel("effect at the rows meant, nats")
     if axes.lines:
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
