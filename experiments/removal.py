@@ -26,9 +26,9 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from geometry import write_into
-from geometry_measures import MLP, Text, decomposed
-from removal_methods import METHODS, SHORT, Case, figures_of
+from geometry_measures import Text, decomposed
+from removal_methods import METHODS, MLP, SHORT, Case, figures_of
+from tables import table, write_between
 
 from subscape import Target
 from subscape._io import read_json, read_tensors, write_json, write_tensors
@@ -126,7 +126,7 @@ def is_met(figures: dict[str, float]) -> list[bool]:
 def by_method(rules: Sequence[dict[str, Any]]) -> str:
     """Every method beside the others, on all rules of a cell."""
     head = ["direction", "AUROC", "cosine", "left", "elsewhere", "as asked for", "subnetwork ahead"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for name, title in METHODS.items():
         own = [rule[name] for rule in rules if name in rule]
         if not own:
@@ -142,13 +142,14 @@ def by_method(rules: Sequence[dict[str, Any]]) -> str:
             f"{' / '.join(map(str, kept))} of {len(own)}",
             "" if name == "subnetwork" else f"{ahead} of {len(own)}",
         ])
-    return _table(lines)
+    return table(head, lines)
 
 
 def by_cell(cells: dict[Cell, list[dict[str, Any]]]) -> str:
     """The subnetwork, and the direction that labels give, by rank and share."""
     head = ["rank", "share", "rules", "AUROC", "cosine", "with labels", "left", "elsewhere"]
-    lines = [[*head, "with labels"], ["---"] * 9]
+    head.append("with labels")
+    lines = []
     for cell, rules in cells.items():
         own, labels = ([rule[name] for rule in rules] for name in ("subnetwork", "labels"))
         lines.append([
@@ -162,16 +163,12 @@ def by_cell(cells: dict[Cell, list[dict[str, Any]]]) -> str:
             _figure(own, "elsewhere", "{:.2%}", max),
             _figure(labels, "elsewhere", "{:.2%}", max),
         ])
-    return _table(lines)
+    return table(head, lines)
 
 
 def _figure(own: Sequence[dict[str, float]], name: str, form: str, worst: Any) -> str:
     values = [f[name] for f in own if name in f]
     return f"{form.format(median(values))} ({form.format(worst(values))})" if values else ""
-
-
-def _table(lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def report(out: Path, cells: Sequence[Cell], number_of: dict[Cell, int]) -> str:
@@ -202,17 +199,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", type=int, help="sets of rules; by default five, or two")
     parser.add_argument("--steps", type=int, default=200, help="of every decomposition")
     parser.add_argument("--write", type=Path, help="page to put the tables into")
+    parser.add_argument("--there", action="store_true", help="measure nothing more")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     text, cells = Text.load(), CELLS[: asked.cells]
     number_of = {cell: asked.sets or cell.sets for cell in cells}
-    for cell in cells:
+    for cell in () if asked.there else cells:
         for number in range(number_of[cell]):
             measured(asked.out, text, cell, number, asked.steps)
     shown = report(asked.out, cells, number_of)
     print(shown)
     if asked.write:
-        write_into(asked.write, shown)
+        write_between(asked.write, shown)
 
 
 if __name__ == "__main__":

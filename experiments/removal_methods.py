@@ -19,6 +19,7 @@ from subscape.measures import auroc, random_like
 from subscape.planted import Mixture, Planted
 
 BLOCK = "model.layers.3.mlp"
+MLP = f"{BLOCK}.*"
 N_OWN, N_PLAIN, N_TEST = 40, 60, 200
 """Windows of every trigger; windows as they come to search with; windows as they come to measure on."""
 N_PRINCIPAL = 128

@@ -28,7 +28,6 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from geometry import write_into
 from geometry_measures import Text
 from steering_methods import (
     AIM,
@@ -42,6 +41,7 @@ from steering_methods import (
     curve,
     moves,
 )
+from tables import table, write_between
 from torch import Tensor
 
 from subscape import Decomposition, Target
@@ -57,7 +57,16 @@ SMALL = 0.01
 """Nats elsewhere at which effects are compared between numbers of examples."""
 N_BOOTSTRAP = 2000
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
-SHOWN = ("one", "ten-kept", "vector", "vector-residual", "lora", "lora-kept", "gradient", "random")
+SHOWN = (
+    "one",
+    "ten-kept",
+    "vector",
+    "vector-residual",
+    "lora",
+    "lora-kept",
+    "gradient-metric",
+    "random",
+)
 
 
 # One behaviour
@@ -195,7 +204,7 @@ def fewest(curves: Curves, method: str) -> float | None:
     return median(needed) if needed else None
 
 
-def table(curves: Curves, n: int, trained_of_lora: int) -> str:
+def by_method(curves: Curves, n: int, trained_of_lora: int) -> str:
     """Every method on all behaviours."""
     head = [
         "method",
@@ -206,7 +215,7 @@ def table(curves: Curves, n: int, trained_of_lora: int) -> str:
         "reached",
         "90 %",
     ]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     runs = [by for (_, examples, _), by in curves.items() if examples == n]
     for name, method in METHODS.items():
         ratios = of_behaviours(curves, name, n, ratio)
@@ -221,7 +230,7 @@ def table(curves: Curves, n: int, trained_of_lora: int) -> str:
         line += [f"{median(moved):.3f}", f"{math.expm1(median(rise)):+.1%}"] if moved else ["", ""]
         needed = fewest(curves, name)
         lines.append([*line, f"{reached} of {len(runs)}", "" if needed is None else f"{needed:g}"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table(head, lines)
 
 
 def against(curves: Curves, n: int) -> str:
@@ -246,9 +255,8 @@ def against(curves: Curves, n: int) -> str:
         ("the LoRA with a penalty", better(["lora-kept"])),
         ("one subnetwork", better(["one"])),
     ]
-    lines = [["10 subnetworks with a penalty have a ratio of at least", "behaviours"], ["---"] * 2]
-    lines += [[name, f"{count} of {len(names)}"] for name, count in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    head = ["10 subnetworks with a penalty have a ratio of at least", "behaviours"]
+    return table(head, [[name, f"{count} of {len(names)}"] for name, count in rows])
 
 
 def picture(curves: Curves, n: int, path: Path) -> None:
@@ -269,7 +277,7 @@ def picture(curves: Curves, n: int, path: Path) -> None:
     axes.set_xlabel("mean KL of all other rows, nats")
     axes.set_ylabel("effect at the rows meant, nats")
     if axes.lines:
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
@@ -302,10 +310,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ranks = {t.name: min(t.ranks) for t in found.layout.tensors}
     trained = sum(ranks[name] * sum(shape) for name, shape in target.shapes.items())
     shown = f"{first} examples, {len(names)} behaviours, {asked.seeds} seeds.\n\n"
-    shown += table(curves, first, trained) + "\n\n" + against(curves, first)
+    shown += by_method(curves, first, trained) + "\n\n" + against(curves, first)
     print(shown)
     if asked.write:
-        write_into(asked.write, shown)
+        write_between(asked.write, shown)
     if asked.picture:
         picture(curves, first, asked.picture)
 

@@ -142,9 +142,9 @@ def load_data(name: str, model: str, window: int) -> Samples:
             raise ValueError(
                 problem(
                     "data",
-                    "a .txt, .jsonl, .npy, .npz or .safetensors file, or package.module:function",
+                    "a .txt, .npy, .npz or .safetensors file, or package.module:function",
                     repr(name),
-                    "Convert it, or write a function that returns a tensor.",
+                    "Convert it, or write a function that returns a tensor. Pairs of texts go into a .jsonl file.",
                 )
             )
 
