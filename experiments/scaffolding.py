@@ -54,7 +54,6 @@ SELECTIONS[OneAlways.kind] = OneAlways
 SETTINGS = {
     "l0 0.5": {"l0": 0.5},
     "l0 1.5": {"l0": 1.5},
-    "l0 1.5, 8 starts": {"l0": 1.5, "n_restarts": 8},
     "l0 0.5 and one always": {"l0": 0.5, "selection": OneAlways.kind},
 }
 
@@ -132,7 +131,7 @@ def measure(out: Path, *, seeds: int = 20, steps: int = 1_000) -> list[Record]:
     toys = tms.many(range(seeds))
     records = []
     for name, options in SETTINGS.items():
-        for share in SHARES if "starts" not in name else SHARES[1:2]:
+        for share in SHARES:
             runs = kept(
                 out / f"{name.replace(' ', '-')}-{share}-{seeds}-{steps}.json",
                 lambda options=options, share=share: decomposed(toys, share, options, steps),

@@ -166,9 +166,16 @@ def figures(
     }
 
 
-def measure(out: Path, *, seeds: int = 3, steps: int = 2_000) -> list[Record]:
+def measure(
+    out: Path,
+    *,
+    seeds: int = 3,
+    steps: int = 2_000,
+    settings: tuple[str, ...] = tuple(SETTINGS),
+) -> list[Record]:
     records = []
-    for name, firing in SETTINGS.items():
+    for name in settings:
+        firing = SETTINGS[name]
         runs = kept(
             out / f"{name.replace(' ', '-').replace(',', '')}-{seeds}-{steps}.json",
             lambda firing=firing: decomposed(firing, seeds, steps),
