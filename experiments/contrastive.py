@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from geometry_measures import FOUND, MLP, Text
-from page import Record, draw, kept, main
+from page import Record, draw, kept, main, slug
 from planting import Bed, told_apart
 from torch import Tensor, nn
 
@@ -112,7 +112,7 @@ def measure(
     for name in settings:
         runs = [
             kept(
-                out / f"{name.replace(' ', '-').replace(',', '')}-{number}-{seed}-{steps}.json",
+                out / f"{slug(name)}-{number}-{seed}-{steps}.json",
                 lambda name=name, number=number, seed=seed: run(
                     Bed(out.parent / "stories", text, number), text, name, seed, steps
                 ),

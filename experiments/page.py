@@ -31,6 +31,11 @@ def kept(file: Path, make: Callable[[], Any]) -> Any:
     return read_json(file)
 
 
+def slug(name: str) -> str:
+    """A name as a part of a file's."""
+    return "".join(c if c.isalnum() or c == "." else "-" for c in name)
+
+
 def table(records: Sequence[Record], columns: Columns) -> str:
     """Records as a table of Markdown."""
     lines = [list(columns), ["---"] * len(columns)]

@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from page import Record, draw, kept, main, spread
+from page import Record, draw, kept, main, slug, spread
 from torch import Tensor
 from trained import source_of, trained
 
@@ -177,7 +177,7 @@ def measure(
     for name in settings:
         firing = SETTINGS[name]
         runs = kept(
-            out / f"{name.replace(' ', '-').replace(',', '')}-{seeds}-{steps}.json",
+            out / f"{slug(name)}-{seeds}-{steps}.json",
             lambda firing=firing: decomposed(firing, seeds, steps),
         )
         every: dict[str, Any] = {key: [r[key] for r in runs] for key in runs[0]}
