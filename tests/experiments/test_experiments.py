@@ -1,6 +1,7 @@
 """Every experiment in a tiny setting: it measures, resumes, shows its table and draws its picture."""
 
 import importlib
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -138,13 +139,16 @@ def test_the_page_keeps_what_is_not_between_its_marks(run, tmp_path):
     assert path.read_text() == expected
 
 
-def test_every_experiment_has_its_place_in_the_page():
-    text = (FOLDER.parent / "docs" / "open-questions.md").read_text()
-    for name in [*TOYS, *TEXT, "modular_addition"]:
-        mark = name.replace("_", "-")
-        assert f"<!-- {mark} -->" in text
-        assert f"<!-- end of {mark} -->" in text
-        assert f"experiments/{name}.py" in text
+def test_every_table_of_the_page_has_its_command():
+    text = (FOLDER.parent / "docs" / "open-questions.md").read_text(encoding="utf-8")
+    marks = re.findall(r"^<!-- (?!end of )(.+) -->$", text, re.MULTILINE)
+    assert marks
+    for mark in marks:
+        name = mark.replace("-", "_")
+        before, table = text.split(f"<!-- {mark} -->")[0], text.split(f"<!-- {mark} -->\n| ")[1]
+        assert f"<!-- end of {mark} -->" in table
+        assert f"    python experiments/{name}.py --write docs/open-questions.md" in before
+        assert (FOLDER / f"{name}.py").is_file()
 
 
 def test_rows_given_are_the_gradients(run):
