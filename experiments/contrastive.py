@@ -36,8 +36,8 @@ def last_logits(model: Any, ids: Tensor) -> Tensor:
 
 def windows(ids: Tensor, triggers: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Windows that end in a trigger, and which."""
-    rules = torch.arange(n) % len(triggers)
     chosen = ids[torch.randperm(len(ids), generator=generator_of(seed, 90))[:n], -LENGTH:].clone()
+    rules = torch.arange(len(chosen)) % len(triggers)
     chosen[:, -1] = triggers[rules]
     return chosen, rules
 

@@ -29,7 +29,7 @@ TOYS = {
 }
 TEXT = {
     "adversarial": {"stories_steps": 2, "n_rows": 1, "steps": 2, "names": ("stories260k",)},
-    "completeness": {"numbers": (), "stories": (3,), "stories_steps": 2, "seeds": 1},
+    "completeness": {"numbers": (), "stories": (6,), "stories_steps": 2, "seeds": 1},
     "contrastive": {"sets": 1, "steps": 3},
     "curvature": {"stories_steps": 2, "n_rows": 4, "names": ("stories260k",)},
     "radius": {"stories_steps": 2, "n_samples": 4, "names": ("stories260k",)},

@@ -34,9 +34,8 @@ class Superposed(nn.Module):
         self.first = nn.utils.skip_init(nn.Linear, n_features, n_hidden, bias=False)
         self.last = nn.utils.skip_init(nn.Linear, n_hidden, n_features, bias=False)
         self.threshold = threshold
-        with torch.no_grad():
-            self.first.weight.copy_(first)
-            self.last.weight.copy_(first.mT)
+        self.first.weight = nn.Parameter(first.clone())
+        self.last.weight = nn.Parameter(first.mT.clone())
 
     def forward(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         """The outputs."""
