@@ -147,7 +147,7 @@ def ascend(change: Change, allowed: Tensor, length: float, steps: int, seed: int
         with torch.enable_grad():
             value = change(leaf)
             slope = torch.autograd.grad(value, leaf)[0] * allowed
-        best = max(best, float(value))
+        best = max(best, float(value.detach()))
         size = 0.3 * length * (1 - step / (steps + 1))
         c = on_sphere(c + size * slope / slope.norm().clamp_min(1e-30))
         if step in STEPS or step == steps:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from geometry_measures import FOUND, MLP, Text
-from page import Record, draw, kept, main
+from page import Record, draw, kept, main, slug
 from planting import Bed, told_apart
 from torch import Tensor, nn
 
@@ -36,8 +36,8 @@ def last_logits(model: Any, ids: Tensor) -> Tensor:
 
 def windows(ids: Tensor, triggers: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Windows that end in a trigger, and which."""
-    rules = torch.arange(n) % len(triggers)
     chosen = ids[torch.randperm(len(ids), generator=generator_of(seed, 90))[:n], -LENGTH:].clone()
+    rules = torch.arange(len(chosen)) % len(triggers)
     chosen[:, -1] = triggers[rules]
     return chosen, rules
 
@@ -112,7 +112,7 @@ def measure(
     for name in settings:
         runs = [
             kept(
-                out / f"{name.replace(' ', '-').replace(',', '')}-{number}-{seed}-{steps}.json",
+                out / f"{slug(name)}-{number}-{seed}-{steps}.json",
                 lambda name=name, number=number, seed=seed: run(
                     Bed(out.parent / "stories", text, number), text, name, seed, steps
                 ),

@@ -1,12 +1,11 @@
-"""Records of an experiment: kept, shown as a table in a page, and drawn.
-
-Also the command that all experiments share.
+"""Records of an experiment: kept, shown as a table in a page, and drawn; and the command of all experiments.
 
 An experiment is a file with a docstring (claim, command, minutes, what is expected) that gives `main` what it
 measures: records, one per line of its table.
 """
 
 import argparse
+from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -30,6 +29,11 @@ def kept(file: Path, make: Callable[[], Any]) -> Any:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, make())
     return read_json(file)
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's."""
+    return "".join(c if c.isalnum() or c == "." else "-" for c in name)
 
 
 def table(records: Sequence[Record], columns: Columns) -> str:
@@ -69,7 +73,7 @@ def spread(values: Sequence[float]) -> str:
 def main(
     name: str,
     doc: str | None,
-    measure: Callable[[Path], list[Record]],
+    measure: Callable[..., list[Record]],
     columns: Columns,
     picture: Callable[[Path, list[Record]], None],
 ) -> None:
@@ -77,9 +81,13 @@ def main(
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder for results")
     parser.add_argument("--write", type=Path, help="page to put the table into")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="other budgets: seeds=4"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    records = measure(arguments.out)
+    budgets = {k: literal_eval(v) for k, v in (each.split("=", 1) for each in arguments.set)}
+    records = measure(arguments.out, **budgets)
     write_json(arguments.out / f"{name}.json", records)
     picture(arguments.out / f"{name}.png", records)
     text = table(records, columns)

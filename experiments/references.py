@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from geometry_measures import Text
-from page import Record, draw, kept, main
+from page import Record, draw, kept, main, slug
 from planting import Bed
 from torch import Tensor
 from trained import trained
@@ -116,7 +116,7 @@ def of_plants(out: Path, reference: str, seeds: int, steps: int, on: str = "plan
     figures = []
     for seed in range(seeds):
         result = bed.decomposed(
-            out / f"plants-{reference.replace(' ', '-')}-{on}-{steps}-{seed}",
+            out / f"plants-{slug(reference)}-{on}-{steps}-{seed}",
             seed,
             model,
             reference=rule,
@@ -140,11 +140,11 @@ def measure(
     references: tuple[str, ...] = (*REFERENCES, SAMPLED),
 ) -> list[Record]:
     records = []
-    for name in references:
+    for name in references if plant_seeds else [r for r in references if r != SAMPLED]:
         record: Record = {"reference": name, "seeds": seeds, "rules": 6 * plant_seeds}
         for toy in ("tms", "tmcs") if name != SAMPLED else ():
             runs = kept(
-                out / f"{toy}-{name.replace(' ', '-')}-{seeds}-{steps}.json",
+                out / f"{toy}-{slug(name)}-{seeds}-{steps}.json",
                 lambda toy=toy, name=name: of_toys(toy, name, seeds, steps),
             )
             record[toy] = f"{sum(r['success'] for r in runs)} of {seeds}"
@@ -162,7 +162,7 @@ def measure(
 
 def planted(out: Path, name: str, seeds: int, steps: int, on: str) -> Record:
     runs = kept(
-        out / f"plants-{name.replace(' ', '-')}-{on}-{seeds}-{steps}.json",
+        out / f"plants-{slug(name)}-{on}-{seeds}-{steps}.json",
         lambda: of_plants(out, name, seeds, steps, on),
     )
     return {

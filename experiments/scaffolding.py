@@ -12,11 +12,12 @@ in at least 19 of 20 from 5 to 60 %.
 """
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import mean
 
 import torch
-from page import Record, draw, kept, main
+from page import Record, draw, kept, main, slug
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 from trained import trained
@@ -54,7 +55,6 @@ SELECTIONS[OneAlways.kind] = OneAlways
 SETTINGS = {
     "l0 0.5": {"l0": 0.5},
     "l0 1.5": {"l0": 1.5},
-    "l0 1.5, 8 starts": {"l0": 1.5, "n_restarts": 8},
     "l0 0.5 and one always": {"l0": 0.5, "selection": OneAlways.kind},
 }
 
@@ -70,6 +70,11 @@ class Beside(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         own = self.network(x[:, : self.n_own])
         return torch.cat([own, x[:, self.n_own :] @ self.inside.mT @ self.outside.mT], dim=1)
+
+
+@cache
+def toys_of(seeds: int) -> list[Toy]:
+    return tms.many(range(seeds))
 
 
 def inputs(toy: Toy, n: int, stream: int) -> Tensor:
@@ -129,13 +134,14 @@ def decomposed(toys: list[Toy], share: float, options: dict, steps: int) -> list
 
 
 def measure(out: Path, *, seeds: int = 20, steps: int = 1_000) -> list[Record]:
-    toys = tms.many(range(seeds))
     records = []
     for name, options in SETTINGS.items():
-        for share in SHARES if "starts" not in name else SHARES[1:2]:
+        for share in SHARES:
             runs = kept(
-                out / f"{name.replace(' ', '-')}-{share}-{seeds}-{steps}.json",
-                lambda options=options, share=share: decomposed(toys, share, options, steps),
+                out / f"{slug(name)}-{share}-{seeds}-{steps}.json",
+                lambda options=options, share=share: decomposed(
+                    toys_of(seeds), share, options, steps
+                ),
             )
             records.append({
                 "selection": name,

@@ -112,11 +112,18 @@ def decomposed(toys: list[Toy], options: dict[str, Any]) -> list[Record]:
 
 
 def measure(
-    out: Path, *, seeds: int = 20, target_steps: int = 78_000, steps: int | None = None
+    out: Path,
+    *,
+    seeds: int = 20,
+    target_steps: int = 78_000,
+    steps: int | None = None,
+    settings: tuple[str, ...] = tuple(SETTINGS),
 ) -> list[Record]:
     toys = targets(out, seeds, target_steps)
     records = []
     for number, (name, options) in enumerate(SETTINGS.items()):
+        if name not in settings:
+            continue
         options = options if steps is None else options | {"steps": steps}
         runs = kept(
             out / f"{number}-{seeds}-{target_steps}-{steps}.json",

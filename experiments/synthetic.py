@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from page import Record, draw, kept, main, spread
+from page import Record, draw, kept, main, slug, spread
 from torch import Tensor
 from trained import source_of, trained
 
@@ -166,11 +166,18 @@ def figures(
     }
 
 
-def measure(out: Path, *, seeds: int = 3, steps: int = 2_000) -> list[Record]:
+def measure(
+    out: Path,
+    *,
+    seeds: int = 3,
+    steps: int = 2_000,
+    settings: tuple[str, ...] = tuple(SETTINGS),
+) -> list[Record]:
     records = []
-    for name, firing in SETTINGS.items():
+    for name in settings:
+        firing = SETTINGS[name]
         runs = kept(
-            out / f"{name.replace(' ', '-').replace(',', '')}-{seeds}-{steps}.json",
+            out / f"{slug(name)}-{seeds}-{steps}.json",
             lambda firing=firing: decomposed(firing, seeds, steps),
         )
         every: dict[str, Any] = {key: [r[key] for r in runs] for key in runs[0]}

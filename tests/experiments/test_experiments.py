@@ -1,15 +1,19 @@
 """Every experiment in a tiny setting: it measures, resumes, shows its table and draws its picture."""
 
 import importlib
+import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from subscape._io import write_tensors
 from subscape.toys import training
 
+SAMPLED = "token sampled from the prediction"
 FOLDER = Path(__file__).parents[2] / "experiments"
 TOYS = {
     "adversarial": {"seeds": 1, "toy_steps": 20, "n_rows": 1, "steps": 2, "names": ("tms",)},
@@ -23,12 +27,14 @@ TOYS = {
     "synthetic": {"seeds": 1, "steps": 2},
     "tmcs_seeds": {"seeds": 1, "steps": 5, "restarts": 1},
 }
-REAL = {
+TEXT = {
     "adversarial": {"stories_steps": 2, "n_rows": 1, "steps": 2, "names": ("stories260k",)},
-    "contrastive": {"sets": 1, "steps": 3, "settings": ("pairs, whitened",)},
+    "completeness": {"numbers": (), "stories": (6,), "stories_steps": 2, "seeds": 1},
+    "contrastive": {"sets": 1, "steps": 3},
     "curvature": {"stories_steps": 2, "n_rows": 4, "names": ("stories260k",)},
-    "modular_addition": {"steps": 3, "settings": ("logits, published", "hidden layer, whitened")},
-    "selectivity": {"steps": 2, "aims": (0.1,)},
+    "radius": {"stories_steps": 2, "n_samples": 4, "names": ("stories260k",)},
+    "references": {"seeds": 1, "steps": 2, "plant_steps": 2, "references": (SAMPLED,)},
+    "selectivity": {"steps": 2, "aims": (1e-6,)},
 }
 
 
@@ -70,10 +76,51 @@ def test_on_toys(run, name):
     run(name, TOYS[name])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REAL)
-def test_on_real_models(run, data_dir, name):
-    run(name, REAL[name])
+@pytest.fixture
+def tiny_text(run, monkeypatch):
+    """A language model with random weights in the place of the real one, and random tokens."""
+    transformers = pytest.importorskip("transformers")
+    measures = importlib.import_module("geometry_measures")
+    sizes = {"hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 4, "vocab_size": 200}
+    sizes["initializer_range"] = 0.7  # outputs that can be moved by a tenth of a nat
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=32)
+    model = transformers.LlamaForCausalLM(config).eval()
+    trained, held = (torch.randint(0, 180, (n, 16)) for n in (400, 300))
+    text = measures.Text(model, [f"w{i}" for i in range(200)], trained, held)
+    monkeypatch.setattr(measures.Text, "load", lambda: text)
+    monkeypatch.setattr(measures, "plant", partial(measures.plant, steps=2))
+    monkeypatch.setitem(importlib.import_module("stories").OPTIONS, "n_subnetworks", 8)
+    monkeypatch.setitem(importlib.import_module("planting").OPTIONS, "n_subnetworks", 8)
+    return text
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_on_text(run, tiny_text, name):
+    run(name, TEXT[name])
+
+
+def test_on_modular_addition(run, tmp_path, monkeypatch):
+    d, heads, hidden, tokens = 4, 2, 6, 114
+    shapes = {
+        "embed.W_E": (tokens, d),
+        "pos_embed.W_pos": (3, d),
+        "unembed.W_U": (d, tokens),
+        "unembed.b_U": (tokens,),
+        "blocks.0.mlp.W_in": (d, hidden),
+        "blocks.0.mlp.b_in": (hidden,),
+        "blocks.0.mlp.W_out": (hidden, d),
+        "blocks.0.mlp.b_out": (d,),
+        **{f"blocks.0.attn.W_{k}": (heads, d, 2) for k in "QKV"},
+        **{f"blocks.0.attn.b_{k}": (heads, 2) for k in "QKV"},
+        "blocks.0.attn.W_O": (heads, 2, d),
+        "blocks.0.attn.b_O": (d,),
+    }
+    (tmp_path / "rib_modadd").mkdir()
+    weights = {name: torch.randn(shape) for name, shape in shapes.items()}
+    write_tensors(tmp_path / "rib_modadd" / "seed0.safetensors", weights)
+    monkeypatch.setenv("SUBSCAPE_DATA", str(tmp_path))
+    settings = ("logits, published", "hidden layer, whitened")
+    run("modular_addition", {"steps": 2, "settings": settings})
 
 
 def test_the_page_keeps_what_is_not_between_its_marks(run, tmp_path):
@@ -92,13 +139,16 @@ def test_the_page_keeps_what_is_not_between_its_marks(run, tmp_path):
     assert path.read_text() == expected
 
 
-def test_every_experiment_has_its_place_in_the_page():
-    text = (FOLDER.parent / "docs" / "open-questions.md").read_text()
-    for name in TOYS | REAL:
-        mark = name.replace("_", "-")
-        assert f"<!-- {mark} -->" in text
-        assert f"<!-- end of {mark} -->" in text
-        assert f"experiments/{name}.py" in text
+def test_every_table_of_the_page_has_its_command():
+    text = (FOLDER.parent / "docs" / "open-questions.md").read_text(encoding="utf-8")
+    marks = re.findall(r"^<!-- (?!end of )(.+) -->$", text, re.MULTILINE)
+    assert marks
+    for mark in marks:
+        name = mark.replace("-", "_")
+        before, table = text.split(f"<!-- {mark} -->")[0], text.split(f"<!-- {mark} -->\n| ")[1]
+        assert f"<!-- end of {mark} -->" in table
+        assert f"    python experiments/{name}.py --write docs/open-questions.md" in before
+        assert (FOLDER / f"{name}.py").is_file()
 
 
 def test_rows_given_are_the_gradients(run):

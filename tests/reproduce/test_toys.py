@@ -110,3 +110,16 @@ def test_every_oracle_is_against_the_reference_of_the_rows(monkeypatch):
     assert isinstance(seen[0], FixedOutput)
     assert all(one is seen[0] for one in seen)
     assert run["fvu_oracle"] <= run["fvu_oracle_by_input"]
+
+
+def test_circuits_that_were_written_are_compared_with_their_weights_too():
+    what = reproduction("superposed").of_toy({"n_features": 4, "n_hidden": 4, "n_neurons": 2})
+    what = replace(what, training=replace(what.training, steps=300, resample_every=0, l0=1.0))
+    (run,) = reproduce(what, [0], progress=False)["runs"]
+    # Alone, a circuit's gradients are its weights: one verdict.
+    assert run["circuits_mmcs"] == pytest.approx(run["mmcs"], abs=1e-6)
+    assert run["energy"] == pytest.approx(1.0)
+    assert run["truths"] == 4
+    whitened = replace(what, reference="mean", row_weight=0.5, metric="kronecker")
+    (run,) = reproduce(whitened, [0], progress=False)["runs"]
+    assert "circuits_mmcs" not in run

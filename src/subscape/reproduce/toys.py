@@ -180,8 +180,8 @@ def _figures(
     }
     if what.toy == "tmcs":
         figures |= _mixing_figures(toy, decomposition, alive)
-    if toy.circuits is not None:
-        directions = decomposition.directions.flat()
+    if toy.circuits is not None and decomposition.geometry.metric is None:
+        directions = decomposition.decoder.flat()
         figures |= {"circuits_mmcs": recovery(directions, toy.circuits, alive=alive).mmcs}
     if decomposition.geometry.metric is not None:
         figures |= _push_figures(decomposition, truth, alive, toy.represented)

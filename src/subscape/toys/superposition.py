@@ -1,13 +1,14 @@
 """Circuits in superposition, written by hand: T circuits x_t -> ReLU(x_t - 1/S) in a network of width D < T.
 
-One layer of the construction of Bushnaq and Mendel, "Circuits in Superposition" (2024), as changed by Linsefors
-and Bushnaq (2025): every circuit is spread over S of the D neurons, any two circuits share one neuron at most, and
-a threshold takes away what leaks from one circuit into another. Here the sets of neurons are lines of the plane
-over p elements, p prime: D = S p neurons stand in S columns of p, and circuit a p + b has neuron a i + b (mod p)
-of column i. Two lines meet once at most, so with one circuit active all outputs are exact.
+One layer of the construction of Bushnaq and Mendel, "Circuits in Superposition" (2024), as changed by
+Linsefors and Bushnaq (2025): every circuit is spread over S of the D neurons, any two circuits share one
+neuron at most, and a threshold takes away what leaks from one circuit into another. Here the sets of neurons
+are lines of the plane over p elements, p prime: D = S p neurons stand in S columns of p, and circuit a p + b
+has neuron a i + b (mod p) of column i. Two lines meet once at most, so with one circuit active all outputs
+are exact.
 
-The weights are sums of one rank-one term for each circuit, scaled so that these terms are also its gradients when
-it is active alone: `Toy.circuits`. Nothing is trained; a seed draws data only.
+The weights are sums of one rank-one term for each circuit, scaled so that these terms are also its gradients
+when it is active alone: `Toy.circuits`. Nothing is trained; a seed draws data only.
 """
 
 from __future__ import annotations
@@ -29,19 +30,16 @@ class Superposed(nn.Module):
 
     def __init__(self, first: Float[Tensor, "hidden feature"], threshold: float) -> None:
         super().__init__()
-        self.first, self.last = _linear(first), _linear(first.mT)
+        n_hidden, n_features = first.shape
+        self.first = nn.utils.skip_init(nn.Linear, n_features, n_hidden, bias=False)
+        self.last = nn.utils.skip_init(nn.Linear, n_hidden, n_features, bias=False)
         self.threshold = threshold
+        self.first.weight = nn.Parameter(first.clone())
+        self.last.weight = nn.Parameter(first.mT.clone())
 
     def forward(self, x: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         """The outputs."""
         return torch.relu(self.last(torch.relu(self.first(x))) - self.threshold)
-
-
-def _linear(weights: Float[Tensor, "out into"]) -> nn.Linear:
-    # Made on no device, nothing is drawn.
-    layer = nn.Linear(weights.shape[1], weights.shape[0], bias=False, device="meta")
-    layer.weight = nn.Parameter(weights.clone())
-    return layer
 
 
 @Maker

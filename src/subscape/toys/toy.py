@@ -34,8 +34,8 @@ class Toy:
     """Whether negative inputs have no circuit, as where the right output is the positive part."""
 
     circuits: Float[Tensor, "group parameter"] | None = None
-    """What of the weights each circuit is, target tensors flattened in model order, where the target was written
-    and not trained: their sum."""
+    """What of the weights each circuit is, target tensors flattened in model order; None where the target was
+    trained and not written as their sum."""
 
     @property
     def has_two_signs(self) -> bool:
