@@ -26,7 +26,7 @@ from subscape.reproduce.digits import load_digits
 
 def report(name, chain, inputs, config, tolerance=0.02) -> None:
     with torch.no_grad():
-        on = Scored(inputs, chain.outputs(inputs), DISTANCE, batch_size=256)
+        on = Scored(inputs, chain.outputs(inputs), DISTANCE, batch_size=100)
     bases = build_bases(chain, inputs, config)
     for method in ("lib", "pca"):
         graph = build_graph(chain, bases, inputs, method=method)
@@ -41,10 +41,10 @@ def report(name, chain, inputs, config, tolerance=0.02) -> None:
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    sizes = dict(vocab_size=200, n_embd=24, n_layer=2, n_head=3, n_positions=16)
+    sizes = dict(vocab_size=200, n_embd=16, n_layer=2, n_head=2, n_positions=16)
     config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
     model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
-    tokens = torch.randint(0, 200, (200, 12))
+    tokens = torch.randint(0, 200, (100, 12))
     signs = BasisConfig(sign_positions=1, allow_low_rank=True)
     report("untrained GPT-2", decoder_chain(model), tokens, signs)
     model, images = digits_mlp()
@@ -68,7 +68,7 @@ def digits_mlp() -> tuple[torch.nn.Sequential, torch.Tensor]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return model.double().eval(), images[:700].double()
+    return model.double().eval(), images[:400].double()
 
 
 if __name__ == "__main__":
