@@ -24,11 +24,11 @@ from subscape.interaction_basis.randomised import shuffled
 from subscape.reproduce.digits import load_digits
 
 
-def report(name, chain, inputs, config, tolerance=0.02) -> None:
+def report(name, chain, inputs, config, tolerance=0.02, methods=("lib", "pca")) -> None:
     with torch.no_grad():
-        on = Scored(inputs, chain.outputs(inputs), DISTANCE, batch_size=256)
+        on = Scored(inputs, chain.outputs(inputs), DISTANCE, batch_size=100)
     bases = build_bases(chain, inputs, config)
-    for method in ("lib", "pca"):
+    for method in methods:
         graph = build_graph(chain, bases, inputs, method=method)
         needed = all_edges_required(chain, graph, on, tolerance, midpoint="log")
         found = find_modules(graph, [n.threshold for n in needed])
@@ -41,16 +41,16 @@ def report(name, chain, inputs, config, tolerance=0.02) -> None:
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    sizes = dict(vocab_size=200, n_embd=24, n_layer=2, n_head=3, n_positions=16)
+    sizes = dict(vocab_size=200, n_embd=16, n_layer=2, n_head=2, n_positions=16)
     config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
     model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
-    tokens = torch.randint(0, 200, (200, 12))
+    tokens = torch.randint(0, 200, (100, 12))
     signs = BasisConfig(sign_positions=1, allow_low_rank=True)
-    report("untrained GPT-2", decoder_chain(model), tokens, signs)
+    report("untrained GPT-2", decoder_chain(model), tokens, signs, methods=("lib",))
     model, images = digits_mlp()
     raw = BasisConfig(last="raw")
     report("digits MLP", sequential_chain(model), images, raw)
-    for seed in range(3):
+    for seed in range(2):
         report(f"shuffled digits MLP {seed}", sequential_chain(shuffled(model, seed)), images, raw)
 
 
@@ -68,7 +68,7 @@ def digits_mlp() -> tuple[torch.nn.Sequential, torch.Tensor]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return model.double().eval(), images[:700].double()
+    return model.double().eval(), images[:400].double()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from subscape._io import read_json, write_json
 from subscape.interaction_basis import find_modules
-from subscape.interaction_basis.causal import alone, without
+from subscape.interaction_basis.causal import alone, edited, without
 from subscape.interaction_basis.stages import METHODS, load_graphs, thresholds
 from subscape.reproduce.fourier import frequency_shares
 from subscape.reproduce.modular_addition import (
@@ -102,9 +102,9 @@ def effects(chain, graph, found, frequencies, modulus: int) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     rows = []
 
-    def left(run) -> dict[int, float]:
+    def left(edit) -> dict[int, float]:
         with torch.no_grad():
-            power = logit_power(run(inputs), modulus)
+            power = logit_power(edited(chain, LAYER, edit)(inputs), modulus)
         return {k: power[k] / whole[k] for k in keys}
 
     for module, (own, _) in zip(found.modules, frequencies, strict=True):
@@ -118,8 +118,8 @@ def effects(chain, graph, found, frequencies, modulus: int) -> list[dict]:
             [pool[k] for k in torch.randperm(len(pool), generator=generator)[: len(mine)]]
             for _ in range(N_RANDOM)
         ]
-        random = [both(left(without(chain, LAYER, basis, some))) for some in drawn]
-        without_it, alone_it = (left(f(chain, LAYER, basis, mine)) for f in (without, alone))
+        random = [both(left(without(basis, some))) for some in drawn]
+        without_it, alone_it = (left(f(basis, mine)) for f in (without, alone))
         row = {
             "frequency": own,
             "n_directions": len(mine),

@@ -17,7 +17,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("subscape.reproduce.digits.STEPS", 150)
         patch.setattr("subscape.reproduce.digits.HIDDEN", 10)
-        patch.setattr("subscape.cli.basis.digits_task", functools.cache(digits_task))
+        patch.setattr("subscape.cli.basis_file.digits_task", functools.cache(digits_task))
         yield
 
 

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from subscape.interaction_basis import BasisConfig, build_bases, build_graph, chain_from
-from subscape.interaction_basis.cuts import _attention, main_output
+from subscape.interaction_basis.batched import attention
+from subscape.interaction_basis.cuts import main_output
 from subscape.interaction_basis.edges import interactions, interactions_by_vjp
 
 SIZES = dict(vocab_size=23, hidden_size=8, intermediate_size=12, num_hidden_layers=2)
@@ -217,4 +218,4 @@ def test_attention_written_out_is_torchs(options, kind):
         mask = torch.rand(5, 5).tril() + torch.eye(5)
         mask = mask > 0.3 if kind == torch.bool else mask.to(kind)
     wanted = nn.functional.scaled_dot_product_attention(query, key, value, mask, **options)
-    assert torch.allclose(_attention(query, key, value, mask, **options), wanted, atol=1e-12)
+    assert torch.allclose(attention(query, key, value, mask, **options), wanted, atol=1e-12)

@@ -6,8 +6,8 @@ all others take the values that they have for another sample, and the worst of s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.modules import Modules
 from subscape.interaction_basis.score import Scored
 
-N_RANDOM = 20
+N_RANDOM = 10
 """Random sets beside every module."""
 N_DRAWS = 3
 """Of other samples."""
@@ -43,79 +43,84 @@ class Effect:
     random_alone: tuple[float, ...]
 
 
+Edit = Callable[[Tensor], Tensor]
+"""From activations of a node layer to others."""
+
+
 def part(
     basis: LayerBasis, directions: Sequence[int], values: Float[Tensor, "... node"]
 ) -> Float[Tensor, "... node"]:
     """What some directions add to the activations beyond the mean."""
-    some = torch.as_tensor(directions, dtype=torch.long, device=values.device)
-    return basis.encode(values)[..., some] @ basis.back.to(values)[some]
+    some = torch.as_tensor(directions, dtype=torch.long, device=basis.into.device)
+    coordinates = (values - basis.mean.to(values)) @ basis.into[:, some].to(values)
+    return coordinates @ basis.back[some].to(values)
 
 
-def without(chain: Chain, layer: int, basis: LayerBasis, directions: Sequence[int]) -> Section:
-    """The network when these directions of a node layer take their mean."""
-
-    def run(inputs: Tensor) -> Tensor:
-        values = chain.nodes(inputs, layer)[-1]
-        return chain.tail(layer, values - part(basis, directions, values))
-
-    return run
+def without(basis: LayerBasis, directions: Sequence[int]) -> Edit:
+    """Give these directions their mean."""
+    return lambda values: values - part(basis, directions, values)
 
 
-def alone(chain: Chain, layer: int, basis: LayerBasis, directions: Sequence[int]) -> Section:
-    """The network when all but these directions of a node layer take their mean."""
-
-    def run(inputs: Tensor) -> Tensor:
-        values = chain.nodes(inputs, layer)[-1]
-        return chain.tail(layer, basis.mean.to(values) + part(basis, directions, values))
-
-    return run
+def alone(basis: LayerBasis, directions: Sequence[int]) -> Edit:
+    """Give all but these directions their mean."""
+    return lambda values: basis.mean.to(values) + part(basis, directions, values)
 
 
-def among_others(
-    chain: Chain, layer: int, basis: LayerBasis, directions: Sequence[int], seed: int
-) -> Section:
-    """The network when all but these directions of a node layer take the values of another sample."""
+def among_others(basis: LayerBasis, directions: Sequence[int], seed: int) -> Edit:
+    """Give all but these directions the values of another sample of the batch."""
     generator = torch.Generator().manual_seed(seed)
 
-    def run(inputs: Tensor) -> Tensor:
-        values = chain.nodes(inputs, layer)[-1]
+    def edit(values: Tensor) -> Tensor:
         other = values[torch.randperm(len(values), generator=generator)]
-        mine = part(basis, directions, values) - part(basis, directions, other)
-        return chain.tail(layer, other + mine)
+        return other + part(basis, directions, values) - part(basis, directions, other)
 
-    return run
+    return edit
 
 
+def edited(chain: Chain, layer: int, edit: Edit) -> Section:
+    """The network with the activations of a node layer edited."""
+    return lambda inputs: chain.tail(layer, edit(chain.nodes(inputs, layer)[-1]))
+
+
+@torch.no_grad()
 def module_effects(
     chain: Chain, graph: InteractionGraph, modules: Modules, on: Scored, *, seed: int = 0
 ) -> list[Effect]:
     """Take away and keep alone every module at every node layer where it has directions and others have too."""
     generator = torch.Generator().manual_seed(seed)
+    worst = min if on.score.higher_is_better else max
     effects = []
     for layer, basis in enumerate(graph.bases[:-1]):
         pool = sorted(d for m in modules.modules for d in m.directions(layer))
-        for number, module in enumerate(modules.modules):
-            mine = module.directions(layer)
-            if not mine or len(mine) == len(pool):
-                continue
+        mine = [m.directions(layer) for m in modules.modules]
+        present = [n for n, directions in enumerate(mine) if 0 < len(directions) < len(pool)]
+        if not present:
+            continue
+        pieces = [chain.nodes(some, layer)[-1] for some in on.inputs.split(on.batch_size)]
+        here = replace(on, inputs=torch.cat(pieces))
+
+        def score(edit: Edit, layer: int = layer, here: Scored = here) -> float:
+            return here.of(lambda values: chain.tail(layer, edit(values)))
+
+        for number in present:
             drawn = [
-                [pool[k] for k in torch.randperm(len(pool), generator=generator)[: len(mine)]]
+                [
+                    pool[k]
+                    for k in torch.randperm(len(pool), generator=generator)[: len(mine[number])]
+                ]
                 for _ in range(N_RANDOM)
             ]
-            worst = min if on.score.higher_is_better else max
+            draws = [among_others(basis, mine[number], seed + n) for n in range(N_DRAWS)]
             effects.append(
                 Effect(
                     number,
                     layer,
-                    len(mine),
-                    on.of(without(chain, layer, basis, mine)),
-                    on.of(alone(chain, layer, basis, mine)),
-                    worst(
-                        on.of(among_others(chain, layer, basis, mine, seed + draw))
-                        for draw in range(N_DRAWS)
-                    ),
-                    tuple(on.of(without(chain, layer, basis, some)) for some in drawn),
-                    tuple(on.of(alone(chain, layer, basis, some)) for some in drawn),
+                    len(mine[number]),
+                    score(without(basis, mine[number])),
+                    score(alone(basis, mine[number])),
+                    worst(map(score, draws)),
+                    tuple(score(without(basis, some)) for some in drawn),
+                    tuple(score(alone(basis, some)) for some in drawn),
                 )
             )
     return effects

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node, map_arg
 
 from subscape._checks import is_worded, nearest, out_of_memory, problem, require
+from subscape.interaction_basis.batched import BATCHED
 from subscape.interaction_basis.chain import Chain, Section, check_chain, require_agreement
 
 Layout = Literal["channel", "flat"]
@@ -83,54 +84,6 @@ def chain_from(
     with torch.no_grad():
         require_agreement(chain, outputs(model, some), some)
     return chain
-
-
-def _batch_norm(
-    values: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor]:
-    """In eval mode, of one sample or any number."""
-    axes = (-1,) + (1,) * (values.dim() - 2)
-    scale = (variance + eps).rsqrt() if weight is None else weight * (variance + eps).rsqrt()
-    out = (values - mean.view(axes)) * scale.view(axes)
-    return (out if bias is None else out + bias.view(axes),)
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Written out: fused kernels know neither batches of samples nor forward mode."""
-    if enable_gqa:
-        times = query.shape[-3] // key.shape[-3]
-        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
-    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        shut = torch.full_like(scores, -torch.inf)
-        scores = torch.where(mask, scores, shut) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1) @ value
-
-
-BATCHED = {
-    torch.ops.aten.scaled_dot_product_attention.default: _attention,
-    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
-    torch.ops.aten._native_batch_norm_legit_no_training.default: _batch_norm,
-}
-"""Operations in place of those that vmap takes one sample at a time, or not at all."""
 
 
 class _Marked(nn.Module):
