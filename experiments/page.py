@@ -39,8 +39,14 @@ def slug(name: str) -> str:
 def table(records: Sequence[Record], columns: Columns) -> str:
     """Records as a table of Markdown."""
     lines = [list(columns), ["---"] * len(columns)]
-    lines += [[form.format(**record) for form in columns.values()] for record in records]
+    cells = ([form.format(**record) for form in columns.values()] for record in records)
+    lines += [["" if cell == "nan" else cell for cell in line] for line in cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def known(record: Record) -> Record:
+    """Without what was not measured, which JSON has no number for."""
+    return {key: value for key, value in record.items() if value == value}
 
 
 def write_into(page: Path, name: str, text: str) -> None:
@@ -88,7 +94,7 @@ def main(
     torch.set_num_threads(1)
     budgets = {k: literal_eval(v) for k, v in (each.split("=", 1) for each in arguments.set)}
     records = measure(arguments.out, **budgets)
-    write_json(arguments.out / f"{name}.json", records)
+    write_json(arguments.out / f"{name}.json", [known(record) for record in records])
     picture(arguments.out / f"{name}.png", records)
     text = table(records, columns)
     print(text)

@@ -139,6 +139,15 @@ def test_the_page_keeps_what_is_not_between_its_marks(run, tmp_path):
     assert path.read_text() == expected
 
 
+def test_what_was_not_measured_is_not_in_the_json(run):
+    page = importlib.import_module("page")
+    assert page.known({"a": 1.0, "b": float("nan"), "c": "x", "d": [2]}) == {
+        "a": 1.0,
+        "c": "x",
+        "d": [2],
+    }
+
+
 def test_every_table_of_the_page_has_its_command():
     text = (FOLDER.parent / "docs" / "open-questions.md").read_text(encoding="utf-8")
     marks = re.findall(r"^<!-- (?!end of )(.+) -->$", text, re.MULTILINE)

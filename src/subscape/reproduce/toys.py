@@ -8,7 +8,6 @@ toys are trained several times and the best is kept, see `subscape.toys`).
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -66,9 +65,8 @@ def reproduce(
     Gives `{"name", "settings", "runs": [one per seed], "summary"}`, ready for JSON.
     """
     # What does not fit the toy is found before it is trained.
-    make, short = TOYS[what.toy], {"training": ToyTraining(1, n_candidates=1)}
-    trained = "training" in inspect.signature(make).parameters
-    toy = make(seeds[:1], **(dict(what.toy_settings) | (short if trained else {})))[0]
+    settings = dict(what.toy_settings) | {"training": ToyTraining(1, n_candidates=1)}
+    toy = TOYS[what.toy](seeds[:1], **settings)[0]
     training = what.training.of_rows("sample")
     assert training.rank is not None
     make_layout(Target(toy.model).shapes, training.rank, training.form)

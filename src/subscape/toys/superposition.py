@@ -22,7 +22,7 @@ from subscape._checks import require
 from subscape._shapes import Bool, Float
 from subscape.toys.inputs import SparseInputs
 from subscape.toys.toy import Toy
-from subscape.toys.training import N_EVALUATION, Maker
+from subscape.toys.training import N_EVALUATION, Maker, ToyTraining
 
 
 class Superposed(nn.Module):
@@ -50,6 +50,7 @@ def superposed(
     n_neurons: int = 3,
     *,
     probability: float = 0.05,
+    training: ToyTraining | None = None,
 ) -> list[Toy]:
     """Write the network, one and the same for all seeds.
 
@@ -59,6 +60,7 @@ def superposed(
         n_hidden: width D, `n_neurons` times a prime p; T is p² at most.
         n_neurons: neurons of a circuit, S.
         probability: probability that a circuit is active; T times it are at once.
+        training: taken as by the other toys; nothing is trained.
     """
     members = lines(n_features, n_hidden, n_neurons)
     first = members.float() * n_neurons**-0.5
