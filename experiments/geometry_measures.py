@@ -26,12 +26,13 @@ from subscape.scorecard.pushes import Scene
 from subscape.scorecard.stability import figures as counterparts
 from subscape.subnetworks.editing import edited_copy
 
+ATTENTION, MLP = "model.layers.2.self_attn.*", "model.layers.3.mlp.*"
+"""Where subnetworks are measured, and where rules are planted."""
 BLOCKS = {
-    "attention": "model.layers.2.self_attn.*",
+    "attention": ATTENTION,
     "mlp": "model.layers.2.mlp.*",
     "every-attention": "model.layers.*.self_attn.*",
 }
-PLANTED_IN = "model.layers.3.mlp.*"
 LENGTH = 16
 N_AGREE = 20_000
 """Rows among which the top positions are looked for."""
@@ -195,7 +196,7 @@ def plants_of(folder: Path, text: Text, number: int) -> Planted:
     """One set of plants, the same for every setting."""
     file = folder / f"plants-{number}.safetensors"
     if not file.exists():
-        made = plant(text.model, text.trained, PLANTED_IN, seed=number)
+        made = plant(text.model, text.trained, MLP, seed=number)
         changes = {f"changes.{name}": change for name, change in made.changes.items()}
         rest = {
             name: getattr(made, name) for name in ("triggers", "targets", "probability", "before")
@@ -203,7 +204,7 @@ def plants_of(folder: Path, text: Text, number: int) -> Planted:
         write_tensors(file, changes | rest | {"kl": torch.tensor(made.kl)})
     kept = read_tensors(file)
     # In model order, in which directions are flattened; a file has its own.
-    names = Target(text.model, PLANTED_IN).names
+    names = Target(text.model, MLP).names
     changes = {name: kept.pop(f"changes.{name}") for name in names}
     model = edited_copy(text.model, {name: change.sum(0) for name, change in changes.items()})
     return Planted(model=model, changes=changes, kl=float(kept.pop("kl")), **kept)
@@ -236,7 +237,7 @@ def recovered(
 ) -> dict[str, Any]:
     """How well a model's subnetworks are the plants, and tell their rows."""
     trained, held = rows
-    options = options | {"parameters": PLANTED_IN}
+    options = options | {"parameters": MLP}
     result, seconds = decomposed(folder, model, trained.ids, held.ids, seed, options)
     cosines = absolute_cosines(planted.directions(), result.directions.flat()).amax(1)
     picked = torch.arange(min(len(held.ids), 4 * N_WINDOWS))
