@@ -3,6 +3,7 @@
 A case is a line; below it, pieces of what is said. `@decompose` and the like stand for what is right about it.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -436,6 +437,19 @@ def test_an_interrupt_says_whether_the_command_goes_on(monkeypatch, capsys, comm
     assert ("goes on" in capsys.readouterr().err) == resumed
 
 
+def test_an_interrupt_that_a_package_swallows_while_it_loads_is_raised(monkeypatch, capsys):
+    def load(name):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        return name
+
+    monkeypatch.setattr(main_module, "import_module", load)
+    assert call("decompose") == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize(
     "seconds",
     [
@@ -455,7 +469,10 @@ def test_an_interrupt_while_torch_is_loaded(folder, seconds):
         assert process.stdout.readline() == "1\n"
         time.sleep(seconds)
         os.kill(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert said.strip().splitlines()[-1].startswith("subscape: interrupted")
