@@ -79,6 +79,7 @@ def test_data_that_the_folder_names_are_not_imported(foreign, capsys, arguments,
     assert not (foreign.parent / "ran").exists()
 
 
+@pytest.mark.filterwarnings("ignore:the report's sliders are left out")  # as it says
 @pytest.mark.parametrize("arguments", [["top", "net"], ["report", "net"]], ids=lambda a: a[0])
 def test_commands_that_need_no_model_go_on(foreign, capsys, arguments):
     name(foreign, model="net.evil:model")
