@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from types import FrameType
 
 from subscape._checks import nearest, out_of_memory, problem, require
 from subscape._version import __version__
@@ -98,34 +94,11 @@ def _run(command: str = "--help", *arguments: str) -> object:
     known = f"one of the commands {', '.join(COMMANDS)}"
     repair = nearest(command, COMMANDS) or "See subscape --help."
     require(command in COMMANDS, "command", known, repr(command), repair)
-    with _interrupts_kept():
-        module = import_module(f"subscape.cli.{command}")
+    module = import_module(f"subscape.cli.{command}")
     if command == "decompose":
         return module.run(module.parsed(arguments))
     parsed = import_module("subscape.cli.flags").parsed
     return module.run(parsed(getattr(module, f"{command.title()}Run"), command, arguments))
-
-
-@contextmanager
-def _interrupts_kept() -> Generator[None, None, None]:
-    """Raise an interrupt at the end: while a package loads it may end in a callback, where Python ignores it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def keep(number: int, _: FrameType | None) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = signal.signal(signal.SIGINT, keep)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
 
 
 def _help() -> str:
