@@ -50,16 +50,16 @@ def watch(folder: Path, last: int | None, full: int | None) -> list[str]:
     return seen
 
 
-def child(request: dict, out: int) -> None:
-    """Run the commands; writes how many file events there were."""
+def child(request: dict, out: int, told: int) -> None:
+    """Run the commands, which say what they say to `told`; writes how many file events there were."""
     from subscape.cli.main import main
 
     folder = Path(request["folder"])
     os.chdir(folder)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 2)
+    # No file, which might not be allowed to grow.
+    os.dup2(told, 2)
     seen = watch(folder / "out", request.get("event"), request.get("full"))
     if request.get("limit"):
         import resource
@@ -95,17 +95,20 @@ def serve() -> None:
         if json.loads(line).get("warm"):
             print(json.dumps({"status": warm(json.loads(line)), "events": 0}), flush=True)
             continue
-        inlet, outlet = os.pipe()
+        (inlet, outlet), (heard, told) = os.pipe(), os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                child(json.loads(line), outlet)
+                child(json.loads(line), outlet, told)
             finally:
                 os._exit(99)
         os.close(outlet)
+        os.close(told)
         _, status = os.waitpid(pid, 0)
         said = os.read(inlet, 100)
         os.close(inlet)
+        Path(json.loads(line)["folder"], "said.txt").write_bytes(os.read(heard, 2**16))
+        os.close(heard)
         answer = {"status": os.waitstatus_to_exitcode(status), "events": int(said or 0)}
         print(json.dumps(answer), flush=True)
 
