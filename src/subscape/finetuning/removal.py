@@ -73,6 +73,8 @@ def remove(
 ) -> Removal:
     """Move a model along one subnetwork until little is left of a behaviour; by forward passes only.
 
+    Example::
+
         removal = subscape.remove(found, model, 17, triggered, probability, others=texts, most=0.01)
         with found.edit(model, removal.deltas):
             model(inputs)

@@ -27,6 +27,8 @@ BATCH = 32
 def paired(target: Target, a: Any, b: Any) -> tuple[Samples, Pairs]:
     """Both sets as one, and for every sample the model's output for its partner.
 
+    Example::
+
         samples, pairs = paired(target, sentences_with_he, the_same_with_she)
         subscape.decompose(target, samples, reference=pairs, rows="token", divergence="kl")
 
