@@ -50,8 +50,8 @@ __all__ = [
     "measure",
     "prepare",
     "register_rule",
-    "score",
     "remove",
+    "score",
     "text_windows",
     "write_report",
 ]
