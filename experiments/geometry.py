@@ -33,6 +33,8 @@ from typing import Any
 
 import torch
 from geometry_measures import BLOCKS, Text, block, plants
+from tables import table as markdown
+from tables import write_into
 
 from subscape._io import read_json, write_json, write_text
 
@@ -178,8 +180,7 @@ def table(results: Mapping[str, list[dict]]) -> str:
             *(_shown(columns[c], form) for c, (_, form) in COLUMNS.items()),
             f"{mean(ranks[name]):.1f}" if ranks[name] else "",
         ])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(lines[0], lines[1:])
 
 
 def other_blocks(results: Mapping[str, list[dict]]) -> str:
@@ -195,8 +196,7 @@ def other_blocks(results: Mapping[str, list[dict]]) -> str:
                 continue
             cells = [_shown([r[key] for r in some], form) for key, form in shown.values()]
             lines.append([setting_, f"`{BLOCKS[name]}`", str(len(some)), *cells])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(lines[0], lines[1:])
 
 
 def _shown(values: list, form: str) -> str:
@@ -207,13 +207,6 @@ def _shown(values: list, form: str) -> str:
         return f"{ratio:.1f}; {area:.2f}; {share:.0%}"
     lowest = f" ({form.format(min(values))})" if len(values) > 1 else ""
     return form.format(mean(values)) + lowest
-
-
-def write_into(page: Path, name: str, text: str) -> None:
-    """Put a table between the page's two marks."""
-    before, rest = page.read_text(encoding="utf-8").split(f"<!-- {name} -->\n", 1)
-    after = rest.split(f"<!-- end of {name} -->", 1)[1]
-    write_text(page, f"{before}<!-- {name} -->\n{text}\n<!-- end of {name} -->{after}")
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import tables
 import torch
 
-from subscape._io import read_json, save_figure, write_json, write_text
+from subscape._io import read_json, save_figure, write_json
 from subscape.report.plotting import new_figure
 
 Record = dict[str, Any]
@@ -38,22 +39,15 @@ def slug(name: str) -> str:
 
 def table(records: Sequence[Record], columns: Columns) -> str:
     """Records as a table of Markdown."""
-    lines = [list(columns), ["---"] * len(columns)]
     cells = ([form.format(**record) for form in columns.values()] for record in records)
-    lines += [["" if cell == "nan" else cell for cell in line] for line in cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return tables.table(
+        list(columns), [["" if cell == "nan" else cell for cell in line] for line in cells]
+    )
 
 
 def known(record: Record) -> Record:
     """Without what was not measured, which JSON has no number for."""
     return {key: value for key, value in record.items() if value == value}
-
-
-def write_into(page: Path, name: str, text: str) -> None:
-    """Put a text between the page's two marks of that name."""
-    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    before, rest = page.read_text(encoding="utf-8").split(first, 1)
-    write_text(page, f"{before}{first}{text}\n{last}{rest.split(last, 1)[1]}")
 
 
 def draw(
@@ -99,4 +93,4 @@ def main(
     text = table(records, columns)
     print(text)
     if arguments.write:
-        write_into(arguments.write, name, text)
+        tables.write_into(arguments.write, name, text)

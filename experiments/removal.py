@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from geometry_measures import Text, decomposed
 from removal_methods import METHODS, MLP, SHORT, Case, figures_of
-from tables import table, write_between
+from tables import table, write_into
 
 from subscape import Target
 from subscape._io import read_json, read_tensors, write_json, write_tensors
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = report(asked.out, cells, number_of)
     print(shown)
     if asked.write:
-        write_between(asked.write, shown)
+        write_into(asked.write, "table", shown)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ docs/images/scorecard.png, and puts all tables between the page's marks. Seconds
 import argparse
 from pathlib import Path
 
-from subscape._io import save_figure, write_text
+from tables import write_into
+
+from subscape._io import save_figure
 from subscape.report.plotting import INK, new_figure
 from subscape.scorecard import Scorecard
 from subscape.scorecard.record import FOLDER, Section, head, shown
@@ -99,12 +101,7 @@ def main() -> None:
     if arguments.write is None:
         print(tables(cards))
         return
-    before, rest = arguments.write.read_text(encoding="utf-8").split("<!-- tables -->\n", 1)
-    after = rest.split("<!-- end of tables -->", 1)[1]
-    write_text(
-        arguments.write,
-        f"{before}<!-- tables -->\n{tables(cards)}<!-- end of tables -->{after}",
-    )
+    write_into(arguments.write, "tables", tables(cards))
 
 
 if __name__ == "__main__":

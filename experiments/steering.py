@@ -41,7 +41,7 @@ from steering_methods import (
     curve,
     moves,
 )
-from tables import table, write_between
+from tables import table, write_into
 from torch import Tensor
 
 from subscape import Decomposition, Target
@@ -313,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown += by_method(curves, first, trained) + "\n\n" + against(curves, first)
     print(shown)
     if asked.write:
-        write_between(asked.write, shown)
+        write_into(asked.write, "table", shown)
     if asked.picture:
         picture(curves, first, asked.picture)
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from subscape._io import write_text
 
-START, END = "<!-- table -->\n", "<!-- end of table -->"
-
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table with a line of titles."""
@@ -14,7 +12,8 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def write_between(page: Path, text: str) -> None:
-    """Put a text between the two marks of a page."""
-    before, rest = page.read_text(encoding="utf-8").split(START, 1)
-    write_text(page, f"{before}{START}{text}\n{END}{rest.split(END, 1)[1]}")
+def write_into(page: Path, name: str, text: str) -> None:
+    """Put a text between the page's two marks of that name."""
+    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, rest = page.read_text(encoding="utf-8").split(first, 1)
+    write_text(page, f"{before}{first}{text}\n{last}{rest.split(last, 1)[1]}")

@@ -129,7 +129,7 @@ def test_the_page_keeps_what_is_not_between_its_marks(run, tmp_path):
     path.write_text(
         "before\n<!-- a -->\nold\n<!-- end of a -->\nafter\n<!-- b -->\n<!-- end of b -->\n"
     )
-    page.write_into(
+    importlib.import_module("tables").write_into(
         path, "a", page.table([{"n": 2, "f": 0.25}], {"number": "{n}", "share": "{f:.0%}"})
     )
     table = "| number | share |\n| --- | --- |\n| 2 | 25% |"
