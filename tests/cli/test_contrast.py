@@ -78,8 +78,10 @@ def test_two_sets_as_partners(folder, command):
 
 
 def test_what_is_no_pair_is_refused(folder, refused):
-    Path("no.jsonl").write_text('{"a": "once"}\n')
     options = ["--parameters", "model.layers.0.mlp", "--out", "new"]
+    error = refused("decompose", "llama", "--data", "none.jsonl", *options)
+    assert "data: expected a file that exists; got 'none.jsonl'. Check the path." in error
+    Path("no.jsonl").write_text('{"a": "once"}\n')
     error = refused("decompose", "llama", "--data", "no.jsonl", *options)
     assert 'no.jsonl line 1: expected {"a": text, "b": text}' in error
     pairs("short.jsonl", ("once upon a time", "a cat"))

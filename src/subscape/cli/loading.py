@@ -127,8 +127,7 @@ def load_data(name: str, model: str, window: int) -> Samples:
     if is_code(name):
         return as_samples(called(name, "data"))
     path = Path(name)
-    if not path.is_file():
-        raise ValueError(problem("data", "a file that exists", repr(name), "Check the path."))
+    _check_there(path)
     match path.suffix:
         case ".txt":
             return text_windows(path, load_tokenizer(model), length=window)
@@ -149,6 +148,10 @@ def load_data(name: str, model: str, window: int) -> Samples:
             )
 
 
+def _check_there(path: Path) -> None:
+    require(path.is_file(), "data", "a file that exists", repr(str(path)), "Check the path.")
+
+
 def is_pairs(name: str) -> bool:
     """Whether data are pairs of texts."""
     return Path(name).suffix == ".jsonl" and not is_code(name)
@@ -162,6 +165,7 @@ def load_pairs(path: Path, model: str, window: int) -> tuple[Samples, Samples]:
     Raises:
         ValueError: if a line is none, or a text is shorter.
     """
+    _check_there(path)
     tokenizer = load_tokenizer(model)
     sides: dict[str, list[list[int]]] = {"a": [], "b": []}
     for number, line in enumerate(read_text(path).splitlines(), 1):
