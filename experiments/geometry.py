@@ -65,6 +65,7 @@ SETTINGS = {
     "half-kronecker": setting(row_weight=0.5, **WHITE),
     "half-kronecker-few": setting(row_weight=0.5, l0=5.0, rank=0.25, **WHITE),
     "three-quarters-kronecker-few": setting(row_weight=0.75, l0=5.0, rank=0.25, **WHITE),
+    "unit-kronecker-few": setting(row_weight="unit", l0=5.0, rank=0.25, **WHITE),
     "output-kronecker-p.25": setting(row_weight="output", metric_power=0.25, **WHITE),
     "norm-kronecker-p.25": setting(metric_power=0.25, **WHITE),
     "output-kronecker-d.1": setting(row_weight="output", metric_damping=0.1, **WHITE),

@@ -59,6 +59,6 @@ def test_what_decompose_takes_by_itself_is_marked(data_dir, capsys):
     pytest.importorskip("transformers")
     assert main(["inspect", str(data_dir / "stories260k"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [line["name"] for line in found if line["picked"]] == ["model.layers.2.self_attn"]
+    assert [line["name"] for line in found if line["picked"]] == ["model.layers.2.mlp"]
     embedding = next(line for line in found if line["name"] == "lm_head")
     assert embedding["parameters"] == 512 * 64

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from subscape._io import write_text
-from subscape.cli.decompose import is_classifier, middle_attention
+from subscape.cli.decompose import is_classifier, middle_mlp
 from subscape.cli.main import main
 from subscape.cli.toml import read
 from subscape.subnetworks.decomposition import Decomposition
@@ -242,7 +242,7 @@ def test_a_language_model_gets_the_settings_of_one(folder, capsys):
     assert main([*arguments, "one"]) == 0
     text = capsys.readouterr().out
     picks = {"rows": "token", "divergence": "kl", "reference": "mean", "row_weight": 0.5}
-    picks |= {"metric": "kronecker", "parameters": ["model.layers.0.self_attn"]}
+    picks |= {"metric": "kronecker", "parameters": ["model.layers.0.mlp"]}
     for name in ("rows", "divergence", "reference", "metric"):
         assert f"  {name:<11} {picks[name]} " in text
     table = tomllib.loads((folder / "one" / "run.toml").read_text())
@@ -274,9 +274,10 @@ def test_a_classifier_gets_kl(tmp_path):
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ("LlamaConfig", "model.layers.1.self_attn"),
-        ("GPT2Config", "transformer.h.1.attn"),
-        ("GPTNeoXConfig", "gpt_neox.layers.1.attention"),
+        ("LlamaConfig", "model.layers.1.mlp"),
+        ("GPT2Config", "transformer.h.1.mlp"),
+        ("GPTNeoXConfig", "gpt_neox.layers.1.mlp"),
+        ("OPTConfig", "model.decoder.layers.1.fc1 model.decoder.layers.1.fc2"),
     ],
 )
 def test_the_middle_block_is_found_in_any_decoder(config, expected):
@@ -292,5 +293,5 @@ def test_the_middle_block_is_found_in_any_decoder(config, expected):
         n_head=2,
     )
     model = transformers.AutoModelForCausalLM.from_config(made)
-    assert middle_attention(model) == (expected,)
-    assert middle_attention(torch.nn.Linear(2, 2)) is None
+    assert middle_mlp(model) == tuple(expected.split())
+    assert middle_mlp(torch.nn.Linear(2, 2)) is None

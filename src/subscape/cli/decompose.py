@@ -77,7 +77,7 @@ class DecomposeRun:
     """Data not trained on, to report FVU by; without it a tenth of the data is set aside."""
     parameters: tuple[str, ...] = ()
     """Globs over parameter names, or module names; '!glob' takes away. By default all; of a causal language
-    model the attention of the middle block."""
+    model the MLP of the middle block."""
     window: int = 16
     """Tokens in a window of text."""
     rows: RowKind | None = None
@@ -255,7 +255,7 @@ def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     picks: dict[str, Any] = {
         "rows": "token" if causal else "sample",
         "divergence": "kl" if kl else "mse",
-        "parameters": (middle_attention(model) if causal else None) or ("*",),
+        "parameters": (middle_mlp(model) if causal else None) or ("*",),
     }
     picks |= RECIPES[settings.recipe]
     if is_contrastive(settings):
@@ -273,20 +273,24 @@ def is_classifier(model: nn.Module, data: str) -> bool:
     return labels is not None and labels.dim() == 1 and not labels.is_floating_point()
 
 
-def middle_attention(model: nn.Module) -> tuple[str, ...] | None:
-    """The attention of the block in the middle of the longest list of blocks; None where there is none."""
+def middle_mlp(model: nn.Module) -> tuple[str, ...] | None:
+    """The MLP of the block in the middle of the longest list of blocks; None where there is none.
+
+    That is what holds matrices in the block and is not its attention. Of the parts of a block its subnetworks mean
+    most (docs/geometry.md).
+    """
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     name, blocks = max(lists, key=lambda item: len(item[1]), default=("", None))
     if blocks is None:
         return None
     middle = len(blocks) // 2
-    # A norm or a dropout may be named after the attention that it stands beside.
+    # A norm may hold nothing but vectors, and may be named after the attention that it stands beside.
     children = [
-        child
+        f"{name}.{middle}.{child}"
         for child, module in blocks[middle].named_children()
-        if "att" in child.lower() and "norm" not in child.lower() and list(module.parameters())
+        if "att" not in child.lower() and any(p.dim() > 1 for p in module.parameters())
     ]
-    return (f"{name}.{middle}.{children[0]}",) if children else None
+    return tuple(children) or None
 
 
 def picked(prepared: Prepared) -> str:

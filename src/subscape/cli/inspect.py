@@ -10,7 +10,7 @@ import tyro
 from torch import nn
 
 from subscape._checks import require
-from subscape.cli.decompose import middle_attention
+from subscape.cli.decompose import middle_mlp
 from subscape.cli.loading import load_model
 from subscape.cli.next_step import then
 from subscape.lowrank.layout import RankChoice, make_layout
@@ -91,7 +91,7 @@ def run(settings: InspectRun) -> list[Line]:
 
 def inspected(model: nn.Module, depth: int, rank: RankChoice, n_subnetworks: int) -> list[Line]:
     """A line for every module that holds parameters, to a depth."""
-    picked = middle_attention(model) or ()
+    picked = middle_mlp(model) or ()
     lines = []
     for name, module in model.named_modules():
         held = dict(module.named_parameters())
