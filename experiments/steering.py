@@ -2,7 +2,7 @@
 
     SUBSCAPE_DATA=… python experiments/steering.py RUN --out runs/steering --write docs/steering.md
 
-RUN is a decomposition of the attention of layer 2 of `stories260k`. A behaviour is asked for by rule: where the
+RUN is a decomposition of a block of `stories260k`. A behaviour is asked for by rule: where the
 text goes on with "she", make "he" likelier; make "happy" less likely where it comes next. Every method gets the
 same few windows in which this is so, those with a penalty plain text besides (`steering_methods.py`). It gives a
 line along which the model is moved; on other text the move is made longer until the log-probability of the targets

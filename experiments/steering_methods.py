@@ -17,12 +17,13 @@ from subscape.lowrank import Stack
 from subscape.lowrank.combination import Combination
 from subscape.measures import random_like
 
-BLOCK, ATTENTION = "model.layers.2", "model.layers.2.self_attn"
 AIM = 0.5
 """Nats by which the log-probability of the targets is to change at the rows meant."""
 SHORT, STEPS, BATCH = 5.0, 60, 24
 """Weight of what is missing from the aim beside the KL elsewhere; steps of Adam; windows of each kind in one."""
 N_FEW = 10
+N_CURVED, DAMPING = 64, 0.1
+"""Windows of plain text for the curvature of the damage; share of its mean that is added to it."""
 LOW, HIGH, TOO_MUCH = -8, 14, 3.0
 """Moves tried, as powers of √2 times the one that a straight line says; the KL at which to stop."""
 
@@ -69,7 +70,9 @@ METHODS = {
     "ten": Method("10 subnetworks", N_FEW),
     "ten-kept": Method("10 subnetworks, KL penalty", N_FEW),
     "all-kept": Method("100 subnetworks, KL penalty", 100),
-    "vector": Method("steering vector, attention's output", 0),
+    "ten-newton": Method("10 subnetworks, one Newton step", N_FEW),
+    "all-newton": Method("100 subnetworks, one Newton step", 100),
+    "vector": Method("steering vector, the block's output", 0),
     "vector-residual": Method("steering vector, residual stream", 0),
     "lora": Method("LoRA of the same ranks", None),
     "lora-kept": Method("LoRA, KL penalty", None),
@@ -152,6 +155,8 @@ def moves(task: Task, names: Sequence[str]) -> dict[str, Moved]:
     # The damage of a unit direction to second order: ṽ has length 1 in the metric.
     lengths = metric.to_push(found.decoder).norms().square().sum(-1).sqrt()
     best = (along * lengths).abs().argsort(descending=True)[:N_FEW]
+    place = _block_of(found)
+    layer = place.rpartition(".")[0]
     makers: dict[str, Callable[[], Moved]] = {
         "one": lambda: _line(task, _most_selective(task, directions, along, best)),
         "ten": lambda: _learned(task, _coefficients(directions, best), kept=False),
@@ -159,8 +164,10 @@ def moves(task: Task, names: Sequence[str]) -> dict[str, Moved]:
         "all-kept": lambda: _learned(
             task, _coefficients(directions, torch.arange(len(found))), kept=True
         ),
-        "vector": lambda: partial(_with_vector, task, ATTENTION, _difference(task, ATTENTION)),
-        "vector-residual": lambda: partial(_with_vector, task, BLOCK, _difference(task, BLOCK)),
+        "ten-newton": lambda: _line(task, _newton(task, directions, along, N_FEW)),
+        "all-newton": lambda: _line(task, _newton(task, directions, along, len(found))),
+        "vector": lambda: partial(_with_vector, task, place, _difference(task, place)),
+        "vector-residual": lambda: partial(_with_vector, task, layer, _difference(task, layer)),
         "lora": lambda: _learned(task, _lora(task), kept=False),
         "lora-kept": lambda: _learned(task, _lora(task), kept=True),
         "gradient": lambda: _line(task, cut_to_ranks(slope, found.layout)),
@@ -206,6 +213,59 @@ def _most_selective(task: Task, directions: Stack, along: Tensor, some: Tensor) 
         if not best or float(effect / damage.sqrt()) > most:
             best, most = push, float(effect / damage.sqrt())
     return best
+
+
+def _block_of(found: Decomposition) -> str:
+    """The module that holds all tensors."""
+    modules = [tensor.name.split(".")[:-1] for tensor in found.layout.tensors]
+    same = [level[0] for level in zip(*modules, strict=False) if len(set(level)) == 1]
+    return ".".join(same)
+
+
+def _newton(task: Task, directions: Stack, along: Tensor, n: int) -> Named:
+    """The combination of n directions that moves the examples most for the damage to second order.
+
+    That of all is (H + λ)⁻¹ a with H the Gauss-Newton matrix of the KL on plain text; fewer are taken one by one,
+    each as the one that adds most.
+    """
+    curvature = _curvature(task, directions)
+    damped = curvature + DAMPING * curvature.diagonal().mean() * torch.eye(len(curvature))
+    taken = list(range(len(along)))
+    if n < len(along):
+        taken = []
+        for _ in range(n):
+            left = [k for k in range(len(along)) if k not in taken]
+            gains = [_gain(damped, along, [*taken, k]) for k in left]
+            taken.append(left[int(torch.tensor(gains).argmax())])
+    index = torch.tensor(taken)
+    values = torch.linalg.solve(damped[index][:, index], along[index])
+    return Combination(Stack(directions.layout, directions.weights[index].detach()))(values)
+
+
+def _gain(damped: Tensor, along: Tensor, taken: list[int]) -> float:
+    some = along[taken]
+    return float(some @ torch.linalg.solve(damped[taken][:, taken], some))
+
+
+@torch.no_grad()
+def _curvature(task: Task, directions: Stack) -> Tensor:
+    """Second derivatives of the mean KL on plain text by the sizes of the directions."""
+    ids = task.others.ids[:N_CURVED]
+    own = task.target.parameters
+    effects = []
+    for k in range(directions.weights.shape[0]):
+        push = _row(directions, k)
+        step = 1e-2 / float(torch.stack([d.square().sum() for d in push.values()]).sum().sqrt())
+        plus, minus = (
+            task.target.outputs(ids, {n: own[n] + sign * step * d for n, d in push.items()})
+            for sign in (1, -1)
+        )
+        effects.append(((plus - minus) / (2 * step)).flatten(0, 1))
+    chances = task.others.own[:N_CURVED].flatten(0, 1).softmax(-1)
+    moved = torch.stack(effects)
+    moved = (moved - (chances * moved).sum(-1, keepdim=True)) * chances.sqrt()
+    flat = moved.flatten(1).double()
+    return ((flat @ flat.T) / chances.shape[0]).float()
 
 
 def _line(task: Task, direction: Named) -> Moved:

@@ -35,6 +35,13 @@ TEXT = {
     "radius": {"stories_steps": 2, "n_samples": 4, "names": ("stories260k",)},
     "references": {"seeds": 1, "steps": 2, "plant_steps": 2, "references": (SAMPLED,)},
     "selectivity": {"steps": 2, "aims": (1e-6,)},
+    "transfer": {
+        "steps": 2,
+        "n_subnetworks": 6,
+        "language_steps": 2,
+        "plant_steps": 2,
+        "digit_steps": 2,
+    },
 }
 
 
