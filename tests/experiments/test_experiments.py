@@ -29,6 +29,7 @@ TOYS = {
 }
 TEXT = {
     "adversarial": {"stories_steps": 2, "n_rows": 1, "steps": 2, "names": ("stories260k",)},
+    "checkpoints": {"steps": 2, "refit_steps": 2, "n_subnetworks": 6, "checkpoints": (0, 1)},
     "completeness": {"numbers": (), "stories": (6,), "stories_steps": 2, "seeds": 1},
     "contrastive": {"sets": 1, "steps": 3},
     "curvature": {"stories_steps": 2, "n_rows": 4, "names": ("stories260k",)},
