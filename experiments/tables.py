@@ -1,19 +1,13 @@
 """Tables in Markdown, and pages that they are put into."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from subscape._io import write_text
+from subscape._markdown import put_into, table
 
-
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table with a line of titles."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+__all__ = ["table", "write_into"]
 
 
 def write_into(page: Path, name: str, text: str) -> None:
     """Put a text between the page's two marks of that name."""
-    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    before, rest = page.read_text(encoding="utf-8").split(first, 1)
-    write_text(page, f"{before}{first}{text}\n{last}{rest.split(last, 1)[1]}")
+    write_text(page, put_into(page.read_text(encoding="utf-8"), name, text))

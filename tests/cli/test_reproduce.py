@@ -6,8 +6,12 @@ import pytest
 from subscape._io import write_text
 from subscape.cli import toml
 from subscape.cli.basis import BasisFile
+from subscape.cli.flags import parsed
 from subscape.cli.main import main
+from subscape.cli.reproduce import ReproduceRun, _with_flags
 from subscape.reproduce.basis import CONFIG
+from subscape.reproduce.every import TABLES, Line, Table
+from subscape.reproduce.recipes import reproduction
 from subscape.toys import TOYS, ToyTraining, tms
 
 
@@ -159,3 +163,53 @@ def test_reproduction_of_modular_addition(data_dir, tmp_path, capsys):
         for method, published in run_of_seed["published"].items():
             for n, wanted in zip(run_of_seed["edges_required"][method], published, strict=True):
                 assert abs(n - wanted) <= max(3, 0.03 * wanted)
+
+
+MARKS = "<!-- few -->\nold\n<!-- end of few -->\n"
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """Two lines of one command in the place of all tables, and a page for them."""
+    command = "tms --seeds 3 --n-samples 300 --steps 9"
+    lines = (Line("one", command), Line("again", command))
+    tables = {"few": Table(lines, ("FVU", "success", "matched", "MMCS"))}
+    monkeypatch.setattr("subscape.cli.reproduce_all.TABLES", tables)
+    write_text(tmp_path / "page.md", f"before\n{MARKS}after\n")
+    return tmp_path
+
+
+def test_all_tables_are_written_and_what_is_there_is_not_run_again(few, capsys, monkeypatch):
+    arguments = f"reproduce all --seeds 1 --steps 7 --jobs 1 --out {few / 'all'}".split()
+    assert run(*arguments, "--write", few / "page.md") == 0
+    (file,) = (few / "all").glob("tms-*.json")
+    kept = json.loads(file.read_text())
+    assert kept["settings"]["training"]["steps"] == 7
+    assert len(kept["runs"]) == 1
+    page = (few / "page.md").read_text()
+    fvu = f"| {kept['runs'][0]['fvu']:.3f} ± 0.000 |"
+    assert page.count(fvu) == 2
+    assert page.startswith("before\n<!-- few -->\n| toy | command")
+    assert page.endswith("<!-- end of few -->\nafter\n")
+    assert "| again | `tms --seeds 3 --n-samples 300 --steps 9` |" in page
+    monkeypatch.setattr("subscape.cli.reproduce_all.ProcessPoolExecutor", None)
+    write_text(few / "page.md", MARKS)
+    assert run(*arguments, "--write", few / "page.md") == 0
+    assert fvu in (few / "page.md").read_text()
+
+
+def test_a_page_without_marks_is_refused_before_anything_runs(few, capsys):
+    write_text(few / "page.md", "nothing\n")
+    assert run("reproduce", "all", "--out", few / "all", "--write", few / "page.md") == 2
+    assert "<!-- few -->" in capsys.readouterr().err
+    assert run("reproduce", "all", "--out", few / "all", "--write", few / "none.md") == 2
+    assert run("reproduce", "all", "--out", few / "all", "--jobs", "0") == 2
+    assert not (few / "all").exists()
+
+
+@pytest.mark.parametrize("command", [line.command for t in TABLES.values() for line in t.lines])
+def test_every_line_of_the_tables_is_a_command_that_fits_its_toy(command):
+    settings = parsed(ReproduceRun, "reproduce", command.split())
+    assert settings.out == ReproduceRun("tms").out
+    what = _with_flags(reproduction(settings.name, settings.recipe), settings)
+    assert what.training.steps > 0

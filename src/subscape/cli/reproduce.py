@@ -15,6 +15,8 @@ import tyro
 from subscape._checks import require
 from subscape._io import check_free, json_object, writable, write_json
 from subscape.cli.basis import BasisFile, keep_settings, load_task
+from subscape.cli.flags import parsed as parsed_flags
+from subscape.cli.reproduce_all import run_all
 from subscape.gradients.geometry import RowWeight
 from subscape.gradients.source import MetricName
 from subscape.reproduce.basis import CONFIG, PICTURE, TOLERANCES, reproduce_basis
@@ -43,13 +45,16 @@ class ReproduceRun:
             "superposed",
             "modular-addition",
             "digits-mlp",
+            "all",
         ],
         tyro.conf.Positional,
     ]
     """Which toy; modular-addition and digits-mlp are those of the Local Interaction Basis, where of the
-    other flags only --out, --seeds, --first-seed (digits-mlp), --data, --overwrite and --json count."""
-    seeds: int = 10
-    """How many seeds."""
+    other flags only --out, --seeds, --first-seed (digits-mlp), --data, --overwrite and --json count. all: every
+    table of docs/reproductions.md; what lies in --out already is not run again. Then only --out, --jobs, --write
+    count, and --seeds and --steps for a smaller version."""
+    seeds: int | None = None
+    """How many seeds; by default 10."""
     first_seed: int = 0
     """The first of them."""
     out: Path = Path("runs/reproduce")
@@ -110,6 +115,10 @@ class ReproduceRun:
     """kronecker: damping, as a share of the mean eigenvalue."""
     side_by_side: int = 20
     """Seeds that share one vectorised run."""
+    jobs: int = 2
+    """all: processes at once, of one thread each."""
+    write: Path | None = None
+    """all: the page to put the tables into, between marks such as <!-- toys --> and <!-- end of toys -->."""
     data: Path | None = None
     """modular-addition: folder with the checkpoints; by default $SUBSCAPE_DATA/rib_modadd."""
     overwrite: bool = False
@@ -118,7 +127,7 @@ class ReproduceRun:
     """Print the summary as JSON."""
 
 
-MOST_SEEDS = 10_000
+SEEDS, MOST_SEEDS = 10, 10_000
 TRAINING_FLAGS = (
     "n_restarts",
     "n_subnetworks",
@@ -135,6 +144,9 @@ TRAINING_FLAGS = (
 
 def run(settings: ReproduceRun) -> dict[str, Any]:
     """Carry out the command."""
+    if settings.name == "all":
+        return run_all(settings.out, settings.jobs, settings.write, small_of(settings), of_command)
+    n_seeds = SEEDS if settings.seeds is None else settings.seeds
     out, path = settings.out, settings.out / "results.json"
     pictures = [out / PICTURE] if settings.name in TOLERANCES else []
     if not path.exists() and list(out.glob("seed*/basis.toml")):
@@ -144,12 +156,11 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
         check_free(
             each, overwrite=settings.overwrite, owned=lambda _: _is_results(path), name="out"
         )
-    for name in ("seeds", "side_by_side"):
-        n = getattr(settings, name)
+    for name, n in {"seeds": n_seeds, "side_by_side": settings.side_by_side}.items():
         require(1 <= n <= MOST_SEEDS, name, f"a whole number from 1 to {MOST_SEEDS}", n)
     require(settings.first_seed >= 0, "first_seed", "at least 0", settings.first_seed)
     torch.set_num_threads(1)  # more threads only wait for each other on tensors this small
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    seeds = range(settings.first_seed, settings.first_seed + n_seeds)
     progress = not settings.json
     if settings.name in TOLERANCES:
         configs = _basis_files(settings, seeds)
@@ -159,11 +170,9 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
         tasks = ((seed, load_task(config)) for seed, config in configs.items())
         results, lines = reproduce_basis(settings.name, tasks, out, progress=progress), _basis_lines
     else:
-        what = _with_flags(reproduction(settings.name, settings.recipe), settings)
         with writable(path):
             out.mkdir(parents=True, exist_ok=True)
-        results = reproduce(what, seeds, side_by_side=settings.side_by_side, progress=progress)
-        lines = _toy_lines
+        results, lines = _of_toys(settings, seeds, progress=progress), _toy_lines
     write_json(path, results)
     if settings.json:
         print(json.dumps(results["summary"]))
@@ -171,6 +180,26 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
         beside = "Published figures, and what 20 seeds gave: docs/reproductions.md"
         print("\n".join([*lines(results), f"Written to {path}", "", beside]))
     return results
+
+
+def small_of(settings: ReproduceRun) -> dict[str, int]:
+    """What a smaller version of all tables has less of."""
+    given = {"seeds": settings.seeds, "steps": settings.steps}
+    return {name: n for name, n in given.items() if n is not None}
+
+
+def of_command(command: str, small: Mapping[str, int]) -> dict[str, Any]:
+    """The results of one line of the tables, in a process of its own."""
+    torch.set_num_threads(1)
+    settings = parsed_flags(ReproduceRun, "reproduce", command.split())
+    settings = replace(settings, **small)
+    first, n = settings.first_seed, settings.seeds or SEEDS
+    return _of_toys(settings, range(first, first + n), progress=False)
+
+
+def _of_toys(settings: ReproduceRun, seeds: range, *, progress: bool) -> dict[str, Any]:
+    what = _with_flags(reproduction(settings.name, settings.recipe), settings)
+    return reproduce(what, seeds, side_by_side=settings.side_by_side, progress=progress)
 
 
 def _is_results(path: Path) -> bool:
