@@ -55,17 +55,22 @@ def setting(**changed: Any) -> dict[str, Any]:
 
 
 WHITE = {"metric": "kronecker"}
+FEW = {"l0": 5.0, "rank": 0.25}
+LONG = {"steps": 2_000}
 SETTINGS = {
     "published": PUBLISHED,
+    "published-long": PUBLISHED | LONG,
+    "whitened-long": setting(row_weight="unit", **WHITE, **FEW, **LONG),
     "norm": setting(),
     "output": setting(row_weight="output"),
     "norm-kronecker": setting(**WHITE),
     "output-kronecker": setting(row_weight="output", **WHITE),
     "unit-kronecker": setting(row_weight="unit", **WHITE),
     "half-kronecker": setting(row_weight=0.5, **WHITE),
-    "half-kronecker-few": setting(row_weight=0.5, l0=5.0, rank=0.25, **WHITE),
-    "three-quarters-kronecker-few": setting(row_weight=0.75, l0=5.0, rank=0.25, **WHITE),
-    "unit-kronecker-few": setting(row_weight="unit", l0=5.0, rank=0.25, **WHITE),
+    "half-kronecker-few": setting(row_weight=0.5, **WHITE, **FEW),
+    "three-quarters-kronecker-few": setting(row_weight=0.75, **WHITE, **FEW),
+    "unit-kronecker-few": setting(row_weight="unit", **WHITE, **FEW),
+    "half-kronecker-few-long": setting(row_weight=0.5, **WHITE, **FEW, **LONG),
     "output-kronecker-p.25": setting(row_weight="output", metric_power=0.25, **WHITE),
     "norm-kronecker-p.25": setting(metric_power=0.25, **WHITE),
     "output-kronecker-d.1": setting(row_weight="output", metric_damping=0.1, **WHITE),
@@ -80,7 +85,7 @@ TRAINING = {"rank": 0.1, "batch_size": 256, "learning_rate": 0.006}
 
 def measured(out: Path, name: str, text: Text, arguments: argparse.Namespace) -> list[dict]:
     """One record per seed, each from its file if that is there."""
-    options = TRAINING | SETTINGS[name] | {"steps": arguments.steps}
+    options = TRAINING | {"steps": arguments.steps} | SETTINGS[name]
     digest = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8]
     folder = out / f"{name}-{digest}"
     records = []
@@ -145,7 +150,7 @@ def _plants(record: dict, name: str, figure: Callable[[dict], float]) -> float |
     return mean(values) if values else None
 
 
-def table(results: Mapping[str, list[dict]]) -> str:
+def table(results: Mapping[str, list[dict]], steps: int) -> str:
     """The figures of all settings, with the mean rank of each over the columns judged."""
     values = {
         name: {
@@ -164,7 +169,8 @@ def table(results: Mapping[str, list[dict]]) -> str:
             equal = sum(m == means[name] for m in means.values())
             ranks[name].append(better + (equal + 1) / 2)
     lines = [
-        ["setting", "reference", "row weight", "metric", "K", "L0", "rank", *COLUMNS, "mean rank"]
+        ["setting", "reference", "row weight", "metric", "K", "L0", "rank", "steps"]
+        + [*COLUMNS, "mean rank"]
     ]
     for name, columns in values.items():
         own = SETTINGS[name]
@@ -178,6 +184,7 @@ def table(results: Mapping[str, list[dict]]) -> str:
             str(own["n_subnetworks"]),
             f"{own['l0']:g}",
             f"{own.get('rank', TRAINING['rank']):g}",
+            f"{own.get('steps', steps):,}",
             *(_shown(columns[c], form) for c, (_, form) in COLUMNS.items()),
             f"{mean(ranks[name]):.1f}" if ranks[name] else "",
         ])
@@ -219,7 +226,7 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="*", choices=PARTS, default=PARTS, help="none: what is there"
     )
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=400, help="of all but the long settings")
     parser.add_argument("--write", type=Path, help="page to put the table into")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -228,10 +235,10 @@ def main() -> None:
     for name in arguments.settings:
         results[name] = measured(arguments.out, name, text, arguments)
         write_json(arguments.out / "geometry.json", {"settings": SETTINGS, "results": results})
-        write_text(arguments.out / "geometry.md", table(results) + "\n")
-    print(table(results))
+        write_text(arguments.out / "geometry.md", table(results, arguments.steps) + "\n")
+    print(table(results, arguments.steps))
     if arguments.write:
-        write_into(arguments.write, "table", table(results))
+        write_into(arguments.write, "table", table(results, arguments.steps))
         write_into(arguments.write, "blocks", other_blocks(results))
 
 
