@@ -224,7 +224,7 @@ def test_what_was_picked_is_said(folder, capsys):
         "rows        sample",
         "divergence  mse",
         "reference   mean",
-        "row weight  0.5",
+        "row weight  unit",
         "metric      kronecker",
         "rank        1",
         "k           2 of 4 subnetworks a row",
@@ -241,7 +241,7 @@ def test_a_language_model_gets_the_settings_of_one(folder, capsys):
     arguments = ["decompose", "llama", "--data", "train.txt", *few, "--out"]
     assert main([*arguments, "one"]) == 0
     text = capsys.readouterr().out
-    picks = {"rows": "token", "divergence": "kl", "reference": "mean", "row_weight": 0.5}
+    picks = {"rows": "token", "divergence": "kl", "reference": "mean", "row_weight": "unit"}
     picks |= {"metric": "kronecker", "parameters": ["model.layers.0.mlp"]}
     for name in ("rows", "divergence", "reference", "metric"):
         assert f"  {name:<11} {picks[name]} " in text

@@ -87,7 +87,7 @@ class DecomposeRun:
     """Between a row's output and its reference; kl takes logits. By default kl for a causal language model
     and where the data hold classes as `labels`, otherwise mse."""
     recipe: RecipeName = "whitened"
-    """What the next three are where they are not said: whitened (mean, 0.5, kronecker) or published
+    """What the next three are where they are not said: whitened (mean, unit, kronecker) or published
     (another-row, norm, euclidean)."""
     reference: Literal["another-row", "mean", "batch-mean", "uniform"] | None = None
     """Which output a row is compared with."""

@@ -71,7 +71,7 @@ def decompose(
             `(outputs, reference) -> [row]`.
         rows: `sample`; of a sequence model `token` for a row per position, or `sampled-token` for one position
             of every sequence, drawn anew every time.
-        recipe: what reference, row weight and metric are where they are not given: `whitened` (mean, 0.5,
+        recipe: what reference, row weight and metric are where they are not given: `whitened` (mean, unit,
             kronecker) or `published` (another-row, norm, euclidean); see `training.recipes`.
         reference: `another-row`, `mean`, `batch-mean`, `uniform`, or a callable; see `subscape.references`.
         row_weight: how much a row counts: `norm`, `output`, `unit`, or a power between 0 and 1.

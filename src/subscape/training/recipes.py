@@ -10,8 +10,9 @@ from subscape._checks import nearest, require
 RecipeName = Literal["whitened", "published"]
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # One gradient a row, in units of how much gradients vary: good in every column of docs/geometry.md.
-    "whitened": {"reference": "mean", "row_weight": 0.5, "metric": "kronecker"},
+    # One gradient a row, all of one length, in units of how much gradients vary: the best in every column that
+    # counts of docs/geometry.md.
+    "whitened": {"reference": "mean", "row_weight": "unit", "metric": "kronecker"},
     # arXiv 2504.00194: plain gradients of the divergence to another row, drawn anew every time.
     "published": {"reference": "another-row", "row_weight": "norm", "metric": "euclidean"},
 }
