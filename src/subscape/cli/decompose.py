@@ -43,7 +43,7 @@ from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.checkpoint import is_checkpoint
 from subscape.training.contrastive import paired
 from subscape.training.decompose import Prepared
-from subscape.training.recipes import RECIPES, RecipeName
+from subscape.training.recipes import RecipeName, recipe_of
 
 LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
@@ -87,8 +87,8 @@ class DecomposeRun:
     """Between a row's output and its reference; kl takes logits. By default kl for a causal language model
     and where the data hold classes as `labels`, otherwise mse."""
     recipe: RecipeName = "whitened"
-    """What the next three are where they are not said: whitened (mean, unit, kronecker) or published
-    (another-row, norm, euclidean)."""
+    """What the next three are where they are not said: whitened (mean, unit, kronecker; where rows are samples
+    0.5 for unit) or published (another-row, norm, euclidean)."""
     reference: Literal["another-row", "mean", "batch-mean", "uniform"] | None = None
     """Which output a row is compared with."""
     row_weight: Literal["norm", "output", "unit"] | float | None = None
@@ -257,7 +257,7 @@ def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
         "divergence": "kl" if kl else "mse",
         "parameters": (middle_mlp(model) if causal else None) or ("*",),
     }
-    picks |= RECIPES[settings.recipe]
+    picks |= recipe_of(settings.recipe, settings.rows or picks["rows"])
     if is_contrastive(settings):
         del picks["reference"]
     open_ = {k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}

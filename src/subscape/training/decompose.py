@@ -72,7 +72,7 @@ def decompose(
         rows: `sample`; of a sequence model `token` for a row per position, or `sampled-token` for one position
             of every sequence, drawn anew every time.
         recipe: what reference, row weight and metric are where they are not given: `whitened` (mean, unit,
-            kronecker) or `published` (another-row, norm, euclidean); see `training.recipes`.
+            kronecker; of samples 0.5) or `published` (another-row, norm, euclidean); see `training.recipes`.
         reference: `another-row`, `mean`, `batch-mean`, `uniform`, or a callable; see `subscape.references`.
         row_weight: how much a row counts: `norm`, `output`, `unit`, or a power between 0 and 1.
         metric: `euclidean` or `kronecker`; see `lowrank.metric`.
@@ -208,7 +208,7 @@ def prepare(
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
     config = with_settings(config or TrainingConfig(), settings).of_rows(rows)
     given = {"reference": reference, "row_weight": row_weight, "metric": metric}
-    geometry = with_recipe(recipe, given)
+    geometry = with_recipe(recipe, rows, given)
     rule: str | Reference = geometry.pop("reference")
     (samples, pairs), (kept, kept_pairs) = split(as_samples(data), heldout, rule, config.seed)
     source = GradientSource(
