@@ -41,13 +41,15 @@ class Ranks:
         _reached(lambda: distributed.all_reduce(total))
         return total
 
-    def number(self, own: float) -> float:
+    def number(self, own: float | int) -> float | int:
         """The same of a number."""
         return own if self.size == 1 else float(self.summed(torch.tensor(own, dtype=torch.float64)))
 
-    def mean(self, own: Tensor) -> Tensor:
-        """The mean over processes."""
-        return own if self.size == 1 else self.summed(own) / self.size
+    def average_(self, own: Tensor) -> None:
+        """Put the mean over processes in its place."""
+        if self.size > 1:
+            _reached(lambda: distributed.all_reduce(own))
+            own /= self.size
 
     def joined(
         self, own: Float[Tensor, "..."], sizes: Sequence[int], *, dim: int
@@ -71,7 +73,7 @@ class Ranks:
         return said[0]  # pyright: ignore[reportReturnType]
 
     def share(self, work: Sequence[T]) -> tuple[Sequence[T], Ranks]:
-        """Its part of some work, and with whom the result is summed: all of it, alone, where there is too little."""
+        """Its part of some work, and with whom to sum the result; alone with all of it if that is too little."""
         if len(work) < self.size:
             return work, ALONE
         return work[self.rank :: self.size], self

@@ -39,11 +39,9 @@ class SharedRows:
 
     def inner(self, stack: Stack) -> Float[Tensor, "*replica row subnetwork"]:
         """⟨g_i, v_k⟩ of all rows; the mean over processes of what comes back is the gradient of all."""
-        if self.own is None:
-            # No row, but on the way back zeros, as every process has to have a gradient.
-            own = stack.weights.sum(-1)[..., None, :][..., :0, :]
-        else:
-            own = self.own.inner(stack)
+        # Without a row, no numbers but on the way back zeros, as every process has to have a gradient.
+        none = stack.weights.sum(-1)[..., None, :][..., :0, :]
+        own = none if self.own is None else self.own.inner(stack)
         joined: Any = _Joined.apply(own, self.sizes, self.ranks)
         return joined
 

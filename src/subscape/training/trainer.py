@@ -98,7 +98,7 @@ class Trainer:
         batch.loss.backward()
         for parameter in self.dictionary.parameters():
             if parameter.grad is not None:
-                parameter.grad = self.ranks.mean(parameter.grad)
+                self.ranks.average_(parameter.grad)
         self.optimiser.step()
         self.dictionary.normalise()
         self.step_number += 1
