@@ -72,6 +72,10 @@ class Rows:
             self.samples[part], position, partner, groups, self.per_sample, self.n_positions
         )
 
+    def share(self, rank: int, n_ranks: int) -> Rows:
+        """The groups of one of several processes; none where there are more of these."""
+        return self.between(*(len(self.groups) * r // n_ranks for r in (rank, rank + 1)))
+
     def micro_batches(self, size: int | None) -> list[Rows]:
         """Whole groups of up to `size` rows together, one group at least; all rows where it is None."""
         if size is None or len(self) <= size:
@@ -149,10 +153,7 @@ class RowDraws:
         epoch, place = divmod(step, self.n_samples // n)
         order = permutation(self.n_samples, self.seed, epoch)
         rows = self.of_samples(order[place * n : (place + 1) * n], draw=step)
-        if n_ranks == 1:
-            return rows
-        bounds = [len(rows.groups) * r // n_ranks for r in (rank, rank + 1)]
-        return rows.between(*bounds)
+        return rows if n_ranks == 1 else rows.share(rank, n_ranks)
 
     def of_samples(self, samples: Int[Tensor, " sample"], *, draw: int) -> Rows:
         """Rows of given samples, with positions and partners of draw number `draw`."""

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from torch import nn
 
 from subscape._checks import problem, require
 from subscape._io import check_free, writable, write_text
 from subscape._lock import locked
+from subscape._ranks import launched
 from subscape.cli import toml
 from subscape.cli.earlier_run import is_run, replaced
 from subscape.cli.flags import parsed as parsed_flags
@@ -174,9 +176,16 @@ def in_todays_words(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(settings: DecomposeRun) -> Decomposition:
-    """Carry out the command."""
-    device = device_of(settings.device)
-    _check_out(settings)
+    """Carry out the command; of several processes the first alone writes and says what comes of it."""
+    with launched(device_of(settings.device)) as (ranks, device):
+        if not ranks.first:
+            return _prepared(settings, device)[1].run(progress=False)
+        _check_out(settings)
+        return _written(*_prepared(settings, device))
+
+
+def _prepared(settings: DecomposeRun, device: torch.device) -> tuple[DecomposeRun, Prepared]:
+    """The run, and its settings with what was not said."""
     loaded = load_model(settings.model, device)
     settings = with_picks(settings, loaded.model)
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
@@ -197,6 +206,11 @@ def run(settings: DecomposeRun) -> Decomposition:
         engine=settings.engine,
         config=settings.training,
     )
+    return settings, prepared
+
+
+def _written(settings: DecomposeRun, prepared: Prepared) -> Decomposition:
+    """Train, with all that is said and kept of it."""
     if not settings.json:
         print(f"{prepared.summary()}\n\n{picked(prepared)}\n")
     written = toml.dumps(settings, leave_out=OF_THE_CALL)

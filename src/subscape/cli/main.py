@@ -64,9 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if debug:
                 traceback.print_exc()
             # Other packages' errors may have several lines.
-            print("subscape:", *_line(error, arguments).split(), file=sys.stderr)
+            print(f"subscape{_process()}:", *_line(error, arguments).split(), file=sys.stderr)
             return 130 if isinstance(error, KeyboardInterrupt) else 2
     return status if isinstance(status, int) else 0
+
+
+def _process() -> str:
+    """Which of several processes this is, if it is not the first."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f" (process {rank})"
 
 
 def _line(error: BaseException, arguments: Sequence[str]) -> str:
@@ -94,6 +100,9 @@ def _run(command: str = "--help", *arguments: str) -> object:
     known = f"one of the commands {', '.join(COMMANDS)}"
     repair = nearest(command, COMMANDS) or "See subscape --help."
     require(command in COMMANDS, "command", known, repr(command), repair)
+    shared = command == "decompose" or "RANK" not in os.environ
+    alone = shared or import_module("subscape._ranks").n_launched() == 1
+    require(alone, "command", "decompose, with several processes", repr(command), "Start it once.")
     module = import_module(f"subscape.cli.{command}")
     if command == "decompose":
         return module.run(module.parsed(arguments))
@@ -121,7 +130,7 @@ def _shown_once() -> Callable[..., None]:
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         text = str(message)
-        if text not in seen:
+        if text not in seen and not _process():
             print(f"subscape: {text}", file=sys.stderr)
         seen.add(text)
 

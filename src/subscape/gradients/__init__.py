@@ -8,7 +8,12 @@ from subscape.gradients.engines import (
     vmap_gradients,
 )
 from subscape.gradients.plan import Plan, choose
-from subscape.gradients.row_gradients import DenseRowGradients, FactoredRowGradients, RowGradients
+from subscape.gradients.row_gradients import (
+    DenseRowGradients,
+    FactoredRowGradients,
+    RowGradients,
+    RowProducts,
+)
 from subscape.gradients.rules import register_rule
 from subscape.gradients.source import GradientSource
 from subscape.gradients.table_gradients import IndexedGradient
@@ -23,6 +28,7 @@ __all__ = [
     "OuterGradient",
     "Plan",
     "RowGradients",
+    "RowProducts",
     "TensorGradient",
     "choose",
     "jacobian",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from subscape._checks import require
+from subscape._ranks import ALONE, Ranks
 from subscape._shapes import Float
 from subscape.gradients.row_gradients import RowGradients
 from subscape.lowrank.metric import Metric, TensorMetric, tensor_metric
@@ -104,15 +105,16 @@ def kronecker(
     power: float,
     damping: float,
     rounds: int = ROUNDS,
+    ranks: Ranks = ALONE,
 ) -> Metric:
     """The Kronecker metric F^(−power) of row gradients; all tensors have the same mean square per row in it.
 
     The second moments of a mode as they stand weigh rows by their Euclidean length in the other modes, which
     depends on how the network is parametrised. So each is taken anew with the others whitened, mode after mode in
     turn (the flip-flop estimate of a matrix normal distribution), until that no longer matters: in `rounds` passes
-    over the same `batches`. `damping` is λ as a share of the mean eigenvalue.
+    over the same `batches`, of which each process has its own. `damping` is λ as a share of the mean eigenvalue.
     """
-    factors = _mean_moments(batches(), None)
+    factors = _mean_moments(batches(), None, ranks)
     turns = {name: own for name, own in factors.items() if len(own) > 1}
     for number in range(rounds if turns else 0):
         place = {name: number % len(own) for name, own in turns.items()}
@@ -120,7 +122,7 @@ def kronecker(
             name: tensor_metric(own, 0.5, damping).without(place[name])
             for name, own in turns.items()
         }
-        for name, moments in _mean_moments(batches(), others).items():
+        for name, moments in _mean_moments(batches(), others, ranks).items():
             turns[name][place[name]] = moments[place[name]]
     metrics = {name: tensor_metric(own, power, damping) for name, own in factors.items()}
     squares, n_rows = dict.fromkeys(metrics, 0.0), 0
@@ -129,6 +131,7 @@ def kronecker(
         for name, gradient in batch.factored().tensors.items():
             metrics[name] = metrics[name].to(gradient.squared_norm())
             squares[name] += float(gradient.in_metric(metrics[name]).squared_norm().double().sum())
+    n_rows, squares = ranks.number(n_rows), {k: ranks.number(v) for k, v in squares.items()}
     return Metric({
         name: replace(
             m, scale=(squares[name] / n_rows * len(metrics)) ** -0.5 if squares[name] else 1.0
@@ -138,7 +141,7 @@ def kronecker(
 
 
 def _mean_moments(
-    batches: Iterable[RowGradients], metrics: Mapping[str, TensorMetric] | None
+    batches: Iterable[RowGradients], metrics: Mapping[str, TensorMetric] | None, ranks: Ranks
 ) -> dict[str, list[Tensor]]:
     """Mean second moments of every mode, of all tensors as they are or of some in a metric."""
     sums: dict[str, list[Tensor]] = {}
@@ -153,4 +156,5 @@ def _mean_moments(
             moments = [m.double() for m in gradient.moments()]
             before = sums.get(name, [0.0] * len(moments))
             sums[name] = [a + b for a, b in zip(before, moments, strict=True)]
-    return {name: [m / n_rows for m in moments] for name, moments in sums.items()}
+    n_rows = ranks.number(n_rows)
+    return {name: [ranks.summed(m) / n_rows for m in moments] for name, moments in sums.items()}

@@ -21,8 +21,8 @@ from subscape.lowrank.metric import Metric
 
 
 @runtime_checkable
-class RowGradients(Protocol):
-    """∇_W D of every row of a batch with respect to the target's parameters."""
+class RowProducts(Protocol):
+    """What training asks of the gradients of a batch of rows."""
 
     @property
     def n_rows(self) -> int:
@@ -36,6 +36,11 @@ class RowGradients(Protocol):
     def squared_norm(self) -> Float[Tensor, "*target row"]:
         """‖g_i‖² over all target tensors together."""
         ...
+
+
+@runtime_checkable
+class RowGradients(RowProducts, Protocol):
+    """∇_W D of every row of a batch with respect to the target's parameters."""
 
     def gram(self, other: Any = None) -> Float[Tensor, "*target row other"]:
         """⟨g_i, h_j⟩ over all tensors together, with rows h of the same form; by default its own."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from subscape._checks import require
 from subscape._hash import sha256_of
+from subscape._ranks import ALONE, Ranks
 from subscape._shapes import Float, Int
 from subscape.data import Samples, as_samples, form_of, n_samples, take, to_device
 from subscape.divergences import Divergence, Values, as_divergence, output_gradient, shape_or_type
@@ -25,7 +26,8 @@ from subscape.gradients.memory import MemoryUse
 from subscape.gradients.micro_batches import MicroBatches
 from subscape.gradients.passes import JacobianPass, LoopPass, Pass
 from subscape.gradients.plan import Plan, choose, samples_to_try
-from subscape.gradients.row_gradients import RowGradients, check_finite
+from subscape.gradients.row_gradients import RowGradients, RowProducts, check_finite
+from subscape.gradients.shared_rows import SharedRows
 from subscape.gradients.survey import survey
 from subscape.references import MEAN, FixedOutput, Reference, as_reference, name_of
 from subscape.rows import RowDraws, RowKind, Rows, permutation
@@ -69,6 +71,7 @@ class GradientSource:
         metric_damping: λ, as a share of the mean eigenvalue.
         geometry: row weight and metric of an earlier source, instead of these.
         like: a source whose engines, divergence, reference and rows to take over; see `over`.
+        ranks: processes that make the rows together, and then all make the same calls.
 
     Raises:
         ValueError: if the data do not fit the rows asked for.
@@ -90,6 +93,7 @@ class GradientSource:
         metric_damping: float = 0.01,
         geometry: Geometry | None = None,
         like: GradientSource | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         check_row_weight(row_weight)
         check_deterministic_modules(target.model)  # once more: it may have been trained meanwhile
@@ -98,6 +102,7 @@ class GradientSource:
         self.divergence = as_divergence(divergence)
         self.kind: RowKind = rows
         self.seed = seed
+        self.ranks = ranks
         self._asked: Engine = engine
         self._outputs: Tensor | None = None
         self._jacobian: Tensor | None = None
@@ -123,6 +128,13 @@ class GradientSource:
             row_weight, metric, power=metric_power, damping=metric_damping
         )
         """How rows are weighted and measured."""
+        self.estimated: dict[str, str] = {}
+        """How what was estimated from the data was; its last digits depend on processes and threads."""
+        if reference == MEAN:
+            self.estimated["reference"] = MEAN
+        if geometry is None:
+            metric_settings = f", power {metric_power:g}, damping {metric_damping:g}"
+            self.estimated["geometry"] = metric + metric_settings * (metric != "euclidean")
 
     def over(
         self, data: Any, *, seed: int, reference: str | Reference | None = None
@@ -138,6 +150,7 @@ class GradientSource:
             seed=seed,
             geometry=self.geometry,
             like=self,
+            ranks=self.ranks,
         )
 
     @property
@@ -209,6 +222,15 @@ class GradientSource:
         makers = [lambda part=part: next(self.gradients_over([part])) for part in parts]
         return MicroBatches(makers, [len(part) for part in parts])
 
+    def shared(self, rows: Rows, *, micro_batch_size: int | None = None) -> RowProducts:
+        """The same for all processes, each of which makes its own rows, `micro_batch_size` of them at a time."""
+        if self.ranks.size == 1:
+            return self.gradients(rows, micro_batch_size=micro_batch_size)
+        parts = [rows.share(rank, self.ranks.size) for rank in range(self.ranks.size)]
+        mine = parts[self.ranks.rank]
+        own = self.gradients(mine, micro_batch_size=micro_batch_size) if len(mine) else None
+        return SharedRows(own, [len(part) for part in parts], self.ranks, self.target.like)
+
     def gradients_over(self, draws: Sequence[Rows]) -> Iterator[RowGradients]:
         """Row gradients of rows that differ in their partners only, all from one forward pass of the model."""
         one = self._run(draws[0])
@@ -258,10 +280,13 @@ class GradientSource:
         every: RowKind = "sample" if self.kind == "sample" else "token"
         draws = RowDraws(len(self), every, self.draws.n_positions, self.seed)
         total, n = torch.zeros((), dtype=torch.float64), len(order) * draws.per_sample
-        for part in order.split(MEAN_BATCH):
+        parts, ranks = self.ranks.share(order.split(MEAN_BATCH))
+        for part in parts:
             outputs = self.outputs_at(draws.of_samples(part, draw=0)).double()
             total = total.to(outputs.device) + self.divergence.to_average(outputs).sum(0)
-        return FixedOutput(self.divergence.from_average(total / n).to(self.target.like))
+        return FixedOutput(
+            self.divergence.from_average(ranks.summed(total) / n).to(self.target.like)
+        )
 
     def _geometry(
         self, row_weight: RowWeight, metric: MetricName, *, power: float, damping: float
@@ -282,19 +307,20 @@ class GradientSource:
         plain = replace(plain, typical_output=_rms(e.flatten(1).square().sum(1)))
         self.geometry = replace(plain, row_weight="output" if row_weight == "output" else "norm")
         if metric == "kronecker":
-            estimated = kronecker(self._estimated_from(), power=power, damping=damping)
+            batches, ranks = self._estimated_from()
+            estimated = kronecker(batches, power=power, damping=damping, ranks=ranks)
             plain = replace(plain, metric=estimated)
             self.geometry = replace(self.geometry, metric=estimated)
         return replace(plain, typical_row=_rms(self.gradients(first).squared_norm()))
 
-    def _estimated_from(self) -> Callable[[], Iterable[RowGradients]]:
+    def _estimated_from(self) -> tuple[Callable[[], Iterable[RowGradients]], Ranks]:
         """The gradients that a metric is estimated from; made anew for each of its passes if they are large."""
-        rows = list(self._some_rows())
+        rows, ranks = self.ranks.share(list(self._some_rows()))
         first = self.gradients(rows[0])
         if len(rows) * _bytes(first) > KEPT:
-            return lambda: map(self.gradients, rows)
+            return lambda: map(self.gradients, rows), ranks
         kept = [first, *map(self.gradients, rows[1:])]
-        return lambda: kept
+        return lambda: kept, ranks
 
     def _some_rows(self) -> Iterator[Rows]:
         """Rows from which geometry is estimated: the first of an epoch, a batch at a time."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape._shapes import Float
-from subscape.gradients.row_gradients import DenseRowGradients, RowGradients, times_directions
+from subscape.gradients.row_gradients import DenseRowGradients, RowProducts, times_directions
 from subscape.lowrank import Layout, Stack
 from subscape.lowrank.stack import unit
 from subscape.lowrank.tensor import self_product
@@ -68,7 +68,7 @@ class Dictionary(nn.Module):
         """V_out."""
         return Stack(self.layout, self.decoder_weights)
 
-    def forward(self, gradients: RowGradients, *, everything: bool = False) -> Reconstruction:
+    def forward(self, gradients: RowProducts, *, everything: bool = False) -> Reconstruction:
         """Encode a batch, select, and measure what the decoder leaves unexplained.
 
         Args:
@@ -86,7 +86,7 @@ class Dictionary(nn.Module):
         return Reconstruction(error, by_replica(total, error), codes, penalty)
 
     @torch.no_grad()
-    def reconstruct(self, gradients: RowGradients, *, alone: bool = False) -> Reconstruction:
+    def reconstruct(self, gradients: RowProducts, *, alone: bool = False) -> Reconstruction:
         """The same for evaluation: exact to more digits, without graph; `alone` selects row by row."""
         coefficients = gradients.inner(self.encoder)
         selection = self.selection
@@ -119,7 +119,7 @@ class Dictionary(nn.Module):
 
 
 def _products(
-    gradients: RowGradients, encoder: Stack, decoder: Stack
+    gradients: RowProducts, encoder: Stack, decoder: Stack
 ) -> tuple[
     Float[Tensor, "*replica row subnetwork"],
     Float[Tensor, "*replica row subnetwork"],

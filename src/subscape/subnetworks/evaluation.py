@@ -66,7 +66,7 @@ def evaluate(
     n_batches = -(-n_rows // batch_size)
     for number in range(n_batches):
         rows = source.rows(number, batch_size)
-        gradients = source.gradients(rows, micro_batch_size=micro_batch_size)
+        gradients = source.shared(rows, micro_batch_size=micro_batch_size)
         batch = dictionary.reconstruct(gradients, alone=alone)
         error, total = error + batch.error, total + batch.total
         by_batch.append(batch.fvu)
@@ -97,7 +97,7 @@ def calibrate(
     coefficients = []
     for number in range(-(-n_rows // batch_size)):
         rows = source.rows(number, batch_size)
-        gradients = source.gradients(rows, micro_batch_size=micro_batch_size)
+        gradients = source.shared(rows, micro_batch_size=micro_batch_size)
         coefficients.append(gradients.inner(dictionary.encoder))
     every = torch.cat(coefficients, dim=-2)
     sign = torch.where(every.pow(3).sum(-2) < 0, -1.0, 1.0).to(every)

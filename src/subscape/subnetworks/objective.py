@@ -16,7 +16,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from subscape._shapes import Float
-from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
+from subscape.gradients.row_gradients import DenseRowGradients, RowProducts
+from subscape.gradients.shared_rows import SharedRows
 from subscape.lowrank import Stack
 
 
@@ -32,7 +33,7 @@ def dense_error(
 
 
 def projected_error(
-    gradients: RowGradients, codes: Float[Tensor, "*replica row subnetwork"], decoder: Stack
+    gradients: RowProducts, codes: Float[Tensor, "*replica row subnetwork"], decoder: Stack
 ) -> Float[Tensor, "*replica"]:
     """Σ_rows ‖g − ĝ‖² in subnetwork space, never building ĝ."""
     # The sums in float64: what cancellation then costs is that of the products.
@@ -42,9 +43,13 @@ def projected_error(
 
 
 def reconstruction_error(
-    gradients: RowGradients, codes: Float[Tensor, "*replica row subnetwork"], decoder: Stack
+    gradients: RowProducts, codes: Float[Tensor, "*replica row subnetwork"], decoder: Stack
 ) -> Float[Tensor, "*replica"]:
     """Σ_rows ‖g − ĝ‖² by its definition where the gradients are dense, otherwise in subnetwork space."""
+    if isinstance(gradients, SharedRows):
+        return gradients.summed(
+            lambda own, of_own: reconstruction_error(own, of_own, decoder), codes
+        )
     if isinstance(gradients, DenseRowGradients):
         return dense_error(gradients, codes, decoder)
     return projected_error(gradients, codes, decoder)

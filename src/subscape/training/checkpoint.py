@@ -61,8 +61,9 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
     found = json.loads(said["state"])
     # Once through JSON, as what was written: tuples become lists.
     expected = json.loads(json.dumps(_identity(trainer)))
+    hashed = json.loads(json.dumps(_identity(trainer, hashed=True)))
     for key in expected:
-        if found.get(key) != expected[key]:
+        if found.get(key) not in (expected[key], hashed[key]):
             raise ValueError(
                 problem(
                     key,
@@ -86,12 +87,16 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def _identity(trainer: Trainer) -> dict[str, Any]:
-    """Everything that the course of a run depends on, by the names of the settings."""
+def _identity(trainer: Trainer, *, hashed: bool = False) -> dict[str, Any]:
+    """Everything that the course of a run depends on, by the names of the settings.
+
+    What is estimated from the data stands as its settings: its last digits are others with other numbers of
+    processes or threads. `hashed`: as earlier checkpoints have it.
+    """
     settings = {
         k: v
         for k, v in asdict(trainer.config).items()
         if k not in ("log_every", "checkpoint_every", "memory_gib", "micro_batch_size")
     }
-    sources = [source.identity for source in trainer.sources]
+    sources = [s.identity | ({} if hashed else s.estimated) for s in trainer.sources]
     return settings | {key: [s[key] for s in sources] for key in sources[0]}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from subscape._checks import problem, require, with_settings
 from subscape._io import check_free
 from subscape._lock import locked
+from subscape._ranks import current
 from subscape._shapes import Int
 from subscape.data import Samples, as_samples, hashes, n_samples, take
 from subscape.divergences import Divergence, Values
@@ -21,7 +22,7 @@ from subscape.gradients import GradientSource
 from subscape.gradients.geometry import RowWeight
 from subscape.gradients.source import Engine, MetricName
 from subscape.references import Pairs, Reference, name_of
-from subscape.rows import RowKind, generator_of
+from subscape.rows import GROUP, RowKind, generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.saving import is_decomposition
 from subscape.targets import Outputs, Target
@@ -59,6 +60,9 @@ def decompose(
     **settings: Any,
 ) -> Decomposition:
     """Find the sparsely active subnetworks of a model: L3D (arXiv 2504.00194).
+
+    Where `torch.distributed` has a process group, its processes share the rows of every step: all call this with
+    the same arguments, and get the same result as one process. The first one writes.
 
     Args:
         model: the trained model, or a `Target` (which then already says which parameters).
@@ -136,17 +140,18 @@ class Prepared:
         """Train, or go on with the run found in `out`; see `decompose`.
 
         Args:
-            out: run folder.
+            out: run folder; of several processes the first one's alone.
             progress: show a progress bar.
 
         Returns:
             The decomposition.
         """
-        folder = None if out is None else Path(out)
+        folder = Path(out) if out is not None and self.source.ranks.first else None
         if folder is not None:
             _check_folder(folder)
         with locked(folder):
-            result = train(self.source, self.heldout, self.config, folder=folder, progress=progress)
+            shown = progress and self.source.ranks.first
+            result = train(self.source, self.heldout, self.config, folder=folder, progress=shown)
             options = {"rows": self.source.kind, "engine": self.source.engine}
             result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
             if folder is not None:
@@ -221,8 +226,10 @@ def prepare(
         seed=config.seed,
         metric_power=metric_power,
         metric_damping=metric_damping,
+        ranks=current(),
         **geometry,
     )
+    _check_shares(source, config.batch_size)
     held = source.over(kept, seed=config.seed + 1, reference=kept_pairs)
     names = {
         "outputs": target.outputs_name,
@@ -233,6 +240,18 @@ def prepare(
         **geometry,
     }
     return Prepared(source, held, config, names)
+
+
+def _check_shares(source: GradientSource, batch_size: int) -> None:
+    """Say so where processes have nothing to do."""
+    n = source.ranks.size
+    n_groups = 1 if n == 1 else len(source.rows(0, batch_size).groups)
+    if n_groups < n:
+        warnings.warn(
+            f"batch_size: its {batch_size} rows are {n_groups} groups of {GROUP} samples or more, which are "
+            f"never parted, and {n - n_groups} of {n} processes have none.",
+            stacklevel=4,
+        )
 
 
 def _check_folder(folder: Path) -> None:

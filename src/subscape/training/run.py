@@ -59,6 +59,7 @@ def train_side_by_side(
         folder.mkdir(parents=True, exist_ok=True)
         load_checkpoint(folder, trainer)
         _cut_metrics(folder / METRICS, trainer.step_number)
+    trainer.agree()
     if trainer.step_number < config.steps:
         # Found now, not after a whole run on nothing; the trainer keeps these rows for its step.
         check_not_zero(trainer.stream.gradients(trainer.step_number).squared_norm().sum(-1))

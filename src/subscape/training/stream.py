@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from subscape._shapes import Float
-from subscape.gradients import DenseRowGradients, GradientSource, RowGradients
+from subscape.gradients import DenseRowGradients, GradientSource, RowGradients, RowProducts
 from subscape.lowrank import Layout, Stack
 from subscape.rows import joined
 
@@ -42,13 +42,13 @@ class Stream:
         self._row_bytes = layout.n_parameters * self.sources[0].target.like.element_size()
         self._block: tuple[int, Tensor] | None = None
 
-    def gradients(self, step: int) -> RowGradients:
-        """Row gradients of a step."""
+    def gradients(self, step: int) -> RowProducts:
+        """Row gradients of a step, of all processes."""
         n = self.steps_ahead
         if n == 1 and len(self.sources) == 1:
             (source,) = self.sources
             rows = source.rows(step, self.batch_size)
-            return source.gradients(rows, micro_batch_size=self.micro_batch_size)
+            return source.shared(rows, micro_batch_size=self.micro_batch_size)
         first = step // n * n
         if self._block is None or self._block[0] != first:
             count = max(step + 1, min(first + n, self.n_steps)) - first
@@ -77,6 +77,8 @@ class Stream:
     @property
     def steps_ahead(self) -> int:
         """Steps whose gradients are made together."""
+        if self.sources[0].ranks.size > 1:
+            return 1
         affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // (self._row_bytes * self.batch_size))
         if self.micro_batch_size is not None:
             affordable = min(affordable, self.micro_batch_size // self.batch_size)

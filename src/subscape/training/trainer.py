@@ -7,6 +7,8 @@ What flows out: a dictionary with the axes [source, restart, subnetwork].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,12 +18,17 @@ from subscape._checks import require
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack, initial_stack, make_layout
 from subscape.rows import generator_of
-from subscape.subnetworks.consolidation import consolidate
+from subscape.subnetworks.consolidation import Consolidation, consolidate
 from subscape.subnetworks.dictionary import Dictionary, Reconstruction
 from subscape.subnetworks.selection import build, selection_of
 from subscape.training.config import TrainingConfig
 from subscape.training.estimate import estimate
-from subscape.training.resampling import N_CANDIDATES, n_replaced_at_most, replacements
+from subscape.training.resampling import (
+    N_CANDIDATES,
+    Replacements,
+    n_replaced_at_most,
+    replacements,
+)
 from subscape.training.schedule import in_dense_warmup, learning_rate
 from subscape.training.stream import Stream
 
@@ -47,6 +54,7 @@ class Trainer:
 
     def __init__(self, sources: Sequence[GradientSource], config: TrainingConfig) -> None:
         self.sources = list(sources)
+        self.ranks = self.sources[0].ranks
         self.config = config = config.of_rows(self.sources[0].kind)
         self.consolidation: dict[str, Any] | None = None
         assert config.rank is not None
@@ -88,6 +96,9 @@ class Trainer:
         self.optimiser.zero_grad()
         batch = self.dictionary(gradients, everything=in_dense_warmup(config, self.step_number))
         batch.loss.backward()
+        for parameter in self.dictionary.parameters():
+            if parameter.grad is not None:
+                self.ranks.average_(parameter.grad)
         self.optimiser.step()
         self.dictionary.normalise()
         self.step_number += 1
@@ -99,25 +110,30 @@ class Trainer:
     @torch.no_grad()
     def _resample(self) -> None:
         """Replace subnetworks of little use; see `resampling`. Source by source: none depends on another."""
-        n_restarts, n_subnetworks = self.dictionary.decoder_weights.shape[1:3]
-        n_draws = N_CANDIDATES * n_replaced_at_most(n_subnetworks)
-        for index, source in enumerate(self.sources):
-            generator = generator_of(source.seed, 4, self.step_number)
-            picks = torch.rand(n_restarts, n_draws, generator=generator)
-            new = replacements(
-                self.stream.judging(index, self.step_number),
-                self.dictionary.select(index),
-                picks.to(self.dictionary.decoder_weights),
-            )
+        for index in range(len(self.sources)):
+            new = self.ranks.decided(partial(self._replacements, index))
             at = (index, new.replica, new.subnetwork)
-            self.dictionary.encoder_weights[at] = new.weights
-            self.dictionary.decoder_weights[at] = new.weights
+            weights = new.weights.to(self.dictionary.decoder_weights)
+            self.dictionary.encoder_weights[at] = weights
+            self.dictionary.decoder_weights[at] = weights
             self.dictionary.selection.restart(at)
             for parameter in self.dictionary.parameters():
                 for key, values in self.optimiser.state[parameter].items():
                     if key != "step":
                         values[at] = 0
         self.dictionary.selection.follow(self.dictionary.decoder)
+
+    def _replacements(self, index: int) -> Replacements:
+        n_restarts, n_subnetworks = self.dictionary.decoder_weights.shape[1:3]
+        n_draws = N_CANDIDATES * n_replaced_at_most(n_subnetworks)
+        generator = generator_of(self.sources[index].seed, 4, self.step_number)
+        picks = torch.rand(n_restarts, n_draws, generator=generator)
+        new = replacements(
+            self.stream.judging(index, self.step_number),
+            self.dictionary.select(index),
+            picks.to(self.dictionary.decoder_weights),
+        )
+        return new._replace(weights=new.weights.cpu())
 
     @torch.no_grad()
     def consolidated(self, index: int) -> Trainer:
@@ -126,11 +142,8 @@ class Trainer:
         What was merged and dropped is in its `consolidation`.
         """
         restarts = self.dictionary.select(index)
-        rows = self.stream.judging(index, self.step_number)
-        best = int(restarts.reconstruct(rows).fvu.argmin())
+        best, found = self.ranks.decided(partial(self._consolidation, index))
         encoder, decoder = restarts.encoder.select(best), restarts.decoder.select(best)
-        inner = self.stream.inner(index, self.step_number, decoder, CONSOLIDATION_ROWS)
-        found = consolidate(inner, decoder.gram(), self.config.n_active_of)
         one = Trainer([self.sources[index]], self.config)
         one.consolidation = {"step": self.step_number, "restart": best, **found.record()}
         state = {k: v if v.dim() == 0 else v[index, best] for k, v in self.state().items()}
@@ -141,6 +154,25 @@ class Trainer:
         lead = {k for k in state if k != "step" and not k.endswith(".step")}
         one.load_state({k: v[None, None] if k in lead else v for k, v in state.items()})
         return one
+
+    def _consolidation(self, index: int) -> tuple[int, Consolidation]:
+        """The best restart of a source, and what stays of it."""
+        restarts = self.dictionary.select(index)
+        rows = self.stream.judging(index, self.step_number)
+        best = int(restarts.reconstruct(rows).fvu.argmin())
+        decoder = restarts.decoder.select(best)
+        inner = self.stream.inner(index, self.step_number, decoder, CONSOLIDATION_ROWS)
+        found = consolidate(inner, decoder.gram(), self.config.n_active_of)
+        return best, replace(found, mix=found.mix.cpu())
+
+    def agree(self) -> None:
+        """Take over the first process's state, such as what it read from a checkpoint."""
+        if self.ranks.size > 1:
+            state, self.consolidation = self.ranks.decided(self._all_of_it)
+            self.load_state(state)
+
+    def _all_of_it(self) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+        return {name: values.cpu() for name, values in self.state().items()}, self.consolidation
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the rest of the run depends on."""
