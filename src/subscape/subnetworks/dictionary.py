@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,29 @@ class Reconstruction(NamedTuple):
     def loss(self) -> Float[Tensor, ""]:
         """What training minimises: replicas do not influence each other, so their sum."""
         return (self.fvu if self.penalty is None else self.fvu + self.penalty).sum()
+
+    def detached(self) -> Reconstruction:
+        """The same without a graph."""
+        penalty = None if self.penalty is None else self.penalty.detach()
+        parts = self.error.detach(), self.total.detach(), self.codes.detach()
+        return Reconstruction(*parts, penalty)
+
+
+class Products(NamedTuple):
+    """All that a dictionary wants to know of rows."""
+
+    coefficients: Float[Tensor, "*replica row subnetwork"]
+    """⟨g, V_in⟩."""
+    projected: Float[Tensor, "*replica row subnetwork"]
+    """⟨g, V_out⟩."""
+    squared_norm: Float[Tensor, "*target row"]
+    """‖g‖²."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Products]) -> Products:
+        """Those of rows one after the other."""
+        coefficients, projected, norms = zip(*parts, strict=True)
+        return cls(torch.cat(coefficients, -2), torch.cat(projected, -2), torch.cat(norms, -1))
 
 
 class Dictionary(nn.Module):
@@ -79,21 +103,56 @@ class Dictionary(nn.Module):
             Codes and parts of the loss, differentiable.
         """
         coefficients, projected, gram = _products(gradients, self.encoder, self.decoder)
+        total = gradients.squared_norm().sum(-1)
+        return self._reconstruction(coefficients, projected, gram, total, everything=everything)
+
+    def of_products(self, products: Products, *, everything: bool = False) -> Reconstruction:
+        """The same of rows that are known by their inner products alone."""
+        total, gram = products.squared_norm.sum(-1), self.decoder.gram()
+        parts = products.coefficients, products.projected, gram, total
+        return self._reconstruction(*parts, everything=everything)
+
+    def _reconstruction(
+        self,
+        coefficients: Tensor,
+        projected: Tensor,
+        gram: Tensor,
+        total: Tensor,
+        *,
+        everything: bool,
+    ) -> Reconstruction:
         codes = coefficients if everything else self.selection(coefficients)
         penalty = None if everything else self.selection.penalty(coefficients)
-        total = gradients.squared_norm().sum(-1)
         error = error_of(total, codes, projected, gram)
         return Reconstruction(error, by_replica(total, error), codes, penalty)
 
     @torch.no_grad()
-    def reconstruct(self, gradients: RowGradients, *, alone: bool = False) -> Reconstruction:
+    def reconstruct(
+        self, gradients: RowGradients | Products, *, alone: bool = False
+    ) -> Reconstruction:
         """The same for evaluation: exact to more digits, without graph; `alone` selects row by row."""
-        coefficients = gradients.inner(self.encoder)
-        selection = self.selection
+        if isinstance(gradients, Products):
+            coefficients, norms = gradients.coefficients, gradients.squared_norm
+        else:
+            coefficients, norms = gradients.inner(self.encoder), gradients.squared_norm()
+        selection, total = self.selection, norms.double().sum(-1)
         codes = coefficients * selection.alone(coefficients) if alone else selection(coefficients)
-        error = reconstruction_error(gradients, codes, self.decoder).double()
-        total = gradients.squared_norm().double().sum(-1)
+        if isinstance(gradients, Products):
+            gram = self.decoder.gram().double()
+            error = error_of(total, codes.double(), gradients.projected.double(), gram)
+        else:
+            error = reconstruction_error(gradients, codes, self.decoder).double()
         return Reconstruction(error, by_replica(total, error), codes, None)
+
+    def products(self, gradients: RowGradients) -> Products:
+        """What a dictionary wants to know of rows: differentiable."""
+        products = gradients.inner(self.both)
+        return Products(*products.chunk(2, dim=-1), gradients.squared_norm())
+
+    @property
+    def both(self) -> Stack:
+        """V_in, then V_out."""
+        return Stack(self.layout, torch.cat([self.encoder_weights, self.decoder_weights], dim=-2))
 
     @torch.no_grad()
     def normalise(self) -> None:

@@ -144,14 +144,18 @@ class Prepared:
         """
         folder = None if out is None else Path(out)
         if folder is not None:
-            _check_folder(folder)
+            check_folder(folder)
         with locked(folder):
             result = train(self.source, self.heldout, self.config, folder=folder, progress=progress)
-            options = {"rows": self.source.kind, "engine": self.source.engine}
-            result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
+            result = self.finished(result)
             if folder is not None:
                 result.save_pretrained(folder / "final", overwrite=True)
         return result
+
+    def finished(self, trained: Decomposition) -> Decomposition:
+        """What training gave, with how it was made."""
+        options = {"rows": self.source.kind, "engine": self.source.engine}
+        return replace(trained, settings=asdict(self.config) | dict(self.names) | options)
 
 
 def prepare(
@@ -235,7 +239,8 @@ def prepare(
     return Prepared(source, held, config, names)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder whose `final` is no resumable run's."""
     if folder.is_file():
         raise ValueError(
             problem(

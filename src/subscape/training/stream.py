@@ -36,10 +36,14 @@ class Stream:
         batch_size: int,
         n_steps: int,
         micro_batch_size: int | None = None,
+        n_parameters_ahead: int | None = None,
     ) -> None:
         self.sources, self.n_steps = list(sources), n_steps
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self._row_bytes = layout.n_parameters * self.sources[0].target.like.element_size()
+        entry = self.sources[0].target.like.element_size()
+        self._row_bytes = layout.n_parameters * entry
+        # More than the layout's where the gradients of others are made with these.
+        self._row_bytes_ahead = (n_parameters_ahead or layout.n_parameters) * entry
         self._block: tuple[int, Tensor] | None = None
 
     def gradients(self, step: int) -> RowGradients:
@@ -77,7 +81,8 @@ class Stream:
     @property
     def steps_ahead(self) -> int:
         """Steps whose gradients are made together."""
-        affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // (self._row_bytes * self.batch_size))
+        batch_bytes = self._row_bytes_ahead * self.batch_size
+        affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // batch_bytes)
         if self.micro_batch_size is not None:
             affordable = min(affordable, self.micro_batch_size // self.batch_size)
         return max(1, affordable)

@@ -81,23 +81,36 @@ class Trainer:
     @torch.enable_grad()
     def step(self) -> Reconstruction:
         """One optimiser step; gives the reconstruction before it."""
-        config = self.config
         gradients = self.stream.gradients(self.step_number)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(config, self.step_number)
-        self.optimiser.zero_grad()
-        batch = self.dictionary(gradients, everything=in_dense_warmup(config, self.step_number))
+        batch = self.dictionary(gradients, everything=self.everything)
         batch.loss.backward()
-        self.optimiser.step()
-        self.dictionary.normalise()
-        self.step_number += 1
-        every, until = config.resample_every, config.resample_until * config.steps
-        if every and self.step_number % every == 0 and self.step_number <= until:
-            self._resample()
+        self.update()
+        if self.resampling_due:
+            self.resample()
         return batch
 
+    @property
+    def everything(self) -> bool:
+        """Whether all coefficients are active in the next step."""
+        return in_dense_warmup(self.config, self.step_number)
+
+    def update(self) -> None:
+        """Let the optimiser make its step, and use the gradients up."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step_number)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.dictionary.normalise()
+        self.step_number += 1
+
+    @property
+    def resampling_due(self) -> bool:
+        """Whether subnetworks are to be replaced after the step just made."""
+        every, until = self.config.resample_every, self.config.resample_until * self.config.steps
+        return every > 0 and self.step_number % every == 0 and self.step_number <= until
+
     @torch.no_grad()
-    def _resample(self) -> None:
+    def resample(self) -> None:
         """Replace subnetworks of little use; see `resampling`. Source by source: none depends on another."""
         n_restarts, n_subnetworks = self.dictionary.decoder_weights.shape[1:3]
         n_draws = N_CANDIDATES * n_replaced_at_most(n_subnetworks)
