@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from subscape._shapes import Float
 from subscape.gradients.row_gradients import DenseRowGradients, RowGradients, times_directions
 from subscape.lowrank import Layout, Stack
+from subscape.lowrank.energy import gram_fits
 from subscape.lowrank.stack import unit
 from subscape.lowrank.tensor import self_product
 from subscape.subnetworks.objective import by_replica, error_of, reconstruction_error
@@ -42,8 +43,9 @@ class Reconstruction(NamedTuple):
     def detached(self) -> Reconstruction:
         """The same without a graph."""
         penalty = None if self.penalty is None else self.penalty.detach()
-        parts = self.error.detach(), self.total.detach(), self.codes.detach()
-        return Reconstruction(*parts, penalty)
+        return Reconstruction(
+            self.error.detach(), self.total.detach(), self.codes.detach(), penalty
+        )
 
 
 class Products(NamedTuple):
@@ -102,28 +104,20 @@ class Dictionary(nn.Module):
         Returns:
             Codes and parts of the loss, differentiable.
         """
-        coefficients, projected, gram = _products(gradients, self.encoder, self.decoder)
-        total = gradients.squared_norm().sum(-1)
-        return self._reconstruction(coefficients, projected, gram, total, everything=everything)
+        products, gram = self._products(gradients)
+        return self._reconstruction(products, gram, everything=everything)
 
     def of_products(self, products: Products, *, everything: bool = False) -> Reconstruction:
         """The same of rows that are known by their inner products alone."""
-        total, gram = products.squared_norm.sum(-1), self.decoder.gram()
-        parts = products.coefficients, products.projected, gram, total
-        return self._reconstruction(*parts, everything=everything)
+        return self._reconstruction(products, None, everything=everything)
 
     def _reconstruction(
-        self,
-        coefficients: Tensor,
-        projected: Tensor,
-        gram: Tensor,
-        total: Tensor,
-        *,
-        everything: bool,
+        self, products: Products, gram: Tensor | None, *, everything: bool
     ) -> Reconstruction:
+        coefficients, total = products.coefficients, products.squared_norm.sum(-1)
         codes = coefficients if everything else self.selection(coefficients)
         penalty = None if everything else self.selection.penalty(coefficients)
-        error = error_of(total, codes, projected, gram)
+        error = error_of(total, codes, products.projected, self.decoder, gram)
         return Reconstruction(error, by_replica(total, error), codes, penalty)
 
     @torch.no_grad()
@@ -138,8 +132,7 @@ class Dictionary(nn.Module):
         selection, total = self.selection, norms.double().sum(-1)
         codes = coefficients * selection.alone(coefficients) if alone else selection(coefficients)
         if isinstance(gradients, Products):
-            gram = self.decoder.gram().double()
-            error = error_of(total, codes.double(), gradients.projected.double(), gram)
+            error = error_of(total, codes.double(), gradients.projected.double(), self.decoder)
         else:
             error = reconstruction_error(gradients, codes, self.decoder).double()
         return Reconstruction(error, by_replica(total, error), codes, None)
@@ -147,7 +140,18 @@ class Dictionary(nn.Module):
     def products(self, gradients: RowGradients) -> Products:
         """What a dictionary wants to know of rows: differentiable."""
         products = gradients.inner(self.both)
-        return Products(*products.chunk(2, dim=-1), gradients.squared_norm())
+        coefficients, projected = products.chunk(2, dim=-1)
+        return Products(coefficients, projected, gradients.squared_norm())
+
+    def _products(self, gradients: RowGradients) -> tuple[Products, Tensor | None]:
+        """The same, and V_out V_outᵀ where it is at hand."""
+        if not isinstance(gradients, DenseRowGradients) or not gram_fits(self.decoder):
+            return self.products(gradients), None
+        # Where rows are dense, the directions are multiplied out once for all three.
+        flat = self.both.flat()
+        coefficients, projected = times_directions(gradients.flat, flat).chunk(2, dim=-1)
+        gram = self_product(flat.chunk(2, dim=-2)[1])
+        return Products(coefficients, projected, gradients.squared_norm()), gram
 
     @property
     def both(self) -> Stack:
@@ -175,21 +179,3 @@ class Dictionary(nn.Module):
             for weights in (self.encoder_weights, self.decoder_weights)
         )
         return Dictionary(encoder, decoder, self.selection.select(index)).requires_grad_(False)
-
-
-def _products(
-    gradients: RowGradients, encoder: Stack, decoder: Stack
-) -> tuple[
-    Float[Tensor, "*replica row subnetwork"],
-    Float[Tensor, "*replica row subnetwork"],
-    Float[Tensor, "*replica subnetwork subnetwork"],
-]:
-    """⟨g, V_in⟩, ⟨g, V_out⟩ and V_out V_outᵀ."""
-    both = Stack(encoder.layout, torch.cat([encoder.weights, decoder.weights], dim=-2))
-    if not isinstance(gradients, DenseRowGradients):
-        coefficients, projected = gradients.inner(both).chunk(2, dim=-1)
-        return coefficients, projected, decoder.gram()
-    # Where rows are dense, the directions are multiplied out once for all three.
-    flat = both.flat()
-    coefficients, projected = times_directions(gradients.flat, flat).chunk(2, dim=-1)
-    return coefficients, projected, self_product(flat.chunk(2, dim=-2)[1])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from subscape._io import write_json
 from subscape._lock import locked
 from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
-from subscape.gradients.blocks import BlockSource, block_sources, modules_matched
+from subscape.gradients.blocks import BlockSource, modules_matched
 from subscape.gradients.geometry import RowWeight
 from subscape.gradients.source import Engine, MetricName
 from subscape.references import Reference
@@ -87,7 +87,7 @@ class PreparedBlocks:
 
     def estimate(self) -> Estimate:
         """The memory that the run will take."""
-        return estimate_together(self._sources("source"), self.config)
+        return estimate_together(self.sources("source"), self.config)
 
     def summary(self) -> str:
         """The tensors with their engines, and the memory that the run will take."""
@@ -106,8 +106,8 @@ class PreparedBlocks:
                 check_folder(each)
                 locks.enter_context(locked(each))
             trained = train_together(
-                self._sources("source"),
-                self._sources("heldout"),
+                self.sources("source"),
+                self.sources("heldout"),
                 self.config,
                 folders=folders,
                 progress=progress,
@@ -119,7 +119,8 @@ class PreparedBlocks:
                 write_json(folder / OVERVIEW, overview(results))
         return results
 
-    def _sources(self, which: str) -> dict[str, BlockSource]:
+    def sources(self, which: Literal["source", "heldout"]) -> dict[str, BlockSource]:
+        """Rows to train on, or those held out, of every block."""
         return {name: getattr(prepared, which) for name, prepared in self.blocks.items()}
 
 
@@ -171,7 +172,7 @@ def prepare_blocks(
     # Outputs are weighed for all blocks at once.
     whole.heldout.geometry = whole.source.geometry
     source, held = (
-        block_sources(each, targets, geometries) for each in (whole.source, whole.heldout)
+        blocksources(each, targets, geometries) for each in (whole.source, whole.heldout)
     )
     known = {**whole.names, **geometry, **of_metric}
     return PreparedBlocks(

@@ -41,10 +41,9 @@ def train_together(
 
     Blocks that another run has brought further wait for the others.
     """
-    within = replace(config, micro_batch_size=rows_at_once(blocks, config))
-    trainers = {name: _trainer(source, within) for name, source in blocks.items()}
-    for name, trainer in trainers.items() if folders else ():
-        resumed(folders[name], trainer)
+    trainers = trainers_of(blocks, config)
+    for name, folder in (folders or {}).items():
+        resumed(folder, trainers[name])
     started, at = time.perf_counter(), consolidation_step(config)
     first = min(trainer.step_number for trainer in trainers.values())
     shown = {"total": config.steps, "initial": first, "unit": "step", "mininterval": 0.5}
@@ -57,7 +56,7 @@ def train_together(
                 break
             here = {name: t for name, t in trainers.items() if t.step_number == step}
             fvus = []
-            for name, batch in _step(here).items():
+            for name, batch in step_together(here).items():
                 fvus.append(record(trainers[name], batch, folders[name] if folders else None))
             steps.update()
             known = [fvu for fvu in fvus if fvu is not None]
@@ -89,14 +88,17 @@ def rows_at_once(blocks: Blocks, config: TrainingConfig) -> int | None:
     return estimate_together(blocks, config).rows_within
 
 
-def _trainer(source: BlockSource, config: TrainingConfig) -> Trainer:
-    """A trainer that asks for the same rows as those of the other blocks."""
-    trainer = Trainer([source], config)
-    _share(trainer, source)
-    return trainer
+def trainers_of(blocks: Blocks, config: TrainingConfig) -> dict[str, Trainer]:
+    """A trainer for every block, which asks for the same rows as those of the others."""
+    within = replace(config, micro_batch_size=rows_at_once(blocks, config))
+    trainers = {name: Trainer([source], within) for name, source in blocks.items()}
+    for name, source in blocks.items():
+        _share(trainers[name], source)
+    return trainers
 
 
 def _share(trainer: Trainer, source: BlockSource) -> None:
+    """Let a trainer make rows ahead as all blocks together allow it."""
     config, every = trainer.config, source.passes.source.target
     trainer.stream = Stream(
         [source],
@@ -105,6 +107,7 @@ def _share(trainer: Trainer, source: BlockSource) -> None:
         config.steps,
         trainer.stream.micro_batch_size,
         n_parameters_ahead=every.n_parameters,
+        n_directions=config.n_restarts * config.n_directions,
     )
 
 
@@ -122,7 +125,7 @@ def _consolidated(name: str, trainer: Trainer, step: int, steps: Any) -> Trainer
 
 
 @torch.enable_grad()
-def _step(trainers: Mapping[str, Trainer]) -> dict[str, Reconstruction]:
+def step_together(trainers: Mapping[str, Trainer]) -> dict[str, Reconstruction]:
     """One step of every trainer, all from the same rows."""
     some = next(iter(trainers.values()))
     rows = some.sources[0].rows(some.step_number, some.config.batch_size)
@@ -139,6 +142,7 @@ def _step(trainers: Mapping[str, Trainer]) -> dict[str, Reconstruction]:
             batch.loss.backward()
         _check_not_zero(name, trainer, batch)
         trainer.update()
+        trainer.optimiser.zero_grad()  # to hold one block's gradients at a time
         batches[name] = batch.detached()
     # After all: it asks for other rows.
     for trainer in trainers.values():

@@ -61,7 +61,14 @@ class Trainer:
         at_once = config.micro_batch_size
         if at_once is None and len(self.sources) == 1 and self.sources[0].plan is not None:
             at_once = estimate(self.sources[0], config).rows_within
-        self.stream = Stream(self.sources, layout, config.batch_size, config.steps, at_once)
+        self.stream = Stream(
+            self.sources,
+            layout,
+            config.batch_size,
+            config.steps,
+            at_once,
+            n_directions=config.n_restarts * config.n_directions,
+        )
         self.step_number = 0
 
     def _start(self, directions: Stack) -> None:
@@ -82,6 +89,7 @@ class Trainer:
     def step(self) -> Reconstruction:
         """One optimiser step; gives the reconstruction before it."""
         gradients = self.stream.gradients(self.step_number)
+        self.optimiser.zero_grad()
         batch = self.dictionary(gradients, everything=self.everything)
         batch.loss.backward()
         self.update()
@@ -95,11 +103,10 @@ class Trainer:
         return in_dense_warmup(self.config, self.step_number)
 
     def update(self) -> None:
-        """Let the optimiser make its step, and use the gradients up."""
+        """Let the optimiser make its step."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step_number)
         self.optimiser.step()
-        self.optimiser.zero_grad()
         self.dictionary.normalise()
         self.step_number += 1
 
