@@ -172,7 +172,7 @@ def prepare_blocks(
     # Outputs are weighed for all blocks at once.
     whole.heldout.geometry = whole.source.geometry
     source, held = (
-        blocksources(each, targets, geometries) for each in (whole.source, whole.heldout)
+        block_sources(each, targets, geometries) for each in (whole.source, whole.heldout)
     )
     known = {**whole.names, **geometry, **of_metric}
     return PreparedBlocks(
