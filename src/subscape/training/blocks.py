@@ -15,7 +15,7 @@ from subscape._io import write_json
 from subscape._lock import locked
 from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
-from subscape.gradients.blocks import BlockSource, modules_matched
+from subscape.gradients.blocks import BlockSource, block_sources, modules_matched
 from subscape.gradients.geometry import RowWeight
 from subscape.gradients.source import Engine, MetricName
 from subscape.references import Reference
