@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from subscape.subnetworks.subnetwork import Subnetwork
     from subscape.targets import Target
     from subscape.training import TrainingConfig
+    from subscape.training.blocks import decompose_blocks
     from subscape.training.decompose import decompose, prepare
     from subscape.training.estimate import estimate
 
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "contrast",
     "decompose",
+    "decompose_blocks",
     "estimate",
     "explore",
     "finetune",
@@ -73,6 +75,7 @@ HOMES = {
     "scorecard.score": ("score",),
     "targets": ("Target",),
     "training": ("TrainingConfig",),
+    "training.blocks": ("decompose_blocks",),
     "training.decompose": ("decompose", "prepare"),
     "training.estimate": ("estimate",),
 }

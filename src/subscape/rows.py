@@ -61,6 +61,11 @@ class Rows:
         """The position asked for in every sample; None where a sample, or each of its positions, is a row."""
         return None if self.per_sample > 1 else self.position
 
+    def same(self, other: Rows) -> bool:
+        """Whether others are the same rows, in the same groups."""
+        pairs = ((self.index, other.index), (self.partner, other.partner))
+        return self.groups == other.groups and all(torch.equal(*pair) for pair in pairs)
+
     def between(self, start: int, stop: int) -> Rows:
         """The groups from number `start` to before `stop`."""
         ends = [0, *accumulate(self.groups)]

@@ -35,10 +35,10 @@ def load(path):
 
 def close(found, expected, case):
     exact = 1e-5 if "float32" in case else 1e-10
-    bounds = {"rtol": exact, "atol": exact}
     theirs = expected.dictionary.state_dict()
     for name, values in found.dictionary.state_dict().items():
-        torch.testing.assert_close(values, theirs[name], **bounds)
+        # By length: Adam moves an entry whose slope is mere rounding as far as all others.
+        assert (values - theirs[name]).norm() <= exact * theirs[name].norm(), name
     for name in ("fvu", "l0", "fvu_row_by_row", "fvu_of_restarts", "dead", "heldout_rows"):
         assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=exact), name
 

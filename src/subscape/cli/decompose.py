@@ -17,7 +17,7 @@ from subscape._checks import problem, require
 from subscape._io import check_free, writable, write_text
 from subscape._lock import locked
 from subscape._ranks import launched
-from subscape.cli import toml
+from subscape.cli import block_runs, toml
 from subscape.cli.earlier_run import is_run, replaced
 from subscape.cli.flags import parsed as parsed_flags
 from subscape.cli.loading import (
@@ -32,6 +32,7 @@ from subscape.cli.loading import (
 )
 from subscape.cli.run_folder import CONFIG
 from subscape.data import Samples
+from subscape.gradients.blocks import modules_matched
 from subscape.gradients.source import EngineName, MetricName
 from subscape.measures.kept import check_vocabulary
 from subscape.references import Pairs
@@ -41,6 +42,7 @@ from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.formats import RENAMED, ROWS
 from subscape.targets import Target
 from subscape.training import TrainingConfig, prepare
+from subscape.training.blocks import PreparedBlocks, overview, prepare_blocks
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.checkpoint import is_checkpoint
 from subscape.training.contrastive import paired
@@ -80,6 +82,9 @@ class DecomposeRun:
     parameters: tuple[str, ...] = ()
     """Globs over parameter names, or module names; '!glob' takes away. By default all; of a causal language
     model the MLP of the middle block."""
+    blocks: tuple[str, ...] = ()
+    """Instead of parameters: globs over module names, such as 'model.layers.*.mlp'; '!glob' takes away. Every
+    module is decomposed on its own, all in one pass over the data, each with a run folder OUT/blocks/NAME."""
     window: int = 16
     """Tokens in a window of text."""
     rows: RowKind | None = None
@@ -175,38 +180,45 @@ def in_todays_words(table: dict[str, Any]) -> dict[str, Any]:
     return new | ({"rows": ROWS.get(table["rows"], table["rows"])} if "rows" in table else {})
 
 
-def run(settings: DecomposeRun) -> Decomposition:
+def run(settings: DecomposeRun) -> Decomposition | dict[str, Decomposition]:
     """Carry out the command; of several processes the first alone writes and says what comes of it."""
     with launched(device_of(settings.device)) as (ranks, device):
         if not ranks.first:
             return _prepared(settings, device)[1].run(progress=False)
         _check_out(settings)
-        return _written(*_prepared(settings, device))
+        settings, prepared = _prepared(settings, device)
+        if isinstance(prepared, PreparedBlocks):
+            return _run_blocks(settings, prepared)
+        return _written(settings, prepared)
 
 
-def _prepared(settings: DecomposeRun, device: torch.device) -> tuple[DecomposeRun, Prepared]:
+def _prepared(
+    settings: DecomposeRun, device: torch.device
+) -> tuple[DecomposeRun, Prepared | PreparedBlocks]:
     """The run, and its settings with what was not said."""
     loaded = load_model(settings.model, device)
     settings = with_picks(settings, loaded.model)
-    target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
+    parts = modules_matched(loaded.model, settings.blocks) if settings.blocks else None
+    target = Target(loaded.model, parts or settings.parameters, outputs=loaded.outputs)
     heldout = settings.heldout and load_data(settings.heldout, settings.model, settings.window)
     data, reference = _rows_of(settings, target)
-    prepared = prepare(
-        target,
-        data,
-        heldout=heldout,
-        divergence=settings.divergence or "mse",
-        rows=settings.rows or "sample",
-        recipe=settings.recipe,
-        reference=reference,
-        row_weight=settings.row_weight,
-        metric=settings.metric,
-        metric_power=settings.metric_power,
-        metric_damping=settings.metric_damping,
-        engine=settings.engine,
-        config=settings.training,
-    )
-    return settings, prepared
+    options: dict[str, Any] = {
+        "heldout": heldout,
+        "divergence": settings.divergence or "mse",
+        "rows": settings.rows or "sample",
+        "recipe": settings.recipe,
+        "reference": reference,
+        "row_weight": settings.row_weight,
+        "metric": settings.metric,
+        "metric_power": settings.metric_power,
+        "metric_damping": settings.metric_damping,
+        "engine": settings.engine,
+        "config": settings.training,
+    }
+    if parts is not None:
+        options |= {"blocks": parts, "outputs": loaded.outputs}
+        return settings, prepare_blocks(loaded.model, data, **options)
+    return settings, prepare(target, data, **options)
 
 
 def _written(settings: DecomposeRun, prepared: Prepared) -> Decomposition:
@@ -222,6 +234,25 @@ def _written(settings: DecomposeRun, prepared: Prepared) -> Decomposition:
         write_text(settings.out / CONFIG, written)
     _print(result, settings)
     return result
+
+
+def _run_blocks(settings: DecomposeRun, prepared: PreparedBlocks) -> dict[str, Decomposition]:
+    """Carry out the command for many blocks."""
+    if not settings.json:
+        first = next(iter(prepared.blocks.values()))
+        print(f"{prepared.summary()}\n\n{picked(first)}\n")
+    alone = {
+        name: toml.dumps(replace(settings, parameters=(name,), blocks=()), leave_out=OF_THE_CALL)
+        for name in prepared.blocks
+    }
+    written = {settings.out / CONFIG: toml.dumps(settings, leave_out=OF_THE_CALL)}
+    how = {"overwrite": settings.overwrite, "progress": not settings.json}
+    results = block_runs.carried_out(prepared, settings.out, written, alone, **how)
+    if settings.json:
+        print(json.dumps({"out": str(settings.out), "blocks": overview(results)}))
+    else:
+        print(block_runs.shown(results, settings.out, _trust(settings)))
+    return results
 
 
 def is_contrastive(settings: DecomposeRun) -> bool:
@@ -248,7 +279,15 @@ def _rows_of(settings: DecomposeRun, target: Target) -> tuple[Samples, str | Pai
 
 
 def _check_out(settings: DecomposeRun) -> None:
-    """Refuse a folder that holds something else than a run."""
+    """Refuse a folder that holds something else than a run, or one of the other kind: of blocks, or of one."""
+    require(
+        not (settings.blocks and settings.parameters),
+        "blocks",
+        "blocks or parameters",
+        f"blocks={settings.blocks} and parameters={settings.parameters}",
+        "Every parameter of a block belongs to it.",
+    )
+    block_runs.check_kind(settings.out, blocks=bool(settings.blocks))
     with writable(settings.out):
         if not settings.overwrite and is_checkpoint(settings.out / CHECKPOINT):
             return
@@ -274,6 +313,8 @@ def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     picks |= recipe_of(settings.recipe, settings.rows or picks["rows"])
     if is_contrastive(settings):
         del picks["reference"]
+    if settings.blocks:
+        del picks["parameters"]
     open_ = {k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}
     settings = replace(settings, **open_)
     return replace(settings, training=settings.training.of_rows(settings.rows or "sample"))
@@ -343,7 +384,7 @@ def _print(result: Decomposition, settings: DecomposeRun) -> None:
     if settings.json:
         print(json.dumps({"out": str(settings.out), "metrics": figures}))
         return
-    trust = " --trust" if any(is_code(getattr(settings, name)) for name in NAMES) else ""
+    trust = _trust(settings)
     print(f"""
 {result}
 
@@ -357,6 +398,11 @@ Saved in {settings.out / "final"}; next
   subscape measure {settings.out}{trust}
 Replay with
   subscape decompose --config {settings.out / CONFIG}{trust} --out ANOTHER""")
+
+
+def _trust(settings: DecomposeRun) -> str:
+    """The flag that a command needs that takes model and data from run.toml."""
+    return " --trust" if any(is_code(getattr(settings, name)) for name in NAMES) else ""
 
 
 def _consolidated(figures: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from subscape.measures import Measures
 from subscape.measures.record import NAME
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
+from subscape.training.blocks import FOLDER as BLOCKS
 
 CONFIG = "run.toml"
 MEASURES = "measures"
@@ -136,6 +137,14 @@ def open_run(
     place = device_of(device)
     final = folder / "final" if (folder / "final").is_dir() else folder
     started = (folder / CONFIG).is_file()
+    parts = sorted(path.name for path in (folder / BLOCKS).glob("*")) if started else []
+    require(
+        not parts,
+        "run",
+        "the folder of one block",
+        f"{folder}, which holds {len(parts)}",
+        f"Such as {folder / BLOCKS / (parts or [''])[0]}.",
+    )
     require(
         (final / "config.json").is_file(),
         "run",

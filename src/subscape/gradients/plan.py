@@ -54,6 +54,10 @@ class Plan:
         """Run the model over samples; see `OnePass`."""
         return OnePass(self.target, self.found, self.choices, inputs, position, every=every)
 
+    def of(self, target: Target) -> Plan:
+        """The plan for some of its tensors."""
+        return replace(self, target=target, choices={n: self.choices[n] for n in target.names})
+
     def shown(self) -> dict[str, str]:
         """The engines in words, by parameter name."""
         return {

@@ -6,7 +6,7 @@ stack of directions, their squared norms, and, where it must be, the dense tenso
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -205,6 +205,18 @@ class FactoredRowGradients:
     def flat(self) -> Float[Tensor, "row parameter"]:
         """All tensors in full, flattened and concatenated, in model order."""
         return torch.cat([g.reshape(self.n_rows, -1) for g in self.dense().values()], dim=1)
+
+
+def of_tensors(gradients: RowGradients, names: Sequence[str]) -> RowGradients:
+    """The share of some tensors in row gradients; the gradients themselves where these are all of them."""
+    if isinstance(gradients, DenseRowGradients):
+        if list(gradients.shapes) == list(names):
+            return gradients
+        dense = gradients.dense()
+        lead = gradients.flat.shape[:-1]
+        flat = torch.cat([dense[name].reshape(*lead, -1) for name in names], dim=-1)
+        return DenseRowGradients(flat, {name: gradients.shapes[name] for name in names})
+    return FactoredRowGradients({name: gradients.factored().tensors[name] for name in names})
 
 
 def times_directions(

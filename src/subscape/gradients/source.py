@@ -26,7 +26,7 @@ from subscape.gradients.memory import MemoryUse
 from subscape.gradients.micro_batches import MicroBatches
 from subscape.gradients.passes import JacobianPass, LoopPass, Pass
 from subscape.gradients.plan import Plan, choose, samples_to_try
-from subscape.gradients.row_gradients import RowGradients, RowProducts, check_finite
+from subscape.gradients.row_gradients import RowGradients, RowProducts, check_finite, of_tensors
 from subscape.gradients.shared_rows import SharedRows
 from subscape.gradients.survey import survey
 from subscape.references import MEAN, FixedOutput, Reference, as_reference, name_of
@@ -291,27 +291,48 @@ class GradientSource:
     def _geometry(
         self, row_weight: RowWeight, metric: MetricName, *, power: float, damping: float
     ) -> Geometry:
-        """Estimate typical lengths and the metric from some rows of the data."""
+        """The geometry of all tensors together."""
+        options: dict[str, Any] = {"power": power, "damping": damping}
+        return self.geometries([self.target.names], row_weight, metric, **options)[0]
+
+    def geometries(
+        self,
+        blocks: Sequence[Sequence[str]],
+        row_weight: RowWeight,
+        metric: MetricName,
+        *,
+        power: float,
+        damping: float,
+    ) -> list[Geometry]:
+        """Estimate typical lengths and the metric from some rows of the data, for each of some blocks of tensors.
+
+        Rows come from here with their outputs weighed from then on, and in no metric.
+        """
         names = get_args(MetricName)
         require(metric in names, "metric", f"one of {list(names)}", repr(metric))
         require(0 <= power <= 1, "metric_power", "a power from 0 to 1", repr(power))
         finite = 0 <= damping < math.inf
         require(finite, "metric_damping", "a share of 0 or more", repr(damping))
         plain = Geometry(row_weight)
-        if row_weight == "norm" and metric == "euclidean":
-            return plain
         self.geometry = Geometry()
+        if row_weight == "norm" and metric == "euclidean":
+            return [plain] * len(blocks)
         first = next(self._some_rows())
         outputs = self.outputs_at(first).to(self.target.like.dtype)
         e = output_gradient(self.divergence, outputs, self._reference_of(outputs, first))
         plain = replace(plain, typical_output=_rms(e.flatten(1).square().sum(1)))
         self.geometry = replace(plain, row_weight="output" if row_weight == "output" else "norm")
+        whole = None
         if metric == "kronecker":
             batches, ranks = self._estimated_from()
-            estimated = kronecker(batches, power=power, damping=damping, ranks=ranks)
-            plain = replace(plain, metric=estimated)
-            self.geometry = replace(self.geometry, metric=estimated)
-        return replace(plain, typical_row=_rms(self.gradients(first).squared_norm()))
+            whole = kronecker(batches, power=power, damping=damping, ranks=ranks)
+        gradients, estimated = self.gradients(first), []
+        for block in blocks:
+            own = None if whole is None else whole.of(block)
+            measured = replace(self.geometry, metric=own).of_rows(of_tensors(gradients, block))
+            typical = _rms(measured.squared_norm())
+            estimated.append(replace(plain, metric=own, typical_row=typical))
+        return estimated
 
     def _estimated_from(self) -> tuple[Callable[[], Iterable[RowGradients]], Ranks]:
         """The gradients that a metric is estimated from; made anew for each of its passes if they are large."""

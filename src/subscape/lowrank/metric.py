@@ -11,7 +11,7 @@ that it moves just the rows in which the code is large. Of gradients: u = F^p �
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,6 +68,13 @@ class Metric:
 
     tensors: Mapping[str, TensorMetric]
     """By parameter name."""
+
+    def of(self, names: Sequence[str]) -> Metric:
+        """That of some of the tensors alone, which together then have the mean square per row that all had."""
+        more = (len(self.tensors) / len(names)) ** 0.5
+        return Metric({
+            n: replace(self.tensors[n], scale=self.tensors[n].scale * more) for n in names
+        })
 
     def to_push(self, stack: Stack) -> Stack:
         """Directions d = F^(−p) ṽ: the directions to move weights along."""

@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from subscape._shapes import Float
 from subscape.lowrank.layout import TensorLayout
 
+LARGEST_PRODUCT = 64 * 2**20
+"""Bytes of products of directions with directions that are made at a time."""
 SMALL = 4096
 """Entries of a tensor up to which its directions are always multiplied out: fewer, larger products."""
 
@@ -120,8 +123,35 @@ def gram(tensor: TensorLayout, pieces: list[Tensor]) -> Float[Tensor, "*lead n n
     if rank is None or not _thin_is_cheaper(tensor, rank, n):
         return self_product(compose(tensor, pieces).reshape(*pieces[0].shape[:lead], -1))
     left, right = pair(tensor, pieces)
+    if left[..., 0, 0].numel() * n * rank**2 * left.element_size() > LARGEST_PRODUCT:
+        return _gram_in_tiles(left, right)
     products = self_product(left.mT.flatten(-3, -2)) * self_product(right.mT.flatten(-3, -2))
     return products.unflatten(-1, (n, rank)).sum(-1).unflatten(-2, (n, rank)).sum(-2)
+
+
+def _gram_in_tiles(left: Tensor, right: Tensor) -> Float[Tensor, "*lead n n"]:
+    """The same with the products of some directions at a time, which are made anew in the backward pass."""
+    *lead, n, _, rank = left.shape
+    entries = LARGEST_PRODUCT // (left.element_size() * torch.Size(lead).numel())
+    step = max(1, int(entries**0.5) // rank)
+    places = [slice(start, start + step) for start in range(0, n, step)]
+    tiles: list[list[Tensor]] = [[] for _ in places]
+    for i, one in enumerate(places):
+        for j, other in enumerate(places):
+            if j < i:  # symmetric
+                tiles[i].append(tiles[j][i].mT)
+                continue
+            sides = [side[..., at, :, :] for side in (left, right) for at in (one, other)]
+            tiles[i].append(checkpoint(_tile, *sides, use_reentrant=False))  # pyright: ignore[reportArgumentType]
+    return torch.cat([torch.cat(line, dim=-1) for line in tiles], dim=-2)
+
+
+def _tile(left: Tensor, left_other: Tensor, right: Tensor, right_other: Tensor) -> Tensor:
+    """Inner products of some directions with others."""
+    sides = [s.mT.flatten(-3, -2) for s in (left, left_other, right, right_other)]
+    products = (sides[0] @ sides[1].mT) * (sides[2] @ sides[3].mT)
+    rank = left.shape[-1]
+    return products.unflatten(-1, (-1, rank)).sum(-1).unflatten(-2, (-1, rank)).sum(-2)
 
 
 def squared_norm(tensor: TensorLayout, pieces: list[Tensor]) -> Float[Tensor, "*lead"]:

@@ -56,7 +56,7 @@ def reached(part: Part, one: Decomposition) -> Reached:
     codes = one.dictionary.selection(part.inner(one.encoder)).double()
     l0 = float((codes != 0).double().sum(1).mean())
     projected, gram = part.inner(one.decoder).double(), one.decoder.gram().double()
-    by_encoder = float(error_of(total, codes, projected, gram) / total)
+    by_encoder = float(error_of(total, codes, projected, one.decoder, gram) / total)
     return Reached(by_encoder, best_codes(projected, gram, total, l0, None).fvu, l0, total)
 
 

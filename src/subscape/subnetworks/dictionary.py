@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from subscape._shapes import Float
 from subscape.gradients.row_gradients import DenseRowGradients, RowProducts, times_directions
 from subscape.lowrank import Layout, Stack
+from subscape.lowrank.energy import gram_fits
 from subscape.lowrank.stack import unit
 from subscape.lowrank.tensor import self_product
 from subscape.subnetworks.objective import by_replica, error_of, reconstruction_error
@@ -37,6 +39,30 @@ class Reconstruction(NamedTuple):
     def loss(self) -> Float[Tensor, ""]:
         """What training minimises: replicas do not influence each other, so their sum."""
         return (self.fvu if self.penalty is None else self.fvu + self.penalty).sum()
+
+    def detached(self) -> Reconstruction:
+        """The same without a graph."""
+        penalty = None if self.penalty is None else self.penalty.detach()
+        return Reconstruction(
+            self.error.detach(), self.total.detach(), self.codes.detach(), penalty
+        )
+
+
+class Products(NamedTuple):
+    """All that a dictionary wants to know of rows."""
+
+    coefficients: Float[Tensor, "*replica row subnetwork"]
+    """⟨g, V_in⟩."""
+    projected: Float[Tensor, "*replica row subnetwork"]
+    """⟨g, V_out⟩."""
+    squared_norm: Float[Tensor, "*target row"]
+    """‖g‖²."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Products]) -> Products:
+        """Those of rows one after the other."""
+        coefficients, projected, norms = zip(*parts, strict=True)
+        return cls(torch.cat(coefficients, -2), torch.cat(projected, -2), torch.cat(norms, -1))
 
 
 class Dictionary(nn.Module):
@@ -78,22 +104,59 @@ class Dictionary(nn.Module):
         Returns:
             Codes and parts of the loss, differentiable.
         """
-        coefficients, projected, gram = _products(gradients, self.encoder, self.decoder)
+        products, gram = self._products(gradients)
+        return self._reconstruction(products, gram, everything=everything)
+
+    def of_products(self, products: Products, *, everything: bool = False) -> Reconstruction:
+        """The same of rows that are known by their inner products alone."""
+        return self._reconstruction(products, None, everything=everything)
+
+    def _reconstruction(
+        self, products: Products, gram: Tensor | None, *, everything: bool
+    ) -> Reconstruction:
+        coefficients, total = products.coefficients, products.squared_norm.sum(-1)
         codes = coefficients if everything else self.selection(coefficients)
         penalty = None if everything else self.selection.penalty(coefficients)
-        total = gradients.squared_norm().sum(-1)
-        error = error_of(total, codes, projected, gram)
+        error = error_of(total, codes, products.projected, self.decoder, gram)
         return Reconstruction(error, by_replica(total, error), codes, penalty)
 
     @torch.no_grad()
-    def reconstruct(self, gradients: RowProducts, *, alone: bool = False) -> Reconstruction:
+    def reconstruct(
+        self, gradients: RowProducts | Products, *, alone: bool = False
+    ) -> Reconstruction:
         """The same for evaluation: exact to more digits, without graph; `alone` selects row by row."""
-        coefficients = gradients.inner(self.encoder)
-        selection = self.selection
+        if isinstance(gradients, Products):
+            coefficients, norms = gradients.coefficients, gradients.squared_norm
+        else:
+            coefficients, norms = gradients.inner(self.encoder), gradients.squared_norm()
+        selection, total = self.selection, norms.double().sum(-1)
         codes = coefficients * selection.alone(coefficients) if alone else selection(coefficients)
-        error = reconstruction_error(gradients, codes, self.decoder).double()
-        total = gradients.squared_norm().double().sum(-1)
+        if isinstance(gradients, Products):
+            error = error_of(total, codes.double(), gradients.projected.double(), self.decoder)
+        else:
+            error = reconstruction_error(gradients, codes, self.decoder).double()
         return Reconstruction(error, by_replica(total, error), codes, None)
+
+    def products(self, gradients: RowProducts) -> Products:
+        """What a dictionary wants to know of rows: differentiable."""
+        products = gradients.inner(self.both)
+        coefficients, projected = products.chunk(2, dim=-1)
+        return Products(coefficients, projected, gradients.squared_norm())
+
+    def _products(self, gradients: RowProducts) -> tuple[Products, Tensor | None]:
+        """The same, and V_out V_outᵀ where it is at hand."""
+        if not isinstance(gradients, DenseRowGradients) or not gram_fits(self.decoder):
+            return self.products(gradients), None
+        # Where rows are dense, the directions are multiplied out once for all three.
+        flat = self.both.flat()
+        coefficients, projected = times_directions(gradients.flat, flat).chunk(2, dim=-1)
+        gram = self_product(flat.chunk(2, dim=-2)[1])
+        return Products(coefficients, projected, gradients.squared_norm()), gram
+
+    @property
+    def both(self) -> Stack:
+        """V_in, then V_out."""
+        return Stack(self.layout, torch.cat([self.encoder_weights, self.decoder_weights], dim=-2))
 
     @torch.no_grad()
     def normalise(self) -> None:
@@ -116,21 +179,3 @@ class Dictionary(nn.Module):
             for weights in (self.encoder_weights, self.decoder_weights)
         )
         return Dictionary(encoder, decoder, self.selection.select(index)).requires_grad_(False)
-
-
-def _products(
-    gradients: RowProducts, encoder: Stack, decoder: Stack
-) -> tuple[
-    Float[Tensor, "*replica row subnetwork"],
-    Float[Tensor, "*replica row subnetwork"],
-    Float[Tensor, "*replica subnetwork subnetwork"],
-]:
-    """⟨g, V_in⟩, ⟨g, V_out⟩ and V_out V_outᵀ."""
-    both = Stack(encoder.layout, torch.cat([encoder.weights, decoder.weights], dim=-2))
-    if not isinstance(gradients, DenseRowGradients):
-        coefficients, projected = gradients.inner(both).chunk(2, dim=-1)
-        return coefficients, projected, decoder.gram()
-    # Where rows are dense, the directions are multiplied out once for all three.
-    flat = both.flat()
-    coefficients, projected = times_directions(gradients.flat, flat).chunk(2, dim=-1)
-    return coefficients, projected, self_product(flat.chunk(2, dim=-2)[1])

@@ -19,6 +19,7 @@ from subscape._shapes import Float
 from subscape.gradients.row_gradients import DenseRowGradients, RowProducts
 from subscape.gradients.shared_rows import SharedRows
 from subscape.lowrank import Stack
+from subscape.lowrank.energy import energy, gram_fits
 
 
 def dense_error(
@@ -38,8 +39,7 @@ def projected_error(
     """Σ_rows ‖g − ĝ‖² in subnetwork space, never building ĝ."""
     # The sums in float64: what cancellation then costs is that of the products.
     total = gradients.squared_norm().double().sum(-1)
-    projected, gram = gradients.inner(decoder), decoder.gram()
-    return error_of(total, codes.double(), projected.double(), gram.double())
+    return error_of(total, codes.double(), gradients.inner(decoder).double(), decoder)
 
 
 def reconstruction_error(
@@ -59,10 +59,16 @@ def error_of(
     total: Float[Tensor, "*target"],
     codes: Float[Tensor, "*replica row subnetwork"],
     projected: Float[Tensor, "*replica row subnetwork"],
-    gram: Float[Tensor, "*replica subnetwork subnetwork"],
+    decoder: Stack,
+    gram: Float[Tensor, "*replica subnetwork subnetwork"] | None = None,
 ) -> Float[Tensor, "*replica"]:
-    """Σ(‖g‖² − 2 s·p + sᵀK s) of every replica, Σ‖g‖² being given by target."""
-    change = (codes * (codes @ gram - 2 * projected)).sum((-2, -1))
+    """Σ(‖g‖² − 2 s·p + sᵀK s) of every replica, Σ‖g‖² being given by target; K may be known."""
+    if gram is not None or gram_fits(decoder):
+        gram = (decoder.gram() if gram is None else gram).to(codes.dtype)
+        change = (codes * (codes @ gram - 2 * projected)).sum((-2, -1))
+    else:
+        rebuilt = energy(codes, Stack(decoder.layout, decoder.weights.to(codes.dtype)))
+        change = rebuilt - 2 * (codes * projected).sum((-2, -1))
     return by_replica(total, change) + change
 
 

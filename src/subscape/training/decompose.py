@@ -148,15 +148,19 @@ class Prepared:
         """
         folder = Path(out) if out is not None and self.source.ranks.first else None
         if folder is not None:
-            _check_folder(folder)
+            check_folder(folder)
         with locked(folder):
             shown = progress and self.source.ranks.first
             result = train(self.source, self.heldout, self.config, folder=folder, progress=shown)
-            options = {"rows": self.source.kind, "engine": self.source.engine}
-            result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
+            result = self.finished(result)
             if folder is not None:
                 result.save_pretrained(folder / "final", overwrite=True)
         return result
+
+    def finished(self, trained: Decomposition) -> Decomposition:
+        """What training gave, with how it was made."""
+        options = {"rows": self.source.kind, "engine": self.source.engine}
+        return replace(trained, settings=asdict(self.config) | dict(self.names) | options)
 
 
 def prepare(
@@ -254,7 +258,8 @@ def _check_shares(source: GradientSource, batch_size: int) -> None:
         )
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder whose `final` is no resumable run's."""
     if folder.is_file():
         raise ValueError(
             problem(

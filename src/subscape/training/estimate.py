@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from subscape.gradients import GradientSource
 from subscape.gradients.contraction import through_factors
 from subscape.lowrank import Layout, TensorLayout, make_layout
-from subscape.lowrank.tensor import pair_rank
+from subscape.lowrank.tensor import LARGEST_PRODUCT, pair_rank
 from subscape.rows import GROUP
 from subscape.training.config import TrainingConfig
 
@@ -96,8 +96,7 @@ def _directions(tensor: TensorLayout, n: int, of_replica: int, entry: int) -> in
     rank = pair_rank(tensor)
     if rank is None:
         return dense
-    thin = 6 * n * of_replica * rank**2 * entry
-    return min(dense, thin)
+    return min(dense, 6 * min(n * of_replica * rank**2 * entry, LARGEST_PRODUCT))
 
 
 def _per_row(source: GradientSource, layout: Layout, n_rows: int, n: int, entry: int) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from subscape._shapes import Float, Int
 from subscape.gradients import RowGradients
+from subscape.lowrank.energy import through_gram
 from subscape.lowrank.project import project
 from subscape.lowrank.stack import unit
 from subscape.subnetworks.dictionary import Dictionary
@@ -56,7 +57,7 @@ def replacements(
     decoder, selection = dictionary.decoder, dictionary.selection
     size = selection.group_size
     kept = selection(gradients.inner(dictionary.encoder))
-    along = gradients.inner(decoder) - kept @ decoder.gram()  # e · v_k
+    along = gradients.inner(decoder) - through_gram(kept, decoder)  # e · v_k
     linear = (2 * kept * along).unflatten(-1, (-1, size)).sum(-1)
     use = (linear + selection.sizes(kept).square()).sum(-2)
     residual = residual_of(gradients, kept, decoder)

@@ -16,6 +16,7 @@ from torch import Tensor
 from subscape._shapes import Float, Int
 from subscape.gradients import RowGradients
 from subscape.lowrank import Stack
+from subscape.lowrank.energy import through_gram
 
 
 @runtime_checkable
@@ -100,7 +101,8 @@ def residual_of(
         return VectorResidual(gradients.flat - kept @ decoder.flat())
     projected = gradients.inner(decoder)
     cross = kept @ projected.mT
-    return ProductResidual(gradients.gram() - cross - cross.mT + kept @ decoder.gram() @ kept.mT)
+    rebuilt = through_gram(kept, decoder) @ kept.mT
+    return ProductResidual(gradients.gram() - cross - cross.mT + rebuilt)
 
 
 def residual_row(

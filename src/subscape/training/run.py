@@ -20,7 +20,13 @@ from subscape.gradients import GradientSource
 from subscape.references import FixedOutput
 from subscape.subnetworks.consolidation import summary
 from subscape.subnetworks.decomposition import Decomposition
-from subscape.subnetworks.evaluation import Evaluation, calibrate, check_not_zero, evaluate
+from subscape.subnetworks.dictionary import Reconstruction
+from subscape.subnetworks.evaluation import (
+    Evaluation,
+    calibrate_together,
+    check_not_zero,
+    evaluate_together,
+)
 from subscape.training.checkpoint import load_checkpoint, save_checkpoint
 from subscape.training.config import TrainingConfig
 from subscape.training.schedule import consolidation_step
@@ -56,9 +62,7 @@ def train_side_by_side(
     trainer, several = Trainer(sources, config), len(sources) > 1
     assert folder is None or not several
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        load_checkpoint(folder, trainer)
-        _cut_metrics(folder / METRICS, trainer.step_number)
+        resumed(folder, trainer)
     trainer.agree()
     if trainer.step_number < config.steps:
         # Found now, not after a whole run on nothing; the trainer keeps these rows for its step.
@@ -83,28 +87,40 @@ def train_side_by_side(
     return [best_of(each, 0, held, metrics) for each, held in zip(trainers, heldout, strict=True)]
 
 
+def resumed(folder: Path, trainer: Trainer) -> None:
+    """Bring a fresh trainer to where the run in a folder, made if need be, was stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    load_checkpoint(folder, trainer)
+    _cut_metrics(folder / METRICS, trainer.step_number)
+
+
 def run_steps(trainer: Trainer, until: int, folder: Path | None, shown: Any) -> None:
     """Train up to a step, with metrics and checkpoints on the way."""
-    config = trainer.config
     while trainer.step_number < until:
         batch = trainer.step()
-        step = trainer.step_number
         shown.update()
-        log, keep = (
-            step % every == 0 or step == config.steps
-            for every in (config.log_every, config.checkpoint_every)
-        )
-        if not (log or keep):
-            continue
-        fvu = batch.fvu.detach()
-        _check_finite(trainer, fvu)
-        if log:
-            shown.set_postfix(fvu=f"{fvu.min():.3f}")
-            if folder is not None:
-                line = _metrics(step, fvu, batch.codes != 0, config.group_size)
-                append_jsonl(folder / METRICS, asdict(line))
-        if keep and folder is not None:
-            save_checkpoint(folder, trainer)
+        fvu = record(trainer, batch, folder)
+        if fvu is not None:
+            shown.set_postfix(fvu=f"{fvu:.3f}")
+
+
+def record(trainer: Trainer, batch: Reconstruction, folder: Path | None) -> float | None:
+    """Write metrics and checkpoint of the step just made where these are due; gives the FVU if they are."""
+    config, step = trainer.config, trainer.step_number
+    log, keep = (
+        step % every == 0 or step == config.steps
+        for every in (config.log_every, config.checkpoint_every)
+    )
+    if not (log or keep):
+        return None
+    fvu = batch.fvu.detach()
+    _check_finite(trainer, fvu)
+    if log and folder is not None:
+        line = _metrics(step, fvu, batch.codes != 0, config.group_size)
+        append_jsonl(folder / METRICS, asdict(line))
+    if keep and folder is not None:
+        save_checkpoint(folder, trainer)
+    return float(fvu.min())
 
 
 def _check_finite(trainer: Trainer, fvu: Tensor) -> None:
@@ -155,32 +171,44 @@ def best_of(
     trainer: Trainer, index: int, heldout: GradientSource, metrics: dict[str, Any]
 ) -> Decomposition:
     """The restart of one source with the lowest FVU on held-out rows, with its figures."""
-    config, source = trainer.config, trainer.sources[index]
-    restarts = trainer.dictionary.select(index)
+    return best_of_each([(trainer, index)], [heldout], metrics)[0]
+
+
+def best_of_each(
+    trained: Sequence[tuple[Trainer, int]],
+    heldout: Sequence[GradientSource],
+    metrics: dict[str, Any],
+) -> list[Decomposition]:
+    """`best_of` of sources, by trainer and index, that have the same rows and may share passes of the model."""
+    stream, config = trained[0][0].stream, trained[0][0].config
     amount: dict[str, Any] = {
         "n_rows": config.n_heldout_rows,
         "batch_size": config.batch_size,
-        "micro_batch_size": trainer.stream.micro_batch_size,
+        "micro_batch_size": stream.micro_batch_size,
     }
-    result = evaluate(heldout, restarts, **amount)
-    best = int(result.fvu.argmin())
-    dictionary = restarts.select(best)
-    calibrate(dictionary, source, **amount)
-    alone = evaluate(heldout, dictionary, alone=True, **amount)
-    figures = _figures(result, alone, best)
-    consolidation = (
-        {} if trainer.consolidation is None else {"consolidation": trainer.consolidation}
-    )
-    return Decomposition(
-        dictionary=dictionary,
-        target=source.target.fingerprint(),
-        metrics=metrics
-        | figures
-        | consolidation
-        | {"heldout_samples": len(set(hashes(heldout.data)))},
-        reference=source.reference if isinstance(source.reference, FixedOutput) else None,
-        geometry=source.geometry,
-    )
+    restarts = [trainer.dictionary.select(index) for trainer, index in trained]
+    results = evaluate_together(list(zip(heldout, restarts, strict=True)), **amount)
+    bests = [int(result.fvu.argmin()) for result in results]
+    kept = [every.select(best) for every, best in zip(restarts, bests, strict=True)]
+    sources = [trainer.sources[index] for trainer, index in trained]
+    calibrate_together(list(zip(sources, kept, strict=True)), **amount)
+    alone = evaluate_together(list(zip(heldout, kept, strict=True)), alone=True, **amount)
+    n_samples = len(set(hashes(heldout[0].data)))
+    decompositions = []
+    for place, (trainer, _) in enumerate(trained):
+        figures = _figures(results[place], alone[place], bests[place])
+        merged = trainer.consolidation
+        consolidation = {} if merged is None else {"consolidation": merged}
+        source = sources[place]
+        one = Decomposition(
+            dictionary=kept[place],
+            target=source.target.fingerprint(),
+            metrics=metrics | figures | consolidation | {"heldout_samples": n_samples},
+            reference=source.reference if isinstance(source.reference, FixedOutput) else None,
+            geometry=source.geometry,
+        )
+        decompositions.append(one)
+    return decompositions
 
 
 def _figures(result: Evaluation, alone: Evaluation, best: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from subscape._shapes import Float
 from subscape.gradients import DenseRowGradients, GradientSource, RowGradients, RowProducts
+from subscape.gradients.contraction import DENSE_BUDGET
 from subscape.lowrank import Layout, Stack
 from subscape.rows import joined
 
@@ -36,10 +37,17 @@ class Stream:
         batch_size: int,
         n_steps: int,
         micro_batch_size: int | None = None,
+        n_parameters_ahead: int | None = None,
+        n_directions: int = 1,
     ) -> None:
         self.sources, self.n_steps = list(sources), n_steps
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self._row_bytes = layout.n_parameters * self.sources[0].target.like.element_size()
+        entry = self.sources[0].target.like.element_size()
+        self._row_bytes = layout.n_parameters * entry
+        # More than the layout's where the gradients of others are made with these.
+        self._row_bytes_ahead = (n_parameters_ahead or layout.n_parameters) * entry
+        # Made ahead they are dense, and so are then the directions that they meet.
+        self._ahead = n_directions * self._row_bytes <= DENSE_BUDGET
         self._block: tuple[int, Tensor] | None = None
 
     def gradients(self, step: int) -> RowProducts:
@@ -77,9 +85,10 @@ class Stream:
     @property
     def steps_ahead(self) -> int:
         """Steps whose gradients are made together."""
-        if self.sources[0].ranks.size > 1:
+        if not self._ahead or self.sources[0].ranks.size > 1:
             return 1
-        affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // (self._row_bytes * self.batch_size))
+        batch_bytes = self._row_bytes_ahead * self.batch_size
+        affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // batch_bytes)
         if self.micro_batch_size is not None:
             affordable = min(affordable, self.micro_batch_size // self.batch_size)
         return max(1, affordable)

@@ -69,7 +69,14 @@ class Trainer:
         at_once = config.micro_batch_size
         if at_once is None and len(self.sources) == 1 and self.sources[0].plan is not None:
             at_once = estimate(self.sources[0], config).rows_within
-        self.stream = Stream(self.sources, layout, config.batch_size, config.steps, at_once)
+        self.stream = Stream(
+            self.sources,
+            layout,
+            config.batch_size,
+            config.steps,
+            at_once,
+            n_directions=config.n_restarts * config.n_directions,
+        )
         self.step_number = 0
 
     def _start(self, directions: Stack) -> None:
@@ -89,26 +96,39 @@ class Trainer:
     @torch.enable_grad()
     def step(self) -> Reconstruction:
         """One optimiser step; gives the reconstruction before it."""
-        config = self.config
         gradients = self.stream.gradients(self.step_number)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(config, self.step_number)
         self.optimiser.zero_grad()
-        batch = self.dictionary(gradients, everything=in_dense_warmup(config, self.step_number))
+        batch = self.dictionary(gradients, everything=self.everything)
         batch.loss.backward()
+        self.update()
+        if self.resampling_due:
+            self.resample()
+        return batch
+
+    @property
+    def everything(self) -> bool:
+        """Whether all coefficients are active in the next step."""
+        return in_dense_warmup(self.config, self.step_number)
+
+    def update(self) -> None:
+        """Let the optimiser make its step."""
         for parameter in self.dictionary.parameters():
             if parameter.grad is not None:
                 self.ranks.average_(parameter.grad)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step_number)
         self.optimiser.step()
         self.dictionary.normalise()
         self.step_number += 1
-        every, until = config.resample_every, config.resample_until * config.steps
-        if every and self.step_number % every == 0 and self.step_number <= until:
-            self._resample()
-        return batch
+
+    @property
+    def resampling_due(self) -> bool:
+        """Whether subnetworks are to be replaced after the step just made."""
+        every, until = self.config.resample_every, self.config.resample_until * self.config.steps
+        return every > 0 and self.step_number % every == 0 and self.step_number <= until
 
     @torch.no_grad()
-    def _resample(self) -> None:
+    def resample(self) -> None:
         """Replace subnetworks of little use; see `resampling`. Source by source: none depends on another."""
         for index in range(len(self.sources)):
             new = self.ranks.decided(partial(self._replacements, index))
