@@ -1,13 +1,16 @@
 """Several processes get what one gets: one command, whatever it is started by, and resumed by another number."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from subscape._io import read_metadata
 from subscape.subnetworks.decomposition import Decomposition
-from tests.training.together import CASES
+from subscape.training import checkpoint
+from tests.training.together import CASES, decomposed, half
 
 QUICK = (40, (2,))
 LONG = (200, (2, 4))
@@ -74,3 +77,21 @@ def test_the_first_process_alone_writes(folder):
         assert {each.name for each in path.iterdir()} == names
     lines = (folder / "half-on-2" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == len((folder / "half-on-1" / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_checkpoint_that_has_the_metric_by_its_hash_goes_on_too(tmp_path, monkeypatch, unchecked):
+    def half_by(identity, folder):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "_identity", identity)
+            half("whitened", 8, folder)
+
+    identity = checkpoint._identity
+    half_by(lambda trainer, **_: identity(trainer, hashed=True), tmp_path)
+    said = json.loads(read_metadata(tmp_path / checkpoint.NAME)["state"])
+    assert said["geometry"][0].startswith("SHA-256 ")
+    assert decomposed("whitened", 8, tmp_path).metrics["steps"] == 8
+    # That of another metric does not.
+    other = tmp_path / "other"
+    half_by(lambda t, **_: identity(t) | {"geometry": ["kronecker, power 0.4"]}, other)
+    with pytest.raises(ValueError, match="^geometry: expected .*power 0.4"):
+        decomposed("whitened", 8, other)
