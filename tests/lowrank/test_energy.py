@@ -49,6 +49,14 @@ def test_energy_and_its_slopes_are_those_of_the_gram_matrix(small, lead, form):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_a_gram_matrix_fits_or_not_in_the_type_that_it_is_used_in(monkeypatch):
+    stack = Stack(make_layout({"b": (2,)}, 1), torch.ones(10, 2))
+    monkeypatch.setattr(module, "LARGEST_GRAM", 4 * 10**2)
+    assert gram_fits(stack)
+    assert not gram_fits(stack, torch.ones(1, dtype=torch.float64))
+    assert not gram_fits(Stack(stack.layout, torch.ones(2, 10, 2)))
+
+
 def test_energy_by_hand():
     # Two directions (1, 0) and (1, 1) of a vector, codes (2, 3): (5, 3), whose square is 34.
     stack = Stack(make_layout({"b": (2,)}, 1), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))

@@ -19,10 +19,11 @@ from subscape.lowrank.tensor import LARGEST_PRODUCT as LARGEST_GRAM
 from subscape.lowrank.tensor import compose
 
 
-def gram_fits(stack: Stack) -> bool:
-    """Whether the Gram matrices of all replicas together are small enough to be made."""
+def gram_fits(stack: Stack, like: Tensor | None = None) -> bool:
+    """Whether the Gram matrices of all replicas together are small enough to be made, in the type of `like`."""
     *lead, n, _ = stack.weights.shape
-    return torch.Size(lead).numel() * n**2 * stack.weights.element_size() <= LARGEST_GRAM
+    entry = (stack.weights if like is None else like).element_size()
+    return torch.Size(lead).numel() * n**2 * entry <= LARGEST_GRAM
 
 
 def energy(

@@ -63,7 +63,7 @@ def error_of(
     gram: Float[Tensor, "*replica subnetwork subnetwork"] | None = None,
 ) -> Float[Tensor, "*replica"]:
     """Σ(‖g‖² − 2 s·p + sᵀK s) of every replica, Σ‖g‖² being given by target; K may be known."""
-    if gram is not None or gram_fits(decoder):
+    if gram is not None or gram_fits(decoder, codes):
         gram = (decoder.gram() if gram is None else gram).to(codes.dtype)
         change = (codes * (codes @ gram - 2 * projected)).sum((-2, -1))
     else:
