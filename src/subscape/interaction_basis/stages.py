@@ -26,14 +26,14 @@ from subscape._checks import require
 from subscape._io import read_json, remove_half_written, write_json
 from subscape._lock import locked
 from subscape._progress import bar
-from subscape.interaction_basis.ablation import edge_curve, node_curve
+from subscape.interaction_basis.ablation import LargestEdges, curve_of, node_curve
 from subscape.interaction_basis.basis import rotated_basis
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, digest
 from subscape.interaction_basis.causal import Effect, module_effects
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.modules import Library, Modules, Node, find_modules
 from subscape.interaction_basis.randomised import against_shuffled
-from subscape.interaction_basis.required import Midpoint, edges_required
+from subscape.interaction_basis.required import Midpoint, required_of
 from subscape.interaction_basis.responses import responses
 from subscape.interaction_basis.task import Task
 
@@ -134,13 +134,12 @@ def _ablated(
         of = digest(graph.edges[layer], basis.into, basis.back, next_basis.into)
         if path.exists() and read_json(path)["made_of"] == {**made_of, "graph": of}:
             return read_json(path)
-        found = edges_required(chain, graph, layer, on, tolerance, base=base, midpoint=midpoint)
+        kept = LargestEdges(chain, layer, graph.bases, graph.edges[layer], on)
+        found = required_of(kept, (basis, next_basis), base, tolerance, midpoint)
         content: dict[str, Any] = {"made_of": {**made_of, "graph": of}}
         content["section"] = {name: getattr(found, name) for name in SECTION}
         if curves and method in METHODS:
-            content["edge_curve"] = edge_curve(
-                chain, layer, graph.bases, graph.edges[layer], on, flat=flat
-            )
+            content["edge_curve"] = curve_of(kept, flat=flat)
             content["node_curve"] = node_curve(chain, layer, basis, on, flat=flat)
         write_json(path, content)
         return read_json(path)

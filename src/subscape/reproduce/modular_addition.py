@@ -19,6 +19,7 @@ from subscape._checks import require
 from subscape._io import read_tensors
 from subscape._shapes import Float, Int
 from subscape.interaction_basis import ACCURACY, Affine, Chain, InteractionGraph, Mlp, Scored, Task
+from subscape.interaction_basis.sections import Ends
 from subscape.reproduce.fourier import fourier_terms
 
 NAMES = ("ln1.0", "ln2.0", "unembed", "output")
@@ -48,9 +49,26 @@ class LastPositionAttention:
         query = _by_head(last, self.query, self.query_bias)
         key = _by_head(values, self.key, self.key_bias)
         value = _by_head(values, self.value, self.value_bias)
-        scores = (query[..., -1:, :, :] * key).sum(-1) * self.query.shape[-1] ** -0.5
-        mixed = (scores.softmax(-2)[..., None] * value).sum(-3, keepdim=True)
-        return last + linear(mixed.flatten(-2), self.out.flatten(0, 1).mT, self.out_bias)
+        mixed = self._mixed(query, key, value)
+        return last + linear(mixed, self.out.flatten(0, 1).mT, self.out_bias)
+
+    def ends(self) -> Ends:
+        """Into queries, keys and values and out of what heads mix; the residual goes past."""
+        weights = [w.movedim(0, 1).flatten(1) for w in (self.query, self.key, self.value)]
+        biases = [b.flatten() for b in (self.query_bias, self.key_bias, self.value_bias)]
+
+        def core(values: Tensor) -> Tensor:
+            query, key, value = values.unflatten(-1, (3, *self.query_bias.shape)).unbind(-3)
+            return self._mixed(query[..., -1:, :, :], key, value)
+
+        read = Affine(torch.cat(weights, 1), torch.cat(biases))
+        write = Affine(self.out.flatten(0, 1), self.out_bias)
+        return Ends(read, core, write, torch.eye(len(self.out_bias)).to(self.out))
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Values of the positions, as the last one's query weighs their keys."""
+        scores = (query * key).sum(-1) * self.query.shape[-1] ** -0.5
+        return (scores.softmax(-2)[..., None] * value).sum(-3, keepdim=True).flatten(-2)
 
 
 def _by_head(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
