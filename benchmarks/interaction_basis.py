@@ -157,7 +157,7 @@ def main() -> None:
         # A lambda hides the closed form: one backward pass for every output direction.
         gram = jacobian_gram(lambda f, s=section: s(f), pair[1].into, values, pair[0].mean)
         times.append(time.perf_counter())
-        edges = interactions_by_vjp(section, *pair, values)
+        edges = interactions_by_vjp(section, pair[0], pair[1], values)
         times.append(time.perf_counter())
         fast = jacobian_gram(section, pair[1].into, values, pair[0].mean)
         off_gram = float((gram - fast).abs().max() / gram.abs().max())

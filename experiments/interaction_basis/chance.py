@@ -20,7 +20,7 @@ from subscape.interaction_basis import (
     find_modules,
     sequential_chain,
 )
-from subscape.interaction_basis.randomised import shuffled
+from subscape.interaction_basis.weights import of_model
 from subscape.reproduce.digits import load_digits
 
 
@@ -51,7 +51,12 @@ def main() -> None:
     raw = BasisConfig(last="raw")
     report("digits MLP", sequential_chain(model), images, raw)
     for seed in range(2):
-        report(f"shuffled digits MLP {seed}", sequential_chain(shuffled(model, seed)), images, raw)
+        report(
+            f"shuffled digits MLP {seed}",
+            of_model(model, sequential_chain).shuffled(seed),
+            images,
+            raw,
+        )
 
 
 def digits_mlp() -> tuple[torch.nn.Sequential, torch.Tensor]:

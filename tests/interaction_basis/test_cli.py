@@ -130,7 +130,7 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
     config, folder = tmp_path / "c.toml", tmp_path / "r"
     config.write_text('tolerance = 0.02\n[basis]\nlast = "raw"\n')
     assert run("basis", "edges", config, "--out", folder, "--json") == 0
-    real, made = stages.edges_required, []
+    real, made = stages.required_of, []
 
     def interrupted(*arguments, **options):
         if len(made) == 4:
@@ -138,7 +138,7 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
         made.append(1)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(stages, "edges_required", interrupted)
+    monkeypatch.setattr(stages, "required_of", interrupted)
     assert run("basis", "ablate", folder, "--json") == 130
     assert not (folder / "ablation.json").exists()
     made.clear()
@@ -146,7 +146,7 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
     assert len(made) == 2
     resumed = json.loads((folder / "ablation.json").read_text())
     shutil.rmtree(folder / "build" / "ablation")
-    monkeypatch.setattr(stages, "edges_required", real)
+    monkeypatch.setattr(stages, "required_of", real)
     assert run("basis", "ablate", folder, "--json") == 0
     assert json.loads((folder / "ablation.json").read_text()) == resumed
 

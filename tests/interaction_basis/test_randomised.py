@@ -11,7 +11,8 @@ from subscape.interaction_basis import (
     find_modules,
     model_task,
 )
-from subscape.interaction_basis.randomised import against_shuffled, shuffled
+from subscape.interaction_basis.randomised import against_shuffled
+from subscape.interaction_basis.weights import shuffled, with_weights
 
 
 def network():
@@ -20,17 +21,19 @@ def network():
     ).double()
 
 
-def test_a_shuffled_model_has_the_same_numbers_elsewhere():
+def test_shuffled_weights_are_the_same_numbers_elsewhere():
     model = network()
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    other = shuffled(model, 0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    tensors = shuffled(before, 0)
+    other = with_weights(model, tensors)
     for name, p in other.named_parameters():
+        assert torch.equal(p, tensors[name])
         assert torch.equal(p.flatten().sort().values, before[name].flatten().sort().values)
         assert not torch.equal(p, before[name])
         assert torch.equal(model.get_parameter(name), before[name])
-    again, third = shuffled(model, 0), shuffled(model, 1)
-    assert torch.equal(again[0].weight, other[0].weight)
-    assert not torch.equal(third[0].weight, other[0].weight)
+    again, third = shuffled(before, 0), shuffled(before, 1)
+    assert torch.equal(again["0.weight"], tensors["0.weight"])
+    assert not torch.equal(third["0.weight"], tensors["0.weight"])
 
 
 def test_modules_beside_those_of_shuffled_networks():
@@ -43,7 +46,7 @@ def test_modules_beside_those_of_shuffled_networks():
     assert beside.n_graphs == 3
     assert beside.modularity == found.modularity
     assert 0 < beside.mean < 1 and beside.deviation > 0
-    without = dataclasses.replace(task, randomised=None)
+    without = dataclasses.replace(task, weights=None)
     with pytest.raises(ValueError, match="n_networks: expected 0 for a task that cannot shuffle"):
         against_shuffled(without, config, graph, limits, found, 3)
     with pytest.raises(ValueError, match="at least 2"):

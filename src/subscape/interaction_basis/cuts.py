@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, get_args
@@ -68,6 +68,18 @@ def chain_from(
         ValueError: if a name is not there, the model cannot be exported, something other than floating-point
             numbers crosses a cut, or the sections do not give the model's outputs.
     """
+    return chains_from(model, cuts, inputs, layout=layout, outputs=outputs)({})
+
+
+def chains_from(
+    model: nn.Module,
+    cuts: Sequence[str],
+    inputs: Tensor,
+    *,
+    layout: Layout = "channel",
+    outputs: Outputs = main_output,
+) -> Callable[[Mapping[str, Tensor]], Chain]:
+    """The chain of a model as a function of its weights, of those that are to be others; see `chain_from`."""
     require(not model.training, "model", "a model in eval mode", "one in training mode")
     require(len(inputs) > 0, "inputs", "at least one sample", "none")
     require(layout in get_args(Layout), "layout", f"one of {get_args(Layout)}", repr(layout))
@@ -77,13 +89,31 @@ def chain_from(
         there = name in known or name in (INPUT, OUTPUT)
         expected = "names of modules, as model.named_modules() gives them, input or output"
         require(there and name != "", "cuts", expected, repr(name), nearest(name, known))
+    names = _names(model)
     traced = _Traced(_exported(model, cuts, inputs[:1], outputs), cuts, layout)
-    chain = traced.chain()
+    chain = traced.chain({})
     check_chain(chain, inputs)
     some = inputs[:N_CHECKED]
     with torch.no_grad():
         require_agreement(chain, outputs(model, some), some)
-    return chain
+
+    def chain_of(weights: Mapping[str, Tensor]) -> Chain:
+        for name in weights:
+            require(
+                name in names, "weights", "names of parameters", repr(name), nearest(name, names)
+            )
+        return traced.chain({other: w for name, w in weights.items() for other in names[name]})
+
+    return chain_of
+
+
+def _names(model: nn.Module) -> dict[str, list[str]]:
+    """By the name of a parameter all names that the exported graph may have for it."""
+    everything = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: [f"model.{other}" for other, p in everything.items() if p is parameter]
+        for name, parameter in everything.items()
+    }
 
 
 class _Marked(nn.Module):
@@ -213,7 +243,7 @@ class _Traced:
         for node in reversed(nodes):
             if node in needed:
                 needed.update(node.all_input_nodes)
-        self.constants = _constants(graph, nodes, varying & needed)
+        self.graph, self.every, self.varying = graph, nodes, varying & needed
         self.nodes = [n for n in nodes if n in varying & needed and n.op == "call_function"]
         place = {node: number for number, node in enumerate(self.nodes)} | {self.input: -1}
         for name, mark in zip(cuts, marks, strict=True):
@@ -251,14 +281,16 @@ class _Traced:
         )
         return _Cut(name, at + 1, tuple(live), self.layout)
 
-    def chain(self) -> Chain:
-        ends = self.cuts
+    def chain(self, weights: Mapping[str, Tensor]) -> Chain:
+        """The sections, with these weights by the names that the graph has for them."""
+        ends, own = self.cuts, _constants(self.graph, self.every, self.varying, weights)
         sections = tuple(
-            self._section(a.behind, b.behind, a.unpack, b.pack)
+            self._section(own, a.behind, b.behind, a.unpack, b.pack)
             for a, b in zip(ends, ends[1:], strict=False)
         )
-        embed = self._section(0, ends[0].behind, self._given, ends[0].pack)
-        readout = self._section(ends[-1].behind, len(self.nodes), ends[-1].unpack, self._result)
+        n = len(self.nodes)
+        embed = self._section(own, 0, ends[0].behind, self._given, ends[0].pack)
+        readout = self._section(own, ends[-1].behind, n, ends[-1].unpack, self._result)
         return Chain(tuple(cut.name for cut in ends), sections, embed, readout)
 
     def _given(self, sample: Tensor) -> dict[Node, Tensor]:
@@ -269,13 +301,14 @@ class _Traced:
 
     def _section(
         self,
+        constants: dict[Node, Any],
         first: int,
         last: int,
         unpack: Callable[[Tensor], dict[Node, Tensor]],
         pack: Callable[[dict[Node, Any]], Tensor],
     ) -> Section:
         def one(sample: Tensor) -> Tensor:
-            values: dict[Node, Any] = {**self.constants, **unpack(sample)}
+            values: dict[Node, Any] = {**constants, **unpack(sample)}
             for node in self.nodes[first:last]:
                 if node in values:
                     continue
@@ -300,14 +333,17 @@ def _with_parts_behind(graph: GraphModule) -> list[Node]:
 
 
 @torch.no_grad()
-def _constants(graph: GraphModule, nodes: list[Node], varying: set[Node]) -> dict[Node, Any]:
+def _constants(
+    graph: GraphModule, nodes: list[Node], varying: set[Node], weights: Mapping[str, Tensor]
+) -> dict[Node, Any]:
     """Values of what does not depend on the inputs: weights, masks, places; those that others read."""
     values: dict[Node, Any] = {}
     for node in nodes:
         if node in varying or node.op in ("placeholder", "output"):
             continue
         if node.op == "get_attr":
-            found = operator.attrgetter(str(node.target))(graph)
+            name = str(node.target)
+            found = weights[name] if name in weights else operator.attrgetter(name)(graph)
             values[node] = found.detach() if isinstance(found, Tensor) else found
         elif all(n in values for n in node.all_input_nodes):
             arguments, named = map_arg((node.args, node.kwargs), values.__getitem__)

@@ -2,7 +2,8 @@
 
 Two edges of a section change their ends, a -> b and c -> d to a -> d and c -> b, where neither is there yet;
 each keeps its weight. Every direction keeps the number of its edges on both sides, and nothing else of who
-interacts with whom.
+interacts with whom. An architecture may give more than that without any training: directions of a residual stream
+go on as themselves, and those of alike importance mix with each other. What it gives is in `randomised.py`.
 """
 
 from __future__ import annotations
@@ -59,8 +60,7 @@ class Chance:
     @property
     def described(self) -> str:
         """In words."""
-        verdict = "" if self.beyond else "no modules beyond chance: "
-        return f"{verdict}z = {self.z:.1f}, p = {self.p:.2g}"
+        return f"z = {self.z:.1f}, p = {self.p:.2g}"
 
 
 def chance(modularity: float, others: Sequence[float]) -> Chance:

@@ -1,17 +1,12 @@
 """Modules beside those of the same network with its weights shuffled: what its architecture alone gives.
 
-The numbers of every weight are put in random order, so that each layer keeps its scale and forgets what it
-learned. Such a network does nothing, so that no score can say which edges it needs: it gets as many edges in
-every section as the trained one.
+Such a network does nothing, so that no score can say which edges it needs: it gets as many edges in every section
+as the trained one.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-
-import torch
-from torch import nn
 
 from subscape._checks import problem, require
 from subscape._progress import bar
@@ -21,17 +16,6 @@ from subscape.interaction_basis.modules import Modules, find_modules
 from subscape.interaction_basis.null import Chance, chance
 from subscape.interaction_basis.required import ABOVE
 from subscape.interaction_basis.task import Task
-
-
-def shuffled(model: nn.Module, seed: int) -> nn.Module:
-    """A copy of a model with the numbers of every parameter in random order."""
-    generator = torch.Generator().manual_seed(seed)
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return other
 
 
 def against_shuffled(
@@ -48,20 +32,20 @@ def against_shuffled(
     progress: bool = False,
 ) -> Chance:
     """Modularity beside that of so many shuffled networks, with bases, edges and modules of their own."""
-    if task.randomised is None:
+    if task.weights is None:
         raise ValueError(
             problem(
                 "n_networks",
                 "0 for a task that cannot shuffle its weights",
                 n_networks,
-                "Give the task a function `randomised` from a seed to the chain of a shuffled network.",
+                "Give the task its `weights`, a Weights(tensors, chain_of).",
             )
         )
     require(n_networks >= 2, "n_networks", "0, or at least 2", n_networks)
     counts = [int((e >= t).sum()) for e, t in zip(graph.edges, thresholds, strict=True)]
     others = []
     for number in bar("shuffled networks", range(n_networks), progress=progress):
-        chain = task.randomised(seed + number)
+        chain = task.weights.shuffled(seed + number)
         bases = build_bases(chain, task.inputs, config, gram_inputs=task.gram_inputs)
         other = build_graph(chain, bases, task.inputs, method=method)
         limits = [

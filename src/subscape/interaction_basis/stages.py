@@ -14,9 +14,9 @@ Every stage reads what the one before it wrote.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,23 @@ BASELINES = (*METHODS, "random")
 """With the random rotation, which has edges required and nothing else."""
 SECTION = ("n_edges", "threshold", "score", "n_total")
 """What ablation.json keeps of the edges that a section requires."""
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Networks with shuffled weights to compare modules with."""
+
+    task: Callable[[], Task]
+    config: BasisConfig
+    n_networks: int
+    if_beyond: bool = False
+    """Only modules that swapped edges do not explain, and only of a task that can shuffle its weights."""
+
+    def wanted(self, modules: Modules) -> bool:
+        """Whether these are to be compared."""
+        if not modules.modules:
+            return False
+        return not self.if_beyond or (modules.beyond and self.task().weights is not None)
 
 
 @contextmanager
@@ -171,13 +188,10 @@ def modules_stage(
     seed: int = 0,
     last_layer: bool = False,
     library: Library = "louvain",
-    shuffled: tuple[Task, BasisConfig, int] | None = None,
+    shuffled: Shuffled | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Find the modules of both graphs: what is in modules.json.
-
-    `shuffled` is the task with so many networks of shuffled weights to compare the modules with.
-    """
+    """Find the modules of both graphs: what is in modules.json."""
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
     with own(folder):
         ablation = read_json(made_by("ablate", folder / "ablation.json"))
@@ -185,22 +199,21 @@ def modules_stage(
             limits = thresholds(ablation, method)
             same = {"seed": seed, "last_layer": last_layer}
             found = find_modules(graph, limits, resolution=resolution, library=library, **same)
-            if shuffled is not None and found.modules:
-                task, config, n_networks = shuffled
+            if shuffled is not None and shuffled.wanted(found):
                 beside = against_shuffled(
-                    task,
-                    config,
+                    shuffled.task(),
+                    shuffled.config,
                     graph,
                     limits,
                     found,
-                    n_networks,
+                    shuffled.n_networks,
                     method=method,
                     progress=progress,
                     **same,
                 )
                 found = replace(found, randomised=beside)
             result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
-            result[method]["described"] = found.described
+            result[method] |= {"described": found.described, "beyond": found.beyond}
             result[method]["thresholds"] = limits
         write_json(folder / "modules.json", result)
     return result

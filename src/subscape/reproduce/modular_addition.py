@@ -20,6 +20,7 @@ from subscape._io import read_tensors
 from subscape._shapes import Float, Int
 from subscape.interaction_basis import ACCURACY, Affine, Chain, InteractionGraph, Mlp, Scored, Task
 from subscape.interaction_basis.sections import Ends
+from subscape.interaction_basis.weights import Weights
 from subscape.reproduce.fourier import fourier_terms
 
 NAMES = ("ln1.0", "ln2.0", "unembed", "output")
@@ -140,14 +141,16 @@ def modular_addition_task(weights: str | Path, seed: int = 0) -> Task:
 
     Scored in float32 as published; `seed` is of the split, the published models share 0.
     """
-    chain, data = load_modular_addition(weights), modular_addition_data(seed=seed)
+    tensors, data = read_tensors(weights), modular_addition_data(seed=seed)
+    chain = modular_addition_chain(tensors)
     scored = Scored(data.test_inputs, data.test_labels, ACCURACY, batch_size=512)
     return Task(
         chain,
         data.train_inputs,
         scored,
-        scored_chain=load_modular_addition(weights, torch.float32),
+        scored_chain=modular_addition_chain(tensors, torch.float32),
         label=lambda graph: fourier_labels(chain, graph),
+        weights=Weights(tensors, lambda some: modular_addition_chain({**tensors, **some})),
     )
 
 
