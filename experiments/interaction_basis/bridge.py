@@ -1,8 +1,8 @@
 """Do L3D subnetworks of modular addition act through single LIB modules, or single frequencies?
 
 Takes run folders of `subscape reproduce modular-addition` (one per seed of the checkpoints). The first matrix of
-the MLP is decomposed (40 subnetworks, 4 active) with logits or the hidden layer as outputs; every subnetwork in use
-is pushed along, and the energy of the change at `unembed` is set beside the modules there. Controls: random
+the MLP is decomposed (40 subnetworks, 4 active) with logits or the hidden layer as outputs; every subnetwork in
+use is pushed along, and the energy of the change at `unembed` is set beside the modules there. Controls: random
 directions of the same norms and ranks, and principal directions of the row gradients. Frequency: every direction
 counts for the frequencies of its activation over all pairs. Some 30 s a setting on one core.
 
