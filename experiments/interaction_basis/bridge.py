@@ -7,23 +7,23 @@ directions of the same norms and ranks, and principal directions of the row grad
 counts for the frequencies of its activation over all pairs. Some 30 s a setting on one core.
 
     subscape reproduce modular-addition --out runs/modadd
-    SUBSCAPE_DATA=… python experiments/interaction_basis/bridge.py --runs runs/modadd --seeds 3
+    SUBSCAPE_DATA=… python experiments/interaction_basis/bridge.py --write docs/interaction-basis.md
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
+from statistics import mean
 
 import torch
 
 import subscape
 from subscape import Target
-from subscape._io import read_json, read_tensors, write_json
+from subscape._io import read_json, read_tensors
 from subscape.cli.basis_bridge import principal_pushes, pushes_of
-from subscape.interaction_basis import find_modules
-from subscape.interaction_basis.bridge import bridge, push_energy
+from subscape.interaction_basis import find_modules, module_shares
+from subscape.interaction_basis.bridge import push_energy
 from subscape.interaction_basis.stages import load_graphs, thresholds
 from subscape.measures.control import random_like
 from subscape.reproduce.fourier import frequency_shares
@@ -33,10 +33,13 @@ from subscape.subnetworks.evaluation import DEAD_RATE
 
 sys.path.append(str(Path(__file__).parents[1]))
 import modular_addition as decomposing
+import tables
+from page import kept, slug
 
 UNEMBED = 2
 WEIGHT = "blocks.0.mlp.W_in"
 SETTINGS = ("logits, whitened", "hidden layer, whitened", "hidden layer, published")
+KINDS = ("subnetworks", "random", "principal")
 N_INPUTS = 512
 
 
@@ -77,37 +80,47 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[3])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--settings", nargs="+", default=SETTINGS)
+    parser.add_argument("--out", type=Path, default=Path("runs/bridge"))
+    parser.add_argument("--write", type=Path, help="page to put the table into")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = []
+    lines = []
     for seed in arguments.seeds:
-        folder = arguments.runs / f"seed{seed}"
-        path = Path(arguments.data) / f"rib_modadd/seed{seed}.safetensors"
-        task, tensors = modular_addition_task(path), read_tensors(path)
-        graph = load_graphs(folder)["lib"]
-        modules = find_modules(graph, thresholds(read_json(folder / "ablation.json"), "lib"))
-        tables = pair_tables(task.chain, graph, most=graph.bases[UNEMBED].rank)
-        carried = [frequency_shares(tables[UNEMBED, d]) for d in range(graph.bases[UNEMBED].rank)]
         for name in arguments.settings:
-            pushes = decomposed(tensors, name, arguments.steps)
-            inputs = task.inputs[:N_INPUTS]
-            found = bridge(task.weights, graph, modules, pushes, inputs)
-            row = {"seed": seed, "outputs": name, "in_use": len(pushes["subnetworks"])}
-            for kind, some in pushes.items():
-                pure = [
-                    one_frequency(
-                        push_energy(task.weights, graph, p, inputs, [UNEMBED])[UNEMBED], carried
-                    )
-                    for p in some
-                ]
-                row[kind] = {
-                    "module": round(found.mean_largest(kind), 3),
-                    "frequency": round(sum(pure) / len(pure), 3),
-                    "in_no_module": round(float(found.shares[kind][:, -1].mean()), 3),
-                }
-            print(json.dumps(row), flush=True)
-            results.append(row)
-    write_json(arguments.runs / "bridge.json", {"rows": results})
+            row = kept(
+                arguments.out / f"{slug(name)}-{seed}-{arguments.steps}.json",
+                lambda seed=seed, name=name: measured(arguments, seed, name),
+            )
+            for kind in KINDS:
+                shown = [f"{row[kind][what]:.2f}" for what in ("module", "frequency")]
+                lines.append([str(seed), name, kind, str(row["in_use"]), *shown])
+            print(*lines[-len(KINDS) :], sep="\n", flush=True)
+    head = ["seed", "outputs", "pushed along", "how many", "in one module", "in one frequency"]
+    if arguments.write:
+        tables.write_into(arguments.write, "bridge", tables.table(head, lines))
+
+
+def measured(arguments, seed: int, name: str) -> dict:
+    """Mean largest shares of one module and of one frequency, by kind of push."""
+    folder = arguments.runs / f"seed{seed}"
+    path = Path(arguments.data) / f"rib_modadd/seed{seed}.safetensors"
+    task = modular_addition_task(path)
+    graph = load_graphs(folder)["lib"]
+    modules = find_modules(graph, thresholds(read_json(folder / "ablation.json"), "lib"))
+    rank = graph.bases[UNEMBED].rank
+    over_pairs = pair_tables(task.chain, graph, most=rank)
+    carried = [frequency_shares(over_pairs[UNEMBED, d]) for d in range(rank)]
+    pushes = decomposed(read_tensors(path), name, arguments.steps)
+    inputs = task.inputs[:N_INPUTS]
+    found = module_shares(task.weights, graph, modules, pushes, inputs)
+    row: dict = {"in_use": len(pushes["subnetworks"])}
+    for kind, some in pushes.items():
+        energies = [
+            push_energy(task.weights, graph, push, inputs, [UNEMBED])[UNEMBED] for push in some
+        ]
+        pure = mean(one_frequency(energy, carried) for energy in energies)
+        row[kind] = {"module": found.mean_largest(kind), "frequency": pure}
+    return row
 
 
 def one_frequency(energy: torch.Tensor, carried: list[dict[int, float]]) -> float:

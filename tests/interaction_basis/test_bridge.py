@@ -5,7 +5,7 @@ import torch
 
 from subscape.interaction_basis import Affine, Chain, InteractionGraph, Modules
 from subscape.interaction_basis.basis import raw_basis
-from subscape.interaction_basis.bridge import bridge, push_energy
+from subscape.interaction_basis.bridge import module_shares, push_energy
 from subscape.interaction_basis.modules import Module
 from subscape.interaction_basis.weights import Weights
 
@@ -57,7 +57,7 @@ def test_shares_of_modules_by_hand():
         "mine": [push("w", (0, 2)), push("w", (0, 0), (1, 3))],
         "other": [push("w", (0, 1), (1, 2))],
     }
-    found = bridge(network(), graph, modules, pushes, INPUTS)
+    found = module_shares(network(), graph, modules, pushes, INPUTS)
     # All in the second module; 1/2 in the first beside 2 in none; 1/2 and 2 in the two.
     assert found.shares["mine"] == pytest.approx(torch.tensor([[0, 1, 0], [0.2, 0, 0.8]]).double())
     assert found.shares["other"] == pytest.approx(torch.tensor([[0.2, 0.8, 0]]).double())
@@ -70,7 +70,7 @@ def test_what_cannot_be_measured_is_refused():
 
     def said(some, modules=modules):
         with pytest.raises(ValueError) as error:
-            bridge(network(), graph, modules, {"mine": [some]}, INPUTS)
+            module_shares(network(), graph, modules, {"mine": [some]}, INPUTS)
         return str(error.value)
 
     # V comes after the last node layer with a module.

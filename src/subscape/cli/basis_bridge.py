@@ -13,7 +13,7 @@ from subscape._checks import problem
 from subscape._io import write_json
 from subscape.cli.run_folder import Run
 from subscape.gradients.source import GradientSource
-from subscape.interaction_basis.bridge import Push, bridge
+from subscape.interaction_basis.bridge import Push, module_shares
 from subscape.interaction_basis.stages import load_graphs, load_modules, own
 from subscape.interaction_basis.task import Task
 from subscape.lowrank import Stack
@@ -41,7 +41,7 @@ def bridge_stage(task: Task, folder: Path, run: Run, *, progress: bool = False) 
     pushes = {"subnetworks": pushes_of(directions), "random": pushes_of(random_like(directions))}
     source = run.decomposition.source(run.target(), inputs)
     pushes["principal"] = principal_pushes(source, len(run.decomposition))
-    found = bridge(task.weights, graph, modules, pushes, inputs, progress=progress)
+    found = module_shares(task.weights, graph, modules, pushes, inputs, progress=progress)
     result = {
         "subnetworks": str(run.folder),
         "mean_largest": {kind: found.mean_largest(kind) for kind in pushes},

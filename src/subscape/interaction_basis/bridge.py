@@ -52,7 +52,7 @@ class Bridge:
         return float(self.largest(kind).mean())
 
 
-def bridge(
+def module_shares(
     weights: Weights,
     graph: InteractionGraph,
     modules: Modules,
