@@ -18,13 +18,13 @@ from subscape._io import check_free, write_text
 from subscape.cli import loading, toml
 from subscape.cli.basis_bridge import bridge_stage
 from subscape.cli.basis_file import BasisFile, beside, load_task
+from subscape.cli.basis_said import print_stage
 from subscape.cli.next_step import then
 from subscape.cli.run_folder import open_run
 from subscape.interaction_basis.build import BasisConfig
 from subscape.interaction_basis.cuts import OUTPUT, Layout
 from subscape.interaction_basis.figures import report_stage
 from subscape.interaction_basis.modules import Library
-from subscape.interaction_basis.pictures import METHODS
 from subscape.interaction_basis.stages import (
     Shuffled,
     ablate_stage,
@@ -326,57 +326,7 @@ def _print(settings: BasisRun, result: dict[str, Any], *, last: bool = True) -> 
         print(json.dumps(result))
         return
     print(f"\n{settings.stage}: {result['run']}")
-    match settings.stage:
-        case "build":
-            for layer in result["layers"]:
-                first = ", ".join(f"{value:.4g}" for value in layer["importance"])
-                print(
-                    f"  {layer['name']:<14} width {layer['width']:>5}  rank {layer['rank']:>5} "
-                    f"(PCA {layer['rank_pca']})  importances {first}, …"
-                )
-        case "edges":
-            for method in ("lib", "pca"):
-                for section in result[method]:
-                    arrow = f"{section['from']} → {section['to']}"
-                    print(f"  {method.upper()}  {arrow:<32} sum of edges {section['sum']:.6g}")
-        case "ablate":
-            print(f"  {result['score']} {result['base']:.5f}, within {result['tolerance']:g}")
-            names, total = result["names"], result["total"]
-
-            def counts(of: Callable[[str], int]) -> str:
-                return "  ".join(f"{METHODS[m][0]} {of(m):>6}" for m in total)
-
-            for number, (a, b) in enumerate(zip(names, names[1:], strict=False)):
-                needed = counts(lambda m, n=number: result[m]["sections"][n]["n_edges"])
-                print(f"  {f'{a} → {b}':<32} edges required: {needed}")
-            ratio = "" if result["ratio"] is None else f", LIB / PCA {result['ratio']:.3f}"
-            print(f"  {'all sections':<32} edges required: {counts(total.__getitem__)}{ratio}")
-        case "modules":
-            for method in ("lib", "pca"):
-                found = result[method]
-                print(f"  {method.upper()}  sizes {found['sizes']}: {found['described']}")
-                if found["swaps"] and not found["randomised"] and found["beyond"]:
-                    print("       not compared with shuffled weights: --shuffled 5 does")
-        case "effects":
-            print(
-                f"  {result['score']} {result['base']:.5f}; without each LIB module, and with it alone"
-            )
-            for effect in result["lib"]:
-                others = [sorted(effect[f"random_{kind}"]) for kind in ("without", "alone")]
-                middle = [some[len(some) // 2] for some in others]
-                print(
-                    f"  module {effect['module'] + 1} at node layer {effect['layer']}, "
-                    f"{effect['n_directions']} directions: {effect['without']:.4f} "
-                    f"(random {middle[0]:.4f}), {effect['alone']:.4f} (random {middle[1]:.4f})"
-                )
-        case "bridge":
-            print(
-                "  largest share of one module, mean: "
-                + ", ".join(f"{kind} {value:.2f}" for kind, value in result["mean_largest"].items())
-            )
-        case _:
-            for path in result["files"]:
-                print(f"  {path}")
+    print_stage(settings.stage, result)
     after = dict(zip(STAGES, STAGES[1:], strict=False)) | {"bridge": "report"}
     trust = " --trust" if settings.trust else ""
     if last and settings.stage in after:
