@@ -92,7 +92,7 @@ def measured(task: Task, config: BasisConfig, n_networks: int, folder: Path | No
         else:
             limits = thresholds(read_json(folder / "ablation.json"), method)
         found = find_modules(graph, limits)
-        if found.beyond and n_networks:
+        if found.swaps and found.beyond and n_networks:
             beside = against_shuffled(task, config, graph, limits, found, n_networks, method=method)
             found = replace(found, randomised=beside)
         both = [f"{c.z:.1f}" if c else "" for c in (found.swaps, found.randomised)]

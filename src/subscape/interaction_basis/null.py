@@ -35,7 +35,7 @@ class Chance:
     """Modularity of a graph beside that of graphs that share all but its modules."""
 
     modularity: float
-    """Of the graph, by as many searches as each of the others got."""
+    """Of the graph, by as many searches as each of the others got; or by how much it exceeds that of others."""
     mean: float
     deviation: float
     n_graphs: int

@@ -171,8 +171,8 @@ def _chance(modules: Modules) -> str:
     if modules.randomised is not None:
         found = modules.randomised
         text += (
-            f"{found.n_graphs} copies of the network with shuffled weights have "
-            f"Q = {found.mean:.3f} ± {found.deviation:.3f}. "
+            f"Q exceeds that by {found.modularity:.3f}; of {found.n_graphs} copies of the network with shuffled "
+            f"weights by {found.mean:.3f} ± {found.deviation:.3f}. "
         )
     elif modules.swaps is not None and modules.beyond:
         text += (

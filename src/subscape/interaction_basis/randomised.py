@@ -12,7 +12,7 @@ from subscape._checks import problem, require
 from subscape._progress import bar
 from subscape.interaction_basis.build import BasisConfig, build_bases
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
-from subscape.interaction_basis.modules import Modules, find_modules
+from subscape.interaction_basis.modules import FEW_SWAPPED, Modules, find_modules
 from subscape.interaction_basis.null import Chance, chance
 from subscape.interaction_basis.required import ABOVE
 from subscape.interaction_basis.task import Task
@@ -31,7 +31,14 @@ def against_shuffled(
     seed: int = 0,
     progress: bool = False,
 ) -> Chance:
-    """Modularity beside that of so many shuffled networks, with bases, edges and modules of their own."""
+    """What modularity exceeds that of swapped edges by, beside the same of so many shuffled networks.
+
+    Every network has bases, edges, modules and swapped edges of its own. Plain modularity would not do: the fewer
+    edges a direction has the higher it is, and shuffled networks spread theirs over more directions.
+
+    Raises:
+        ValueError: if the task cannot shuffle its weights, or the modules were not compared with swapped edges.
+    """
     if task.weights is None:
         raise ValueError(
             problem(
@@ -42,6 +49,7 @@ def against_shuffled(
             )
         )
     require(n_networks >= 2, "n_networks", "0, or at least 2", n_networks)
+    own = _excess(modules)
     counts = [int((e >= t).sum()) for e, t in zip(graph.edges, thresholds, strict=True)]
     others = []
     for number in bar("shuffled networks", range(n_networks), progress=progress):
@@ -58,7 +66,16 @@ def against_shuffled(
             resolution=modules.resolution,
             last_layer=last_layer,
             seed=seed,
-            n_swapped=0,
+            n_swapped=FEW_SWAPPED,
         )
-        others.append(found.modularity)
-    return chance(modules.modularity, others)
+        others.append(_excess(found))
+    return chance(own, others)
+
+
+def _excess(modules: Modules) -> float:
+    if not modules.modules:
+        return 0.0
+    if modules.swaps is None:
+        expected = "modules that were compared with swapped edges"
+        raise ValueError(problem("modules", expected, "others", "Find them with n_swapped."))
+    return modules.swaps.modularity - modules.swaps.mean

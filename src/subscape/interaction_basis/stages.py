@@ -58,7 +58,9 @@ class Shuffled:
         """Whether these are to be compared."""
         if not modules.modules:
             return False
-        return not self.if_beyond or (modules.beyond and self.task().weights is not None)
+        if not self.if_beyond:
+            return True
+        return modules.swaps is not None and modules.beyond and self.task().weights is not None
 
 
 @contextmanager
