@@ -112,7 +112,6 @@ def main() -> None:
     torch.set_num_threads(1)
     signs, raw = BasisConfig(sign_positions=1, allow_low_rank=True), BasisConfig(last="raw")
     cases = {
-        "untrained GPT-2": (lambda: untrained_gpt2(0), signs, None),
         "digits MLP": (lambda: digits(None), raw, None),
         "digits MLP, shuffled": (lambda: digits(0), raw, None),
     }
@@ -122,6 +121,8 @@ def main() -> None:
         if folder.exists() and path.exists():
             task = lambda path=path: modular_addition_task(path)  # noqa: E731
             cases[f"modular addition, seed {seed}"] = task, raw, folder
+    cases["untrained GPT-2"] = (lambda: untrained_gpt2(0)), signs, None
+    head = ["network", "basis", "modules", "Q", "z, swapped edges", "z, shuffled weights", "said"]
     lines = []
     for name, (task, config, folder) in cases.items():
         file = arguments.out / f"{slug(name)}-{arguments.networks}.json"
@@ -134,9 +135,8 @@ def main() -> None:
         for method, line in found.items():
             lines.append([name, method.upper(), *line])
             print(*lines[-1], flush=True)
-    head = ["network", "basis", "modules", "Q", "z, swapped edges", "z, shuffled weights", "said"]
-    if arguments.write:
-        tables.write_into(arguments.write, "chance", tables.table(head, lines))
+        if arguments.write:
+            tables.write_into(arguments.write, "chance", tables.table(head, lines))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Modules:
     swaps: Chance | None = None
     """Beside graphs with swapped edges; None where they were not made."""
     randomised: Chance | None = None
-    """By how much it exceeds `swaps`, beside the same network with shuffled weights; None where these were not run."""
+    """What it exceeds `swaps` by, beside that of shuffled weights; None where these were not run."""
 
     @property
     def sizes(self) -> list[int]:

@@ -17,6 +17,9 @@ from subscape.interaction_basis.null import Chance, chance
 from subscape.interaction_basis.required import ABOVE
 from subscape.interaction_basis.task import Task
 
+N_INPUTS = 500
+"""Samples for Jacobians and edges of a shuffled network, at most; which edges are large needs no more."""
+
 
 def against_shuffled(
     task: Task,
@@ -50,12 +53,14 @@ def against_shuffled(
         )
     require(n_networks >= 2, "n_networks", "0, or at least 2", n_networks)
     own = _excess(modules)
+    inputs = task.inputs[:N_INPUTS]
+    gram_inputs = task.inputs if task.gram_inputs is None else task.gram_inputs
     counts = [int((e >= t).sum()) for e, t in zip(graph.edges, thresholds, strict=True)]
     others = []
     for number in bar("shuffled networks", range(n_networks), progress=progress):
         chain = task.weights.shuffled(seed + number)
-        bases = build_bases(chain, task.inputs, config, gram_inputs=task.gram_inputs)
-        other = build_graph(chain, bases, task.inputs, method=method)
+        bases = build_bases(chain, inputs, config, gram_inputs=gram_inputs)
+        other = build_graph(chain, bases, inputs, method=method)
         limits = [
             float(e.flatten().topk(min(n, e.numel())).values[-1]) if n else float(ABOVE * e.max())
             for e, n in zip(other.edges, counts, strict=True)
