@@ -2,7 +2,7 @@
 
 An untrained GPT-2, and a digits MLP before and after its weights are shuffled; modular addition from run folders
 of `subscape reproduce modular-addition`, if they are there. Plain modularity is high for all of them. z against
-graphs with swapped edges and, where that is 3 or more, against networks with shuffled weights, tells them apart.
+graphs with swapped edges and, where that is enough, against networks with shuffled weights, tells them apart.
 
     python experiments/interaction_basis/chance.py --write docs/interaction-basis.md
 """
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/chance"))
     parser.add_argument("--runs", type=Path, default=Path("runs/modadd"))
-    parser.add_argument("--networks", type=int, default=5)
+    parser.add_argument("--networks", type=int, default=8)
     parser.add_argument("--write", type=Path, help="page to put the table into")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -37,7 +37,7 @@ from subscape.interaction_basis.task import Task
 
 TOLERANCE, N_SCORED = 0.01, 256
 """Of a model that the command line names."""
-N_SHUFFLED = 5
+N_SHUFFLED = 8
 """Networks with shuffled weights, by default."""
 STAGES = ("build", "edges", "ablate", "modules", "effects", "report")
 Stage = Literal["build", "edges", "ablate", "modules", "effects", "report", "run", "bridge"]
@@ -93,7 +93,7 @@ class BasisRun:
     """modules: what finds the communities, in place of what the file says."""
     shuffled: int | None = None
     """modules: so many networks with shuffled weights to compare them with; each takes bases and edges anew. By
-    default 5 where swapped edges do not explain the modules, in `run` and wherever no --trust is wanting."""
+    default 8 where swapped edges do not explain the modules, in `run` and wherever no --trust is wanting."""
     subnetworks: Path | None = None
     """bridge: a run of `subscape decompose` of the same model; which of its subnetworks act through which
     modules."""

@@ -40,7 +40,7 @@ def print_stage(stage: str, result: dict[str, Any]) -> None:
                 found = result[method]
                 print(f"  {method.upper()}  sizes {found['sizes']}: {found['described']}")
                 if found["swaps"] and not found["randomised"] and found["beyond"]:
-                    print("       not compared with shuffled weights: --shuffled 5 does")
+                    print("       not compared with shuffled weights: --shuffled 8 does")
         case "effects":
             print(
                 f"  {result['score']} {result['base']:.5f}; without each LIB module, and with it alone"

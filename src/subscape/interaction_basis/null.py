@@ -8,6 +8,7 @@ go on as themselves, and those of alike importance mix with each other. What it 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from subscape._shapes import Float
 from subscape.interaction_basis.louvain import searches
 
 BEYOND = 3.0
-"""z from which modules count as more than chance."""
+"""z from which modules count as more than chance, beside many graphs."""
+FEW = 50
+"""Graphs up to which it is said that a higher z is needed."""
 PER_EDGE = 10
 """Swaps that are tried, for every edge."""
 N_STARTS = 10
@@ -53,14 +56,25 @@ class Chance:
         return (self.n_higher + 1) / (self.n_graphs + 1)
 
     @property
+    def needed(self) -> float:
+        """Where modules begin to count: z = 3 beside many graphs, more beside few, whose deviation is uncertain.
+
+        Student's t of a new value beside n others where the normal distribution is at 3, by Wallace's formula.
+        """
+        rest = self.n_graphs - 1
+        normal = BEYOND * (8 * rest + 3) / (8 * rest + 1)
+        return math.sqrt(rest * math.expm1(normal**2 / rest) * (1 + 1 / self.n_graphs))
+
+    @property
     def beyond(self) -> bool:
         """Whether the modules are more than chance."""
-        return self.z >= BEYOND
+        return self.z >= self.needed
 
     @property
     def described(self) -> str:
         """In words."""
-        return f"z = {self.z:.1f}, p = {self.p:.2g}"
+        few = "" if self.n_graphs > FEW else f" ({self.needed:.1f} needed beside {self.n_graphs})"
+        return f"z = {self.z:.1f}{few}, p = {self.p:.2g}"
 
 
 def chance(modularity: float, others: Sequence[float]) -> Chance:

@@ -176,7 +176,7 @@ def _chance(modules: Modules) -> str:
         )
     elif modules.swaps is not None and modules.beyond:
         text += (
-            "Not compared with shuffled weights (subscape basis modules RUN --shuffled 5), which alone tell what "
+            "Not compared with shuffled weights (subscape basis modules RUN --shuffled 8), which alone tell what "
             "training made from what the architecture gives. "
         )
     return text + (
