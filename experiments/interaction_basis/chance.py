@@ -29,6 +29,7 @@ from subscape.interaction_basis import (
     find_modules,
     sequential_chain,
 )
+from subscape.interaction_basis.null import BEYOND
 from subscape.interaction_basis.randomised import against_shuffled
 from subscape.interaction_basis.stages import METHODS, load_graphs, thresholds
 from subscape.interaction_basis.weights import of_model, shuffled, with_weights
@@ -97,6 +98,8 @@ def measured(task: Task, config: BasisConfig, n_networks: int, folder: Path | No
             found = replace(found, randomised=beside)
         both = [f"{c.z:.1f}" if c else "" for c in (found.swaps, found.randomised)]
         verdict = "modules" if found.beyond else "chance"
+        if found.randomised and BEYOND <= found.randomised.z < found.randomised.needed:
+            verdict = "too few networks"
         lines[method] = [str(len(found.sizes)), f"{found.modularity:.3f}", *both, verdict]
         print(method, found.described, flush=True)
     return lines
