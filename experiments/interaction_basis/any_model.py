@@ -1,24 +1,31 @@
-"""Chains of all kinds of models by names of modules, and how far their outputs are from the models'.
+"""Chains of all kinds of models by names of modules: lines of user code, and how far outputs are from the models'.
 
-Real ones where `SUBSCAPE_DATA` names the folder of real data, else random weights of the same architecture.
+The line is printed and run as it stands, given `model` and `inputs`. Real weights where `SUBSCAPE_DATA` names the
+folder of real data, else random ones of the same architecture, all in float32.
 
-    python experiments/interaction_basis/any_model.py
+    python experiments/interaction_basis/any_model.py --write docs/interaction-basis.md
 """
 
-import json
+import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
 import transformers
 from torch import nn
 
-from subscape.interaction_basis import chain_from
 from subscape.interaction_basis.cuts import main_output
 
 sys.path.append(str(Path(__file__).parents[1]))
 import resnet20
+import tables
+
+CODE = """\
+from subscape.interaction_basis import chain_from
+chain = chain_from(model, {cuts}, inputs)
+"""
+LARGEST = 1e-5
+"""Difference from the model, as a share of its largest output."""
 
 SIZES = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3)
 SIZES |= dict(num_attention_heads=4, bos_token_id=0, eos_token_id=0)
@@ -52,6 +59,9 @@ def language(name: str, **sizes: object) -> nn.Module:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path, help="page to put the table into")
+    arguments = parser.parse_args()
     torch.manual_seed(0)
     tokens = torch.randint(0, 97, (32, 24))
     blocks = "transformer.h.0.attn", "transformer.h.0", "transformer.h.2"
@@ -77,15 +87,26 @@ def main() -> None:
         cases["ResNet-20"] = (resnet20.model(), stages, resnet20.images()[:64])
     except (KeyError, OSError, SystemExit):
         print("ResNet-20: no SUBSCAPE_DATA")
+    lines = []
     for name, (model, cuts, inputs) in cases.items():
-        start = time.time()
-        chain = chain_from(model.eval(), cuts, inputs)
+        names = {"model": model.eval(), "inputs": inputs}
+        code = CODE.format(cuts=list(cuts))
+        exec(code, names)
+        chain = names["chain"]
         with torch.no_grad():
             wanted = main_output(model, inputs)
             off = float((chain.outputs(inputs) - wanted).abs().max() / wanted.abs().max())
-            widths = [n.shape[1:] for n in chain.nodes(inputs[:1])]
-        row = {"difference": off, "nodes": [list(w) for w in widths]}
-        print(name, json.dumps(row | {"seconds": round(time.time() - start, 1)}), flush=True)
+            widths = [str(n.shape[-1]) for n in chain.nodes(inputs[:1])]
+        n_lines = len(code.splitlines())
+        line = [name, f"`{', '.join(cuts)}`", ", ".join(widths), str(n_lines), f"{off:.0e}"]
+        print(*line, sep="; ", flush=True)
+        if off > LARGEST:
+            raise SystemExit(f"{name}: outputs differ by {off:.2g} of the largest")
+        lines.append(line)
+    head = ["network", "cut behind", "widths", "lines of code", "difference"]
+    text = tables.table(head, lines)
+    if arguments.write:
+        tables.write_into(arguments.write, "agreement", text)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -6,17 +8,13 @@ from subscape.interaction_basis import (
     CROSS_ENTROPY,
     NEXT_TOKEN,
     Scored,
+    ablation,
     edge_curve,
     largest_edges,
     node_curve,
 )
-from subscape.interaction_basis.ablation import (
-    growing,
-    score_with_directions,
-    score_with_edges,
-    through_edges,
-    through_edges_by_loop,
-)
+from subscape.interaction_basis.ablation import LargestEdges, growing, score_with_directions
+from subscape.interaction_basis.passing import through_edges, through_edges_by_loop
 from subscape.interaction_basis.score import evaluate
 
 
@@ -56,11 +54,55 @@ def test_all_directions_and_all_edges_leave_the_score_as_it_is(example, name):
     base = on.base(case.chain)
     for layer in range(len(case.chain)):
         pair = graph.bases[layer : layer + 2]
-        everything = torch.ones_like(graph.edges[layer], dtype=torch.bool)
+        kept = LargestEdges(case.chain, layer, graph.bases, graph.edges[layer], on)
         width = pair[0].width
         assert score_with_directions(case.chain, layer, pair[0], width, on) == pytest.approx(base)
         # Directions that LIB dropped have no effect, so the projection changes nothing here.
-        assert score_with_edges(case.chain, layer, *pair, everything, on) == pytest.approx(base)
+        assert kept.score(graph.edges[layer].numel()) == pytest.approx(base)
+
+
+@pytest.mark.parametrize("name", ["relu", "mod-add", "sequence"])
+@pytest.mark.parametrize("room", [2**26, 0])
+def test_scores_do_not_depend_on_the_masks_before(example, name, room, monkeypatch):
+    monkeypatch.setattr(ablation, "REMEMBERED", room)
+    case = example(name)
+    graph, on = case.graph(last="raw"), scored(case)
+    for layer, section in enumerate(case.chain.sections):
+        pair, edges = graph.bases[layer : layer + 2], graph.edges[layer]
+        kept = LargestEdges(case.chain, layer, graph.bases, edges, on)
+        for k in (9, 3, 10, 0, 4, 9):
+            mask = largest_edges(edges, k)
+
+            def run(inputs, layer=layer, section=section, pair=pair, mask=mask):
+                coordinates = pair[0].encode(case.chain.nodes(inputs, layer)[-1])
+                passed = through_edges_by_loop(section, *pair, mask, coordinates)
+                return case.chain.tail(layer + 1, pair[1].decode(passed))
+
+            assert kept.score(k) == pytest.approx(on.of(run), rel=1e-9)
+            assert kept.if_within(k, kept.score(k), 0.0) == kept.score(k)
+            assert kept.if_within(k, kept.score(k) - 1, 0.5) is None
+
+
+def test_a_mask_runs_only_for_the_rows_that_are_new(example):
+    case = example("tanh")
+    graph, on = case.graph(last="raw"), dataclasses.replace(scored(case), batch_size=60)
+    rows = []
+
+    def section(values):
+        rows.append(len(values) // 60)
+        return case.chain.sections[1](values)
+
+    chain = dataclasses.replace(
+        case.chain, sections=(case.chain.sections[0], section, case.chain.sections[2])
+    )
+    edges = graph.edges[1]
+    kept = LargestEdges(chain, 1, graph.bases, edges, on)
+    kept.score(4)
+    before = rows.copy()
+    kept.score(5)
+    assert rows == [*before, 1]
+    kept.score(4)
+    assert rows == [*before, 1]
 
 
 def test_no_direction_left_is_the_output_at_the_mean(example):

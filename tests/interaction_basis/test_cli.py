@@ -1,4 +1,5 @@
 import functools
+import importlib
 import json
 import shutil
 
@@ -130,7 +131,7 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
     config, folder = tmp_path / "c.toml", tmp_path / "r"
     config.write_text('tolerance = 0.02\n[basis]\nlast = "raw"\n')
     assert run("basis", "edges", config, "--out", folder, "--json") == 0
-    real, made = stages.edges_required, []
+    real, made = stages.required_of, []
 
     def interrupted(*arguments, **options):
         if len(made) == 4:
@@ -138,7 +139,7 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
         made.append(1)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(stages, "edges_required", interrupted)
+    monkeypatch.setattr(stages, "required_of", interrupted)
     assert run("basis", "ablate", folder, "--json") == 130
     assert not (folder / "ablation.json").exists()
     made.clear()
@@ -146,7 +147,7 @@ def test_an_interrupted_ablation_goes_on_where_it_was(tmp_path, quick, capsys, m
     assert len(made) == 2
     resumed = json.loads((folder / "ablation.json").read_text())
     shutil.rmtree(folder / "build" / "ablation")
-    monkeypatch.setattr(stages, "edges_required", real)
+    monkeypatch.setattr(stages, "required_of", real)
     assert run("basis", "ablate", folder, "--json") == 0
     assert json.loads((folder / "ablation.json").read_text()) == resumed
 
@@ -230,6 +231,45 @@ def test_one_command_from_a_model_to_its_page(tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["total"] == results["ablate"]["total"]
     assert run("basis", "run", tmp_path / "r", "--trust") == 0
     assert "random rotation" in capsys.readouterr().out
+
+
+def test_subnetworks_beside_modules(tmp_path, monkeypatch, capsys):
+    import numpy
+    import torch
+
+    import subscape
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_net.py").write_text(OWN_MODEL)
+    inputs = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double()
+    numpy.savez("x.npz", inputs=inputs.numpy(), labels=inputs.argmax(1).numpy())
+    cuts = "--cuts input one two output --data x.npz --out r --tolerance 0.0 --shuffled 0 --json"
+    assert run("basis", "run", "own_net:model", *cuts.split()) == 0
+    model = importlib.import_module("own_net").model().eval()
+    options = {"n_subnetworks": 4, "steps": 3, "batch_size": 20, "progress": False}
+    found = subscape.decompose(subscape.Target(model, "two.weight"), inputs, **options)
+    found.save_pretrained("subnetworks")
+    capsys.readouterr()
+    assert run("basis", "bridge", "r", "--trust") == 2
+    assert "subnetworks: expected a run of `subscape decompose`" in capsys.readouterr().err
+    bridge = "basis", "bridge", "r", "--trust", "--subnetworks", "subnetworks"
+    assert run(*bridge) == 0
+    assert "largest share of one module, mean: subnetworks 0." in capsys.readouterr().out
+    shares = json.loads((tmp_path / "r" / "bridge.json").read_text())["shares"]
+    for kind in ("subnetworks", "random", "principal"):
+        rows = torch.tensor(shares[kind])
+        assert 1 <= len(rows) <= 4
+        assert torch.allclose(rows.sum(1), torch.ones(len(rows)))
+    assert run("basis", "report", "r") == 0
+    page = (tmp_path / "r" / "graph-lib.html").read_text()
+    assert "Subnetworks through modules: where a push" in page
+    # Of other modules it says nothing.
+    assert run("basis", "modules", "r", "--shuffled", "0", "--resolution", "3") == 0
+    assert run("basis", "report", "r") == 0
+    assert (
+        "Subnetworks through modules: where a push"
+        not in (tmp_path / "r" / "graph-lib.html").read_text()
+    )
 
 
 @pytest.mark.parametrize(

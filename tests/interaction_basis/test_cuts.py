@@ -4,8 +4,9 @@ from torch import nn
 
 from subscape.interaction_basis import BasisConfig, build_bases, build_graph, chain_from
 from subscape.interaction_basis.batched import attention
-from subscape.interaction_basis.cuts import main_output
+from subscape.interaction_basis.cuts import chains_from, main_output
 from subscape.interaction_basis.edges import interactions, interactions_by_vjp
+from subscape.interaction_basis.weights import with_weights
 
 SIZES = dict(vocab_size=23, hidden_size=8, intermediate_size=12, num_hidden_layers=2)
 
@@ -219,3 +220,31 @@ def test_attention_written_out_is_torchs(options, kind):
         mask = mask > 0.3 if kind == torch.bool else mask.to(kind)
     wanted = nn.functional.scaled_dot_product_attention(query, key, value, mask, **options)
     assert torch.allclose(attention(query, key, value, mask, **options), wanted, atol=1e-12)
+
+
+class Tied(nn.Module):
+    """Reads and writes with one matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.two(self.one(x).tanh())
+
+
+def test_the_chain_of_other_weights_is_that_of_the_model_with_them():
+    torch.manual_seed(0)
+    model, inputs = Tied().double().eval(), torch.randn(6, 5).double()
+    chain_of = chains_from(model, ["input", "one", "output"], inputs)
+    before = model(inputs)
+    for name in ("one.weight", "two.weight", "two.bias"):
+        changed = {name: model.get_parameter(name).detach() + 1}
+        other = with_weights(model, changed)
+        assert torch.allclose(chain_of(changed).outputs(inputs), other(inputs))
+        assert not torch.allclose(other(inputs), before)
+    # The model and its own chain stay as they were.
+    assert torch.allclose(chain_of({}).outputs(inputs), before)
+    with pytest.raises(ValueError, match="weights: expected names of parameters; got 'one.wait'"):
+        chain_of({"one.wait": torch.ones(5, 5)})

@@ -15,8 +15,8 @@ from subscape.interaction_basis import (
     find_modules,
     largest_edges,
 )
-from subscape.interaction_basis.ablation import score_with_edges
 from subscape.interaction_basis.basis import raw_basis
+from subscape.interaction_basis.passing import through_edges_by_loop
 from subscape.interaction_basis.required import bisect, bracket
 
 
@@ -64,7 +64,13 @@ def test_the_count_is_a_crossing_of_the_tolerance(example):
         edges = graph.edges[layer]
 
         def score(k, layer=layer, pair=pair, edges=edges):
-            return score_with_edges(chain, layer, *pair, largest_edges(edges, k), on)
+            def run(inputs):
+                values = pair[0].encode(chain.nodes(inputs, layer)[-1])
+                mask = largest_edges(edges, k)
+                passed = through_edges_by_loop(chain.sections[layer], *pair, mask, values)
+                return chain.tail(layer + 1, pair[1].decode(passed))
+
+            return on.of(run)
 
         assert found.base == 1
         assert score(found.n_edges) == found.score >= 0.95

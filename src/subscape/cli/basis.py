@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -16,14 +16,17 @@ import tyro
 from subscape._checks import problem, require
 from subscape._io import check_free, write_text
 from subscape.cli import loading, toml
-from subscape.cli.basis_file import BasisFile, load_task
+from subscape.cli.basis_bridge import bridge_stage
+from subscape.cli.basis_file import BasisFile, beside, load_task
+from subscape.cli.basis_said import print_stage
 from subscape.cli.next_step import then
+from subscape.cli.run_folder import open_run
 from subscape.interaction_basis.build import BasisConfig
 from subscape.interaction_basis.cuts import OUTPUT, Layout
 from subscape.interaction_basis.figures import report_stage
 from subscape.interaction_basis.modules import Library
-from subscape.interaction_basis.pictures import METHODS
 from subscape.interaction_basis.stages import (
+    Shuffled,
     ablate_stage,
     build_stage,
     edges_stage,
@@ -34,7 +37,10 @@ from subscape.interaction_basis.task import Task
 
 TOLERANCE, N_SCORED = 0.01, 256
 """Of a model that the command line names."""
-Stage = Literal["build", "edges", "ablate", "modules", "effects", "report", "run"]
+N_SHUFFLED = 8
+"""Networks with shuffled weights, by default."""
+STAGES = ("build", "edges", "ablate", "modules", "effects", "report")
+Stage = Literal["build", "edges", "ablate", "modules", "effects", "report", "run", "bridge"]
 PATHS = ("weights", "text", "scored_text")
 LATER = (
     "out",
@@ -58,7 +64,7 @@ class BasisRun:
     """
 
     stage: Annotated[Stage, tyro.conf.Positional]
-    """What to do; run is all stages one after the other."""
+    """What to do; run is all stages one after the other, bridge looks at subnetworks beside modules."""
     config_or_run: Annotated[Path, tyro.conf.Positional]
     """A TOML file (see docs/interaction-basis.md), a run folder that was made from one; or, with --cuts, a
     model: a Hugging Face folder, or package.module:function that returns the module."""
@@ -85,8 +91,12 @@ class BasisRun:
     """modules: a higher one makes smaller modules; in place of what the file says."""
     library: Library | None = None
     """modules: what finds the communities, in place of what the file says."""
-    shuffled: int = 0
-    """modules: so many networks with shuffled weights to compare them with; each takes bases and edges anew."""
+    shuffled: int | None = None
+    """modules: so many networks with shuffled weights to compare them with; each takes bases and edges anew. By
+    default 8 where swapped edges do not explain the modules, in `run` and wherever no --trust is wanting."""
+    subnetworks: Path | None = None
+    """bridge: a run of `subscape decompose` of the same model; which of its subnetworks act through which
+    modules."""
     out: Path | None = None
     """Another run folder than the file says."""
     json: bool = False
@@ -101,7 +111,7 @@ def run(settings: BasisRun) -> dict[str, Any]:
         return _stage(settings, config, folder)
     task = functools.cache(lambda: load_task(config))
     result = {}
-    for stage in get_args(Stage)[:-1]:
+    for stage in STAGES:
         result[stage] = _stage(replace(settings, stage=stage), config, folder, task, quiet=True)
     result = {"run": str(folder), **result}
     if settings.json:
@@ -161,18 +171,35 @@ def _stage(
                 seed=config.seed,
                 last_layer=config.last_layer,
                 library=config.library,
-                shuffled=(task(), config.basis, settings.shuffled) if settings.shuffled else None,
+                shuffled=_shuffled(settings, config, task),
                 progress=progress,
             )
         case "effects":
             found = effects_stage(task(), folder)
             result = {key: found[key] for key in ("score", "base", "lib", "pca")}
+        case "bridge":
+            if settings.subnetworks is None:
+                raise ValueError(problem("subnetworks", "a run of `subscape decompose`", "none"))
+            model = config.weights if config.task == "decoder" else config.model or None
+            decomposed = open_run(settings.subnetworks, model, trust=settings.trust)
+            with beside(config.home):
+                result = bridge_stage(task(), folder, decomposed, progress=progress)
         case _:
             result = {"files": [str(path) for path in report_stage(folder)]}
     result = {"run": str(folder), **result}
     if not (quiet and settings.json):
         _print(settings, result, last=not quiet)
     return result
+
+
+def _shuffled(settings: BasisRun, config: BasisFile, task: Callable[[], Task]) -> Shuffled | None:
+    """What the modules are compared with beside swapped edges."""
+    n = settings.shuffled
+    if n is not None:
+        return Shuffled(task, config.basis, n) if n else None
+    code = any(map(loading.is_code, (config.task, config.model, config.data)))
+    trusted = settings.trust or settings.stage == "run" or not code
+    return Shuffled(task, config.basis, N_SHUFFLED, if_beyond=True) if trusted else None
 
 
 def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
@@ -194,7 +221,8 @@ def _open(settings: BasisRun) -> tuple[BasisFile, Path]:
         "ablate",
         "effects",
         "run",
-        *["modules"] * (settings.shuffled > 0),
+        "bridge",
+        *["modules"] * bool(settings.shuffled),
     )
     if settings.stage in runs_code and not settings.trust:
         for key in ("task", "model", "data"):
@@ -298,55 +326,8 @@ def _print(settings: BasisRun, result: dict[str, Any], *, last: bool = True) -> 
         print(json.dumps(result))
         return
     print(f"\n{settings.stage}: {result['run']}")
-    match settings.stage:
-        case "build":
-            for layer in result["layers"]:
-                first = ", ".join(f"{value:.4g}" for value in layer["importance"])
-                print(
-                    f"  {layer['name']:<14} width {layer['width']:>5}  rank {layer['rank']:>5} "
-                    f"(PCA {layer['rank_pca']})  importances {first}, …"
-                )
-        case "edges":
-            for method in ("lib", "pca"):
-                for section in result[method]:
-                    arrow = f"{section['from']} → {section['to']}"
-                    print(f"  {method.upper()}  {arrow:<32} sum of edges {section['sum']:.6g}")
-        case "ablate":
-            print(f"  {result['score']} {result['base']:.5f}, within {result['tolerance']:g}")
-            names, total = result["names"], result["total"]
-
-            def counts(of: Callable[[str], int]) -> str:
-                return "  ".join(f"{METHODS[m][0]} {of(m):>6}" for m in total)
-
-            for number, (a, b) in enumerate(zip(names, names[1:], strict=False)):
-                needed = counts(lambda m, n=number: result[m]["sections"][n]["n_edges"])
-                print(f"  {f'{a} → {b}':<32} edges required: {needed}")
-            ratio = "" if result["ratio"] is None else f", LIB / PCA {result['ratio']:.3f}"
-            print(f"  {'all sections':<32} edges required: {counts(total.__getitem__)}{ratio}")
-        case "modules":
-            for method in ("lib", "pca"):
-                found = result[method]
-                print(f"  {method.upper()}  sizes {found['sizes']}: {found['described']}")
-                if beside := found["randomised"]:
-                    spread = f"Q = {beside['mean']:.3f} ± {beside['deviation']:.3f}"
-                    print(f"       {beside['n_graphs']} networks with shuffled weights: {spread}")
-        case "effects":
-            print(
-                f"  {result['score']} {result['base']:.5f}; without each LIB module, and with it alone"
-            )
-            for effect in result["lib"]:
-                others = [sorted(effect[f"random_{kind}"]) for kind in ("without", "alone")]
-                middle = [some[len(some) // 2] for some in others]
-                print(
-                    f"  module {effect['module'] + 1} at node layer {effect['layer']}, "
-                    f"{effect['n_directions']} directions: {effect['without']:.4f} "
-                    f"(random {middle[0]:.4f}), {effect['alone']:.4f} (random {middle[1]:.4f})"
-                )
-        case _:
-            for path in result["files"]:
-                print(f"  {path}")
-    stages = get_args(Stage)[:-1]
-    place = stages.index(settings.stage) + 1
+    print_stage(settings.stage, result)
+    after = dict(zip(STAGES, STAGES[1:], strict=False)) | {"bridge": "report"}
     trust = " --trust" if settings.trust else ""
-    if last and place < len(stages):
-        print(then(f"basis {stages[place]} {result['run']}{trust}"))
+    if last and settings.stage in after:
+        print(then(f"basis {after[settings.stage]} {result['run']}{trust}"))

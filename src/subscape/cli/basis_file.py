@@ -92,10 +92,10 @@ def load_task(config: BasisFile) -> Task:
                 seed=config.seed,
             )
         case "model":
-            with _beside(config.home):
+            with beside(config.home):
                 return _model_task(config)
         case name if ":" in name:
-            with _beside(config.home):
+            with beside(config.home):
                 task = loading.called(name, "task")
             got, isa = type(task).__name__, isinstance(task, Task)
             require(isa, "task", f"a Task from {name}", got, "Return one.", error=TypeError)
@@ -133,7 +133,7 @@ def _model_task(config: BasisFile) -> Task:
 
 
 @contextlib.contextmanager
-def _beside(folder: str) -> Generator[None]:
+def beside(folder: str) -> Generator[None]:
     """Modules in the folder of the configuration are found, after all others."""
     new = bool(folder) and folder not in sys.path
     if new:

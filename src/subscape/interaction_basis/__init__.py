@@ -2,6 +2,7 @@
 
 from subscape.interaction_basis.ablation import edge_curve, largest_edges, node_curve
 from subscape.interaction_basis.basis import LayerBasis
+from subscape.interaction_basis.bridge import Bridge, module_shares
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases
 from subscape.interaction_basis.chain import Chain, check_chain
 from subscape.interaction_basis.cuts import chain_from
@@ -19,6 +20,7 @@ from subscape.interaction_basis.score import (
 )
 from subscape.interaction_basis.sections import Affine, Mlp, sequential_chain
 from subscape.interaction_basis.task import Task
+from subscape.interaction_basis.weights import Weights
 from subscape.interaction_basis.whole_model import model_task
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Affine",
     "Bases",
     "BasisConfig",
+    "Bridge",
     "Chain",
     "EdgesRequired",
     "InteractionGraph",
@@ -39,6 +42,7 @@ __all__ = [
     "Score",
     "Scored",
     "Task",
+    "Weights",
     "all_edges_required",
     "build_bases",
     "build_graph",
@@ -50,6 +54,7 @@ __all__ = [
     "find_modules",
     "largest_edges",
     "model_task",
+    "module_shares",
     "node_curve",
     "sequential_chain",
 ]

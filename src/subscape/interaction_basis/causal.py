@@ -7,7 +7,7 @@ all others take the values that they have for another sample, and the worst of s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -96,8 +96,7 @@ def module_effects(
         present = [n for n, directions in enumerate(mine) if 0 < len(directions) < len(pool)]
         if not present:
             continue
-        pieces = [chain.nodes(some, layer)[-1] for some in on.inputs.split(on.batch_size)]
-        here = replace(on, inputs=torch.cat(pieces))
+        here = on.at(chain, layer)
 
         def score(edit: Edit, layer: int = layer, here: Scored = here) -> float:
             return here.of(lambda values: chain.tail(layer, edit(values)))

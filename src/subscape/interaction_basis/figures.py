@@ -50,6 +50,7 @@ def _drawn(folder: Path, title: str | None) -> list[Path]:
         name = f"{title or folder.resolve().name}, {method.upper()}"
         page = folder / f"graph-{method}.html"
         shown = folder / f"responses-{method}.json"
+        across = load_bridge(folder, found) if method == "lib" else None
         text = graph_page(
             graph,
             found,
@@ -59,10 +60,19 @@ def _drawn(folder: Path, title: str | None) -> list[Path]:
             ablation=ablation,
             effects=load_effects(folder, method),
             responses=read_json(shown) if shown.exists() else None,
+            bridge=across,
         )
         write_text(page, text)
         written.append(page)
     return written
+
+
+def load_bridge(folder: Path, modules: Modules) -> dict[str, Any] | None:
+    """Through which modules subnetworks act, if that was measured of these modules."""
+    path = folder / "bridge.json"
+    kept = read_json(path) if path.exists() else {}
+    same = kept.get("modules") == [list(map(list, m.members)) for m in modules.modules]
+    return kept if same else None
 
 
 def _required(folder: Path, ablation: dict[str, Any]) -> Path:

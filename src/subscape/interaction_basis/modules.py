@@ -80,7 +80,7 @@ class Modules:
     swaps: Chance | None = None
     """Beside graphs with swapped edges; None where they were not made."""
     randomised: Chance | None = None
-    """Beside the same network with its weights shuffled; None where these were not run."""
+    """What it exceeds `swaps` by, beside that of shuffled weights; None where these were not run."""
 
     @property
     def sizes(self) -> list[int]:
@@ -95,7 +95,21 @@ class Modules:
         sizes = ", ".join(map(str, self.sizes[:MOST_SIZES]))
         more = ", …" if len(self.sizes) > MOST_SIZES else ""
         words = f"{len(self.sizes)} modules of {sizes}{more}, Q = {self.modularity:.3f}"
-        return words if self.swaps is None else f"{words}, {self.swaps.described}"
+        against = [f"{beside.described} against {name}" for name, beside in self._beside]
+        if not against:
+            return words
+        verdict = "" if self.beyond else "no modules beyond chance: "
+        return f"{words}, {verdict}{'; '.join(against)}"
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the modules are more than chance by all that they were compared with."""
+        return all(beside.beyond for _, beside in self._beside)
+
+    @property
+    def _beside(self) -> list[tuple[str, Chance]]:
+        both = ("swapped edges", self.swaps), ("shuffled weights", self.randomised)
+        return [(name, beside) for name, beside in both if beside is not None]
 
     def of(self) -> dict[Node, int]:
         """The module of every direction that is in one."""

@@ -2,11 +2,13 @@
 
 Two edges of a section change their ends, a -> b and c -> d to a -> d and c -> b, where neither is there yet;
 each keeps its weight. Every direction keeps the number of its edges on both sides, and nothing else of who
-interacts with whom.
+interacts with whom. An architecture may give more than that without any training: directions of a residual stream
+go on as themselves, and those of alike importance mix with each other. What it gives is in `randomised.py`.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ from subscape._shapes import Float
 from subscape.interaction_basis.louvain import searches
 
 BEYOND = 3.0
-"""z from which modules count as more than chance."""
+"""z from which modules count as more than chance, beside many graphs."""
+FEW = 50
+"""Graphs up to which it is said that a higher z is needed."""
 PER_EDGE = 10
 """Swaps that are tried, for every edge."""
 N_STARTS = 10
@@ -34,7 +38,7 @@ class Chance:
     """Modularity of a graph beside that of graphs that share all but its modules."""
 
     modularity: float
-    """Of the graph, by as many searches as each of the others got."""
+    """Of the graph, by as many searches as each of the others got; or by how much it exceeds that of others."""
     mean: float
     deviation: float
     n_graphs: int
@@ -52,15 +56,25 @@ class Chance:
         return (self.n_higher + 1) / (self.n_graphs + 1)
 
     @property
+    def needed(self) -> float:
+        """Where modules begin to count: z = 3 beside many graphs, more beside few, whose deviation is uncertain.
+
+        Student's t of a new value beside n others where the normal distribution is at 3, by Wallace's formula.
+        """
+        rest = self.n_graphs - 1
+        normal = BEYOND * (8 * rest + 3) / (8 * rest + 1)
+        return math.sqrt(rest * math.expm1(normal**2 / rest) * (1 + 1 / self.n_graphs))
+
+    @property
     def beyond(self) -> bool:
         """Whether the modules are more than chance."""
-        return self.z >= BEYOND
+        return self.z >= self.needed
 
     @property
     def described(self) -> str:
         """In words."""
-        verdict = "" if self.beyond else "no modules beyond chance: "
-        return f"{verdict}z = {self.z:.1f}, p = {self.p:.2g}"
+        few = "" if self.n_graphs > FEW else f" ({self.needed:.1f} needed beside {self.n_graphs})"
+        return f"z = {self.z:.1f}{few}, p = {self.p:.2g}"
 
 
 def chance(modularity: float, others: Sequence[float]) -> Chance:

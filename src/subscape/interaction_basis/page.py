@@ -21,6 +21,8 @@ from subscape.interaction_basis.pictures import METHODS, colour_of, shown_direct
 
 N_UNNEEDED = 10
 """Strongest edges drawn, dashed, of a section that needs none."""
+N_SUBNETWORKS = 40
+"""Listed beside modules, those of the largest shares."""
 Cell = str | dict[str, str]
 
 
@@ -35,6 +37,7 @@ def graph_page(
     ablation: Mapping[str, Any] | None = None,
     effects: Sequence[Effect] = (),
     responses: Mapping[str, Any] | None = None,
+    bridge: Mapping[str, Any] | None = None,
 ) -> str:
     """The HTML; title and labels are escaped.
 
@@ -48,6 +51,7 @@ def graph_page(
         ablation: what is in ablation.json: score, tolerance and edges required by method.
         effects: what modules do.
         responses: what directions respond to.
+        bridge: what is in bridge.json: through which modules subnetworks act.
     """
     shown = shown_directions(graph, thresholds, most)
     links, n_needed = _links(graph, thresholds, shown)
@@ -62,6 +66,8 @@ def graph_page(
         "chance": _chance(modules),
         "list": _list(graph, modules, effects, ablation),
         "responses": responses or {},
+        "bridge": _bridge(bridge),
+        "bridge_said": _bridge_said(bridge),
     }
     template = resources.files("subscape.interaction_basis").joinpath("page.html")
     text = template.read_text(encoding="utf-8")
@@ -164,8 +170,15 @@ def _chance(modules: Modules) -> str:
         )
     if modules.randomised is not None:
         found = modules.randomised
-        spread = f"Q = {found.mean:.3f} ± {found.deviation:.3f}, {found.described}"
-        text += f"{found.n_graphs} copies of the network with shuffled weights: {spread}. "
+        text += (
+            f"Q exceeds that by {found.modularity:.3f}; of {found.n_graphs} copies of the network with shuffled "
+            f"weights by {found.mean:.3f} ± {found.deviation:.3f}. "
+        )
+    elif modules.swaps is not None and modules.beyond:
+        text += (
+            "Not compared with shuffled weights (subscape basis modules RUN --shuffled 8), which alone tell what "
+            "training made from what the architecture gives. "
+        )
     return text + (
         f"{modules.share_at_best:.0%} of {modules.n_starts} searches end at this Q. Stability is the overlap of a "
         "module with its likeness in the other searches, 1 where all agree."
@@ -210,6 +223,27 @@ def _list(
             )
         lines.append(line)
     return lines
+
+
+def _bridge_said(bridge: Mapping[str, Any] | None) -> str:
+    if bridge is None:
+        return ""
+    means = ", ".join(f"{kind} {value:.0%}" for kind, value in bridge["mean_largest"].items())
+    return (
+        "Subnetworks through modules: where a push along a subnetwork moves the activations, as a share of "
+        f"energy. Largest share of one module, the mean: {means}."
+    )
+
+
+def _bridge(bridge: Mapping[str, Any] | None) -> list[list[Cell]]:
+    """A table: the subnetworks of the largest shares down, modules across."""
+    if bridge is None:
+        return []
+    shares = bridge["shares"]["subnetworks"]
+    n = len(shares[0]) - 1
+    head: list[Cell] = ["subnetwork", *(f"module {k + 1}" for k in range(n)), "none"]
+    order = sorted(range(len(shares)), key=lambda row: -max(shares[row][:-1]))[:N_SUBNETWORKS]
+    return [head, *([str(row), *(f"{share:.0%}" for share in shares[row])] for row in order)]
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -8,20 +8,17 @@ between. Scores that cannot come within the tolerance any more are broken off.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from subscape._checks import problem, require
 from subscape._progress import bar
-from subscape.interaction_basis.ablation import largest_edges, score_with_edges, with_edges
+from subscape.interaction_basis.ablation import LargestEdges
 from subscape.interaction_basis.basis import LayerBasis
 from subscape.interaction_basis.chain import Chain
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.score import Scored
-from subscape.interaction_basis.sections import Affine
 
 Midpoint = Literal["linear", "log"]
 
@@ -109,36 +106,44 @@ def edges_required(
     Raises:
         ValueError: if all edges together are not enough.
     """
-    require(tolerance >= 0, "tolerance", "a number of at least 0", tolerance)
-    basis, next_basis = graph.bases[layer : layer + 2]
-    edges = graph.edges[layer]
+    kept = LargestEdges(chain, layer, graph.bases, graph.edges[layer], on)
     base = on.base(chain) if base is None else base
+    return required_of(kept, graph.bases[layer : layer + 2], base, tolerance, midpoint)
+
+
+def required_of(
+    kept: LargestEdges,
+    bases: Sequence[LayerBasis],
+    base: float,
+    tolerance: float,
+    midpoint: Midpoint = "linear",
+) -> EdgesRequired:
+    """`edges_required` of a section some scores of which may be there; `bases` are on both sides of it."""
+    require(tolerance >= 0, "tolerance", "a number of at least 0", tolerance)
+    edges, total = kept.edges, count_edges(*bases)
     tried: dict[int, float | None] = {}
 
     def score(k: int) -> float | None:
         k = min(k, edges.numel())
         if k not in tried:
-            run = with_edges(chain, layer, basis, next_basis, largest_edges(edges, k))
-            tried[k] = on.if_within(run, base, tolerance)
+            tried[k] = kept.if_within(k, base, tolerance)
         return tried[k]
 
     def good(k: int) -> bool:
         return score(k) is not None
 
-    total = count_edges(basis, next_basis)
     if not good(edges.numel()):
-        whole = torch.ones_like(edges, dtype=torch.bool)
-        reached = score_with_edges(chain, layer, basis, next_basis, whole, on)
+        reached = kept.score(edges.numel())
         raise ValueError(
             problem(
                 "tolerance",
-                f"one that all edges of {basis.name!r} together satisfy",
-                f"{tolerance}, while {on.score.name} is {base:.6g} and with all edges {reached:.6g}",
+                f"one that all edges of {bases[0].name!r} together satisfy",
+                f"{tolerance}, while {kept.on.score.name} is {base:.6g} and with all edges {reached:.6g}",
                 "The directions that were dropped matter: lower rtol, or raise the tolerance.",
             )
         )
     low, high = 0, total
-    if not isinstance(chain.sections[layer], Affine):
+    if not kept.one_product:
         low, high = bracket(good, total, midpoint)
     n_edges = min(bisect(good, high, midpoint, low=low), edges.numel())
     if n_edges == 1 and good(0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -118,6 +118,12 @@ class Scored:
             hopeless=lambda most: not self.score.within(most, base, tolerance + ROUNDING),
         )
         return score if score is not None and self.score.within(score, base, tolerance) else None
+
+    @torch.no_grad()
+    def at(self, chain: Chain, layer: int) -> Scored:
+        """The same scores from a node layer on: the inputs are its activations."""
+        pieces = [chain.nodes(some, layer)[-1] for some in batches(self.inputs, self.batch_size)]
+        return replace(self, inputs=torch.cat(pieces))
 
     def base(self, chain: Chain) -> float:
         """Score of the network as it is; an error if it is not finite."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,30 @@ class Affine:
         """Run the section."""
         return values @ self.weight + self.bias
 
+    def then(self, other: Affine) -> Affine:
+        """This map and another after it, in float64."""
+        weight = other.weight.double()
+        return Affine(self.weight.double() @ weight, self.bias.double() @ weight + other.bias)
+
+
+class Ends(NamedTuple):
+    """A section in parts: write(core(read(f))) + f skip."""
+
+    read: Affine
+    core: Section
+    write: Affine
+    skip: Float[Tensor, "node next_node"] | None = None
+    """At as many last positions as the core gives."""
+
+
+@runtime_checkable
+class HasEnds(Protocol):
+    """A section that says what is affine at its ends, so that a basis there is taken together with it."""
+
+    def ends(self) -> Ends:
+        """Its parts."""
+        ...
+
 
 @dataclass(frozen=True)
 class Mlp:
@@ -58,6 +82,14 @@ class Mlp:
         if self.write_bias is not None:
             out = out + self.write_bias
         return out if self.skip is None else out + values @ self.skip
+
+    def ends(self) -> Ends:
+        """Into the hidden units and out of them."""
+        width = self.read.shape[1]
+        write = torch.eye(width).to(self.read) if self.write is None else self.write
+        bias = write.new_zeros(write.shape[1]) if self.write_bias is None else self.write_bias
+        read = Affine(self.read, self.read_bias)
+        return Ends(read, self.activation, Affine(write, bias), self.skip)
 
     def slope(self, values: Float[Tensor, "... node"]) -> Float[Tensor, "... hidden"]:
         """Derivative of the activation at the hidden units."""

@@ -14,9 +14,9 @@ Every stage reads what the one before it wrote.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ from subscape._checks import require
 from subscape._io import read_json, remove_half_written, write_json
 from subscape._lock import locked
 from subscape._progress import bar
-from subscape.interaction_basis.ablation import edge_curve, node_curve
+from subscape.interaction_basis.ablation import LargestEdges, curve_of, node_curve
 from subscape.interaction_basis.basis import rotated_basis
 from subscape.interaction_basis.build import Bases, BasisConfig, build_bases, digest
 from subscape.interaction_basis.causal import Effect, module_effects
 from subscape.interaction_basis.graph import InteractionGraph, build_graph
 from subscape.interaction_basis.modules import Library, Modules, Node, find_modules
 from subscape.interaction_basis.randomised import against_shuffled
-from subscape.interaction_basis.required import Midpoint, edges_required
+from subscape.interaction_basis.required import Midpoint, required_of
 from subscape.interaction_basis.responses import responses
 from subscape.interaction_basis.task import Task
 
@@ -42,6 +42,25 @@ BASELINES = (*METHODS, "random")
 """With the random rotation, which has edges required and nothing else."""
 SECTION = ("n_edges", "threshold", "score", "n_total")
 """What ablation.json keeps of the edges that a section requires."""
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Networks with shuffled weights to compare modules with."""
+
+    task: Callable[[], Task]
+    config: BasisConfig
+    n_networks: int
+    if_beyond: bool = False
+    """Only modules that swapped edges do not explain, and only of a task that can shuffle its weights."""
+
+    def wanted(self, modules: Modules) -> bool:
+        """Whether these are to be compared."""
+        if not modules.modules:
+            return False
+        if not self.if_beyond:
+            return True
+        return modules.swaps is not None and modules.beyond and self.task().weights is not None
 
 
 @contextmanager
@@ -134,13 +153,12 @@ def _ablated(
         of = digest(graph.edges[layer], basis.into, basis.back, next_basis.into)
         if path.exists() and read_json(path)["made_of"] == {**made_of, "graph": of}:
             return read_json(path)
-        found = edges_required(chain, graph, layer, on, tolerance, base=base, midpoint=midpoint)
+        kept = LargestEdges(chain, layer, graph.bases, graph.edges[layer], on)
+        found = required_of(kept, (basis, next_basis), base, tolerance, midpoint)
         content: dict[str, Any] = {"made_of": {**made_of, "graph": of}}
         content["section"] = {name: getattr(found, name) for name in SECTION}
         if curves and method in METHODS:
-            content["edge_curve"] = edge_curve(
-                chain, layer, graph.bases, graph.edges[layer], on, flat=flat
-            )
+            content["edge_curve"] = curve_of(kept, flat=flat)
             content["node_curve"] = node_curve(chain, layer, basis, on, flat=flat)
         write_json(path, content)
         return read_json(path)
@@ -172,13 +190,10 @@ def modules_stage(
     seed: int = 0,
     last_layer: bool = False,
     library: Library = "louvain",
-    shuffled: tuple[Task, BasisConfig, int] | None = None,
+    shuffled: Shuffled | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Find the modules of both graphs: what is in modules.json.
-
-    `shuffled` is the task with so many networks of shuffled weights to compare the modules with.
-    """
+    """Find the modules of both graphs: what is in modules.json."""
     result: dict[str, Any] = {"resolution": resolution, "last_layer": last_layer}
     with own(folder):
         ablation = read_json(made_by("ablate", folder / "ablation.json"))
@@ -186,22 +201,21 @@ def modules_stage(
             limits = thresholds(ablation, method)
             same = {"seed": seed, "last_layer": last_layer}
             found = find_modules(graph, limits, resolution=resolution, library=library, **same)
-            if shuffled is not None and found.modules:
-                task, config, n_networks = shuffled
+            if shuffled is not None and shuffled.wanted(found):
                 beside = against_shuffled(
-                    task,
-                    config,
+                    shuffled.task(),
+                    shuffled.config,
                     graph,
                     limits,
                     found,
-                    n_networks,
+                    shuffled.n_networks,
                     method=method,
                     progress=progress,
                     **same,
                 )
                 found = replace(found, randomised=beside)
             result[method] = {"sizes": found.sizes, **msgspec.to_builtins(found)}
-            result[method]["described"] = found.described
+            result[method] |= {"described": found.described, "beyond": found.beyond}
             result[method]["thresholds"] = limits
         write_json(folder / "modules.json", result)
     return result

@@ -19,6 +19,7 @@ from subscape.interaction_basis.chain import Chain
 from subscape.interaction_basis.graph import InteractionGraph
 from subscape.interaction_basis.huggingface import decoder_chain
 from subscape.interaction_basis.score import NEXT_TOKEN, Scored
+from subscape.interaction_basis.weights import Weights, of_model
 
 Labels = Mapping[tuple[int, int], str]
 
@@ -38,8 +39,8 @@ class Task:
     """Text for the directions of a graph."""
     words: Callable[[Tensor], list[str]] | None = None
     """From a sample of token ids to its tokens as text, to show what directions respond to."""
-    randomised: Callable[[int], Chain] | None = None
-    """From a seed to the chain of the same network with shuffled weights."""
+    weights: Weights | None = None
+    """The network as a function of its weights, to shuffle them or to push them."""
 
     @property
     def scoring(self) -> Chain:
@@ -88,12 +89,14 @@ def decoder_task(
         require(len(scored) >= n_scored, "scored_text", f"{n_scored} windows", len(scored))
         scored = scored[-n_scored:]
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+    model = model.eval()
     return Task(
-        decoder_chain(model.eval()),
+        decoder_chain(model),
         windows[order[:n_sequences]],
         Scored(scored, scored, NEXT_TOKEN, batch_size=32),
         gram_inputs=windows,
         words=lambda ids: tokenizer.convert_ids_to_tokens(ids.tolist()),
+        weights=of_model(model, decoder_chain),
     )
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from subscape._checks import require
 from subscape.interaction_basis.chain import Chain
-from subscape.interaction_basis.cuts import Layout, Outputs, chain_from, main_output
-from subscape.interaction_basis.randomised import shuffled
+from subscape.interaction_basis.cuts import Layout, Outputs, chains_from, main_output
 from subscape.interaction_basis.score import ACCURACY, DISTANCE, NEXT_TOKEN, Score, Scored
 from subscape.interaction_basis.task import Task
+from subscape.interaction_basis.weights import Weights
 
 CAUSAL = ("CausalLM", "LMHeadModel")
 """How classes of Hugging Face models that foretell the next token are called."""
@@ -52,7 +52,8 @@ def model_task(
         batch_size: samples scored together.
         words: from a sample of token ids to its tokens as text.
     """
-    chain = chain_from(model, cuts, inputs, layout=layout, outputs=outputs)
+    chain_of = chains_from(model, cuts, inputs, layout=layout, outputs=outputs)
+    chain = chain_of({})
     for name, number in (("n_samples", n_samples), ("n_scored", n_scored)):
         require(number >= 1, name, "a whole number of at least 1", number)
     require(len(inputs) >= 4, "inputs", "at least 4 samples", len(inputs))
@@ -70,9 +71,7 @@ def model_task(
         _scored(chain, inputs[scored], wanted, score, batch_size),
         gram_inputs=inputs[used],
         words=words,
-        randomised=lambda number: chain_from(
-            shuffled(model, number), cuts, inputs, layout=layout, outputs=outputs
-        ),
+        weights=Weights({name: p.detach() for name, p in model.named_parameters()}, chain_of),
     )
 
 

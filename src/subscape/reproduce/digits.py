@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from subscape._checks import optional
 from subscape._shapes import Float, Int
-from subscape.interaction_basis import ACCURACY, Scored, Task, sequential_chain
+from subscape.interaction_basis import ACCURACY, Chain, Scored, Task, sequential_chain
+from subscape.interaction_basis.weights import of_model
 
 NAMES = ("pixels", "hidden 1", "hidden 2", "logits")
 HIDDEN = 32
@@ -41,9 +43,17 @@ def digits_task(seed: int = 0) -> Task:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    chain = replace(sequential_chain(model.double().eval()), names=NAMES)
-    images = images.double()
-    return Task(chain, images[train], Scored(images[test], labels[test], ACCURACY))
+    model, images = model.double().eval(), images.double()
+    return Task(
+        _chain(model),
+        images[train],
+        Scored(images[test], labels[test], ACCURACY),
+        weights=of_model(model, _chain),
+    )
+
+
+def _chain(model: Any) -> Chain:
+    return replace(sequential_chain(model), names=NAMES)
 
 
 def _mlp(widths: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:

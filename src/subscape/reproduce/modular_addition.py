@@ -19,6 +19,8 @@ from subscape._checks import require
 from subscape._io import read_tensors
 from subscape._shapes import Float, Int
 from subscape.interaction_basis import ACCURACY, Affine, Chain, InteractionGraph, Mlp, Scored, Task
+from subscape.interaction_basis.sections import Ends
+from subscape.interaction_basis.weights import Weights
 from subscape.reproduce.fourier import fourier_terms
 
 NAMES = ("ln1.0", "ln2.0", "unembed", "output")
@@ -48,9 +50,26 @@ class LastPositionAttention:
         query = _by_head(last, self.query, self.query_bias)
         key = _by_head(values, self.key, self.key_bias)
         value = _by_head(values, self.value, self.value_bias)
-        scores = (query[..., -1:, :, :] * key).sum(-1) * self.query.shape[-1] ** -0.5
-        mixed = (scores.softmax(-2)[..., None] * value).sum(-3, keepdim=True)
-        return last + linear(mixed.flatten(-2), self.out.flatten(0, 1).mT, self.out_bias)
+        mixed = self._mixed(query, key, value)
+        return last + linear(mixed, self.out.flatten(0, 1).mT, self.out_bias)
+
+    def ends(self) -> Ends:
+        """Into queries, keys and values and out of what heads mix; the residual goes past."""
+        weights = [w.movedim(0, 1).flatten(1) for w in (self.query, self.key, self.value)]
+        biases = [b.flatten() for b in (self.query_bias, self.key_bias, self.value_bias)]
+
+        def core(values: Tensor) -> Tensor:
+            query, key, value = values.unflatten(-1, (3, *self.query_bias.shape)).unbind(-3)
+            return self._mixed(query[..., -1:, :, :], key, value)
+
+        read = Affine(torch.cat(weights, 1), torch.cat(biases))
+        write = Affine(self.out.flatten(0, 1), self.out_bias)
+        return Ends(read, core, write, torch.eye(len(self.out_bias)).to(self.out))
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Values of the positions, as the last one's query weighs their keys."""
+        scores = (query * key).sum(-1) * self.query.shape[-1] ** -0.5
+        return (scores.softmax(-2)[..., None] * value).sum(-3, keepdim=True).flatten(-2)
 
 
 def _by_head(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -122,14 +141,16 @@ def modular_addition_task(weights: str | Path, seed: int = 0) -> Task:
 
     Scored in float32 as published; `seed` is of the split, the published models share 0.
     """
-    chain, data = load_modular_addition(weights), modular_addition_data(seed=seed)
+    tensors, data = read_tensors(weights), modular_addition_data(seed=seed)
+    chain = modular_addition_chain(tensors)
     scored = Scored(data.test_inputs, data.test_labels, ACCURACY, batch_size=512)
     return Task(
         chain,
         data.train_inputs,
         scored,
-        scored_chain=load_modular_addition(weights, torch.float32),
+        scored_chain=modular_addition_chain(tensors, torch.float32),
         label=lambda graph: fourier_labels(chain, graph),
+        weights=Weights(tensors, lambda some: modular_addition_chain({**tensors, **some})),
     )
 
 
