@@ -21,14 +21,15 @@ from subscape.cli.flags import parsed as parsed_flags
 from subscape.cli.loading import (
     device_of,
     is_code,
-    is_pairs,
     load_data,
     load_labels,
     load_model,
     load_pairs,
     refuse_code,
 )
+from subscape.cli.models import Pooling, is_image_classifier
 from subscape.cli.run_folder import CONFIG
+from subscape.cli.texts import is_pairs
 from subscape.data import Samples
 from subscape.gradients.source import EngineName, MetricName
 from subscape.measures.kept import check_vocabulary
@@ -66,10 +67,14 @@ class DecomposeRun:
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
+    """A Hugging Face folder or hub id (also transformers:NAME), timm:NAME, torchvision:NAME, or
+    package.module:function."""
     data: str
-    """A .txt, .npy, .npz or .safetensors file, or package.module:function; or pairs of texts that are compared
-    with each other, a .jsonl file of lines {"a": text, "b": text}, of which the last tokens are taken."""
+    """Texts (.txt, a .jsonl or .parquet with a field `text`, hf:org/set:split[:1000]), arrays (.npy, .npz,
+    .safetensors), or package.module:function; or pairs of texts that are compared with each other, a .jsonl file
+    of lines {"a": text, "b": text}, of which the last tokens are taken."""
+    outputs: Pooling | None = None
+    """Of a model that gives a hidden state for every token, such as an encoder: their mean over tokens."""
     contrast: str | None = None
     """Data of the same form, a partner for every sample of --data: then each is compared with its partner's
     output, instead of with a --reference."""
@@ -177,10 +182,10 @@ def run(settings: DecomposeRun) -> Decomposition:
     """Carry out the command."""
     device = device_of(settings.device)
     _check_out(settings)
-    loaded = load_model(settings.model, device)
+    loaded = load_model(settings.model, device, settings.outputs)
     settings = with_picks(settings, loaded.model)
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
-    heldout = settings.heldout and load_data(settings.heldout, settings.model, settings.window)
+    heldout = settings.heldout and _loaded(settings, settings.heldout)
     data, reference = _rows_of(settings, target)
     prepared = prepare(
         target,
@@ -217,20 +222,23 @@ def is_contrastive(settings: DecomposeRun) -> bool:
 
 def _rows_of(settings: DecomposeRun, target: Target) -> tuple[Samples, str | Pairs | None]:
     """The samples, and what they are compared with."""
-    model, window = settings.model, settings.window
     if not is_contrastive(settings):
-        return load_data(settings.data, model, window), settings.reference
+        return _loaded(settings, settings.data), settings.reference
     for name in ("reference", "heldout"):
         value = getattr(settings, name)
         expected = "to be left out, as samples are compared with their partners, of which some are held out"
         require(value is None, name, expected, repr(value))
     if settings.contrast is None:
-        a, b = load_pairs(Path(settings.data), model, window)
+        a, b = load_pairs(Path(settings.data), settings.model, settings.window)
     else:
-        a, b = (load_data(name, model, window) for name in (settings.data, settings.contrast))
+        a, b = (_loaded(settings, name) for name in (settings.data, settings.contrast))
     for samples in (a, b):
         check_vocabulary(target, samples)
     return paired(target, a, b)
+
+
+def _loaded(settings: DecomposeRun, name: str) -> Samples:
+    return load_data(name, settings.model, settings.window, settings.outputs)
 
 
 def _check_out(settings: DecomposeRun) -> None:
@@ -251,7 +259,7 @@ def _check_out(settings: DecomposeRun) -> None:
 def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     """What was not said, by the kind of model: run.toml then says it."""
     causal = getattr(model, "can_generate", lambda: False)()
-    kl = causal or is_classifier(model, settings.data)
+    kl = causal or is_image_classifier(settings.model) or is_classifier(model, settings.data)
     picks: dict[str, Any] = {
         "rows": "token" if causal else "sample",
         "divergence": "kl" if kl else "mse",

@@ -30,6 +30,7 @@ COMMANDS = {
     "edit": "Move a model along subnetworks: generate text, write a LoRA, save the model.",
     "encode": "Show which subnetworks each token of a text uses, or write the codes of data to a file.",
     "finetune": "Learn how far to move along each subnetwork, for data and a loss of your own.",
+    "compare": "Pair the subnetworks of two runs by what they are active for.",
     "contrast": "Say which subnetworks of a run tell two sets of inputs apart.",
     "check": "Check the row gradients of a model against plain autograd.",
     "demo": "Decompose a toy with known circuits and a classifier of digits, in a minute.",

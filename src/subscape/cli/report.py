@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from subscape._io import check_free
-from subscape.cli.names import token_namer
+from subscape.cli.names import output_namer, token_namer
 from subscape.cli.next_step import edit_of, then
 from subscape.cli.run_folder import Run, open_run
 from subscape.report import write_report
@@ -70,7 +70,9 @@ def run(settings: ReportRun) -> Path:
         scorecard=Scorecard.load(scored) if (scored / NAME).is_file() else None,
         labels=_labels_if_there(settings.run, measures.decomposition),
         model=target,
-        output_names=token_namer(opened.tokenizer()) if target is not None else None,
+        output_names=None
+        if target is None
+        else output_namer(None, target.model, token_namer(opened.tokenizer())),
         overwrite=settings.overwrite,
         progress=not settings.json,
     )
