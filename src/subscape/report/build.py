@@ -106,7 +106,7 @@ def page_data(
     if scorecard is not None:
         scorecard.verify(decomposition)
     settings, metrics = decomposition.settings, decomposition.metrics
-    by_rule = rule_names(measures)
+    by_rule, given = rule_names(measures), {} if labels is None else labels.labels
     return {
         "title": title,
         "model": decomposition.target["model"].split(".")[-1],
@@ -129,8 +129,10 @@ def page_data(
         "similarity": packed(decomposition.similarity()),
         "coactivation": packed(measures.coactivation),
         "samples": _samples(measures),
-        "rule_names": by_rule.names,
-        "labels": {} if labels is None else labels.labels,
+        "rule_names": {
+            k: v for k, v in by_rule.names.items() if k not in given or given[k].name != v
+        },
+        "labels": given,
         "figures": [
             {"title": name, "caption": caption, "image": _png(Path(file))}
             for name, caption, file in figures
