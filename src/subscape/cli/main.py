@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "Write a measured run as one HTML file.",
     "label": "Name subnetworks by rule, or by asking a language model.",
     "explore": "Look at a measured run and push its subnetworks, live in a browser.",
+    "push": "Upload a run to the Hugging Face Hub, with its figures and report.",
     "sweep": "Push one subnetwork, or two together, and see how far outputs move.",
     "edit": "Move a model along subnetworks: generate text, write a LoRA, save the model.",
     "encode": "Show which subnetworks each token of a text uses, or write the codes of data to a file.",
