@@ -92,15 +92,13 @@ class Endpoint:
             text = content["choices"][0]["message"]["content"]
             assert isinstance(text, str)
         except (URLError, HTTPException, OSError) as error:
-            said = (
-                f" ({error.read(300).decode(errors='replace')})"
-                if isinstance(error, HTTPError)
-                else ""
-            )
+            said = ""
+            if isinstance(error, HTTPError):
+                with error:  # an answer too, with a connection
+                    said = f" ({error.read(300).decode(errors='replace')})"
             got = f"{url}: {error}{said}"
-            raise ValueError(
-                problem("endpoint", "an answer", got, "Check URL, model and key.")
-            ) from error
+            repair = "Check URL, model and key."
+            raise ValueError(problem("endpoint", "an answer", got, repair)) from error
         except (ValueError, LookupError, TypeError, AssertionError) as error:
             expected = "an answer with choices[0].message.content"
             raise ValueError(problem("endpoint", expected, f"something else from {url}")) from error
