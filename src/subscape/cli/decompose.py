@@ -40,15 +40,17 @@ from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.formats import RENAMED, ROWS
 from subscape.targets import Target
 from subscape.training import TrainingConfig, prepare
+from subscape.training.callbacks import telling
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.checkpoint import is_checkpoint
 from subscape.training.contrastive import paired
 from subscape.training.decompose import Prepared
+from subscape.training.loggers import logger_of
 from subscape.training.recipes import RECIPES, RecipeName
 
 LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
-OF_THE_CALL = (*LEAVE, "json", "device", "out")
+OF_THE_CALL = (*LEAVE, "json", "device", "out", "log")
 """What run.toml does not keep: the settings of a run hold wherever it is moved to."""
 NAMES = ("model", "data", "heldout", "contrast")
 
@@ -109,6 +111,8 @@ class DecomposeRun:
     """How row gradients are made."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
+    log: tuple[str, ...] = ()
+    """Also log figures: tensorboard:FOLDER, wandb:PROJECT, trackio:PROJECT, mlflow:EXPERIMENT."""
     out: Path = Path("runs/decomposition")
     """Run folder; a run of the same settings that was interrupted there is resumed."""
     overwrite: bool = False
@@ -208,7 +212,8 @@ def run(settings: DecomposeRun) -> Decomposition:
     with locked(settings.out), replaced(settings.out, settings.overwrite) as fresh:
         if fresh:
             write_text(settings.out / CONFIG, written)
-        result = prepared.run(settings.out, progress=not settings.json)
+        with telling([logger_of(name) for name in settings.log]):
+            result = prepared.run(settings.out, progress=not settings.json)
         # Of a resumed run its checkpoint knows whether these are its settings.
         write_text(settings.out / CONFIG, written)
     _print(result, settings)

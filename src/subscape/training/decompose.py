@@ -25,6 +25,7 @@ from subscape.rows import RowKind, generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.saving import is_decomposition
 from subscape.targets import Outputs, Target
+from subscape.training.callbacks import Callback, tell_end, telling
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
 from subscape.training.estimate import estimate
@@ -55,6 +56,7 @@ def decompose(
     engine: Engine = "auto",
     config: TrainingConfig | None = None,
     out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     **settings: Any,
 ) -> Decomposition:
@@ -82,6 +84,7 @@ def decompose(
         config: settings of the training.
         out: run folder for metrics and checkpoints; a run found there is resumed. The result is saved
             in its subfolder `final`.
+        callbacks: told of steps and of the result; see `training.callbacks` and `training.loggers`.
         progress: show a progress bar.
         **settings: single settings, on top of `config`: see `TrainingConfig`.
 
@@ -111,7 +114,8 @@ def decompose(
         config=config,
         **settings,
     )
-    return prepared.run(out, progress=progress)
+    with telling(callbacks):
+        return prepared.run(out, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ class Prepared:
             result = replace(result, settings=asdict(self.config) | dict(self.names) | options)
             if folder is not None:
                 result.save_pretrained(folder / "final", overwrite=True)
+            tell_end(result)
         return result
 
 

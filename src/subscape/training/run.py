@@ -21,6 +21,7 @@ from subscape.references import FixedOutput
 from subscape.subnetworks.consolidation import summary
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import Evaluation, calibrate, check_not_zero, evaluate
+from subscape.training.callbacks import tell_step
 from subscape.training.checkpoint import load_checkpoint, save_checkpoint
 from subscape.training.config import TrainingConfig
 from subscape.training.schedule import consolidation_step
@@ -99,9 +100,10 @@ def run_steps(trainer: Trainer, until: int, folder: Path | None, shown: Any) -> 
         _check_finite(trainer, fvu)
         if log:
             shown.set_postfix(fvu=f"{fvu.min():.3f}")
+            line = asdict(_metrics(step, fvu, batch.codes != 0, config.group_size))
+            tell_step(**line)
             if folder is not None:
-                line = _metrics(step, fvu, batch.codes != 0, config.group_size)
-                append_jsonl(folder / METRICS, asdict(line))
+                append_jsonl(folder / METRICS, line)
         if keep and folder is not None:
             save_checkpoint(folder, trainer)
 
