@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from subscape.references import FixedOutput, Pairs
     from subscape.report import write_report
     from subscape.scorecard import Scorecard, ScoreConfig
+    from subscape.scorecard.compare import Comparison, compare
     from subscape.scorecard.score import score
     from subscape.subnetworks.decomposition import Decomposition
     from subscape.subnetworks.subnetwork import Subnetwork
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from subscape.training.estimate import estimate
 
 __all__ = [
+    "Comparison",
     "Decomposition",
     "FinetuneConfig",
     "Finetuned",
@@ -43,6 +45,7 @@ __all__ = [
     "Target",
     "TrainingConfig",
     "__version__",
+    "compare",
     "contrast",
     "decompose",
     "decompose_blocks",
@@ -72,6 +75,7 @@ HOMES = {
     "subnetworks.decomposition": ("Decomposition",),
     "subnetworks.subnetwork": ("Subnetwork",),
     "scorecard": ("ScoreConfig", "Scorecard"),
+    "scorecard.compare": ("Comparison", "compare"),
     "scorecard.score": ("score",),
     "targets": ("Target",),
     "training": ("TrainingConfig",),

@@ -8,7 +8,7 @@ outputs with outputs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -163,18 +163,43 @@ def text_windows(
     Raises:
         ValueError: if no story has `length` tokens.
     """
+    return windows_of(read_text(path).split(separator), tokenizer, length=length, where=str(path))
+
+
+def windows_of(
+    texts: Iterable[str], tokenizer: Any, *, length: int, where: str = "the data"
+) -> dict[str, Tensor]:
+    """Windows of so many tokens, `input_ids` [window, length], none of which runs into the next text."""
     require(length >= 1, "length", "a whole number of at least 1", repr(length))
-    stories = [s.strip() for s in read_text(path).split(separator)]
-    windows = []
-    for story in filter(None, stories):
-        ids = torch.tensor(tokenizer(story)["input_ids"])
+    windows, n_texts = [], 0
+    for text in filter(None, map(str.strip, texts)):
+        ids = torch.tensor(tokenizer(text)["input_ids"])
         windows.append(ids[: len(ids) // length * length].view(-1, length))
+        n_texts += 1
     ids = torch.cat(windows) if windows else torch.empty(0, length)
     require(
         len(ids) > 0,
         "data",
-        f"at least one text of {length} tokens in {path}",
-        f"{len(stories)} shorter ones",
+        f"at least one text of {length} tokens in {where}",
+        f"{n_texts} shorter ones",
         "Lower the window length, or check the separator.",
     )
     return {"input_ids": ids}
+
+
+def padded_texts(texts: Sequence[str], tokenizer: Any, *, length: int) -> dict[str, Tensor]:
+    """Every text a sample of so many tokens, cut or padded: `input_ids`, `attention_mask` [text, length]."""
+    require(bool(texts), "data", "at least one text", "none")
+    padding = getattr(tokenizer, "pad_token", None)
+    expected, repair = "a tokenizer with a token for padding", "Set its pad_token and save it."
+    require(padding is not None, "model", expected, "one without", repair)
+    batch = tokenizer(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=length,
+        padding_side="right",
+        return_tensors="pt",
+    )
+    # Types of tokens are zeros where there is one text, which is what models take without them.
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from subscape.explorer.beside import Beside, beside, cosines
+from subscape.explorer.beside import Beside, beside
 from subscape.lowrank import Stack
+from subscape.scorecard.compare import cosines
 from subscape.subnetworks.dictionary import Dictionary
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from subscape._checks import problem, require
-from subscape.cli import loading
+from subscape.cli import loading, models
 from subscape.interaction_basis.build import BasisConfig
 from subscape.interaction_basis.cuts import Layout, main_output
 from subscape.interaction_basis.modules import Library
@@ -81,7 +81,7 @@ def load_task(config: BasisFile) -> Task:
         case "modular-addition":
             return modular_addition_task(_file(config, "weights"), config.seed)
         case "decoder":
-            loading.quiet_transformers()  # silences its notes
+            models.quiet_transformers()  # silences its notes
             return decoder_task(
                 _model_folder(config),
                 _file(config, "text"),
@@ -109,6 +109,8 @@ def _model_task(config: BasisFile) -> Task:
     model, outputs = loading.load_model(config.model)
     samples = loading.load_data(config.data, config.model, config.length)
     if not isinstance(samples, torch.Tensor):
+        padded = "attention_mask" in samples
+        require(not padded, "model", "a model of windows of text", "one of whole, padded texts")
         inputs = samples.get("input_ids")
         got = f"tensors {sorted(samples)}"
         require(inputs is not None, "data", "one tensor of inputs, or input_ids", got)

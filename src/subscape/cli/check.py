@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from subscape.cli.loading import device_of, load_data, load_model
+from subscape.cli.models import Pooling
 from subscape.cli.next_step import then
 from subscape.data import take, to_device
 from subscape.gradients.check import check
@@ -27,9 +28,12 @@ class CheckRun:
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
+    """A Hugging Face folder or hub id (also transformers:NAME), timm:NAME, torchvision:NAME, or
+    package.module:function."""
     data: str
-    """A .txt, .npy, .npz or .safetensors file, or package.module:function."""
+    """As for decompose."""
+    outputs: Pooling | None = None
+    """Of a model that gives a hidden state for every token, such as an encoder: their mean over tokens."""
     parameters: tuple[str, ...] = ("*",)
     """Globs over parameter names, or module names; '!glob' takes away."""
     window: int = 16
@@ -50,9 +54,9 @@ class CheckRun:
 
 def run(settings: CheckRun) -> int:
     """Carry out the command."""
-    loaded = load_model(settings.model, device_of(settings.device))
+    loaded = load_model(settings.model, device_of(settings.device), settings.outputs)
     target = Target(loaded.model, settings.parameters, outputs=loaded.outputs)
-    data = load_data(settings.data, settings.model, settings.window)
+    data = load_data(settings.data, settings.model, settings.window, settings.outputs)
     result = check(
         target,
         to_device(take(data, slice(0, settings.n_rows)), target.like.device),

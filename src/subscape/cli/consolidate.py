@@ -12,7 +12,7 @@ import tyro
 from subscape._checks import require
 from subscape._io import check_free, write_text
 from subscape.cli import toml
-from subscape.cli.loading import is_code, load_data, refuse_code
+from subscape.cli.loading import is_code, refuse_code
 from subscape.cli.run_folder import CONFIG, open_run
 from subscape.subnetworks.consolidation import summary
 from subscape.subnetworks.decomposition import Decomposition
@@ -67,10 +67,7 @@ def run(settings: ConsolidateRun) -> Decomposition:
             refuse_code(argument, name, settings.run / CONFIG, f"--{argument} {name}")
     require(names["data"] is not None, "data", "data", "none in the run", "Give them with --data.")
     target, window = opened.target(), settings.window or opened.window
-    data, heldout = (
-        None if name is None else load_data(name, opened.model or "", window)
-        for name in names.values()
-    )
+    data, heldout = (None if name is None else opened.load(name, window) for name in names.values())
     smaller = opened.decomposition.consolidated(target, data)
     result = refit(
         smaller, target, data, heldout=heldout, steps=settings.steps, progress=not settings.json

@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 
 from subscape._checks import require
-from subscape.cli.loading import load_data
 from subscape.cli.next_step import then
 from subscape.cli.run_folder import open_run
 from subscape.measures.contrast import Contrast, contrast
@@ -54,7 +53,7 @@ def run(settings: ContrastRun) -> Contrast:
     opened = open_run(settings.run, settings.model, trust=settings.trust, device=settings.device)
     target = opened.target()
     window = settings.window or opened.window
-    a, b = (load_data(name, opened.model or "", window) for name in (settings.a, settings.b))
+    a, b = (opened.load(name, window) for name in (settings.a, settings.b))
     result = contrast(opened.decomposition, target, a, b, level=settings.level)
     if settings.json:
         print(json.dumps(asdict(result)))

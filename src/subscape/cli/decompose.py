@@ -23,14 +23,15 @@ from subscape.cli.flags import parsed as parsed_flags
 from subscape.cli.loading import (
     device_of,
     is_code,
-    is_pairs,
     load_data,
     load_labels,
     load_model,
     load_pairs,
     refuse_code,
 )
+from subscape.cli.models import Pooling, is_image_classifier
 from subscape.cli.run_folder import CONFIG
+from subscape.cli.texts import is_pairs
 from subscape.data import Samples
 from subscape.gradients.blocks import modules_matched
 from subscape.gradients.source import EngineName, MetricName
@@ -43,15 +44,17 @@ from subscape.subnetworks.formats import RENAMED, ROWS
 from subscape.targets import Target
 from subscape.training import TrainingConfig, prepare
 from subscape.training.blocks import PreparedBlocks, overview, prepare_blocks
+from subscape.training.callbacks import telling
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.checkpoint import is_checkpoint
 from subscape.training.contrastive import paired
 from subscape.training.decompose import Prepared
+from subscape.training.loggers import logger_of
 from subscape.training.recipes import RecipeName, recipe_of
 
 LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
-OF_THE_CALL = (*LEAVE, "json", "device", "out")
+OF_THE_CALL = (*LEAVE, "json", "device", "out", "log")
 """What run.toml does not keep: the settings of a run hold wherever it is moved to."""
 NAMES = ("model", "data", "heldout", "contrast")
 
@@ -70,10 +73,14 @@ class DecomposeRun:
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
+    """A Hugging Face folder or hub id (also transformers:NAME), timm:NAME, torchvision:NAME, or
+    package.module:function."""
     data: str
-    """A .txt, .npy, .npz or .safetensors file, or package.module:function; or pairs of texts that are compared
-    with each other, a .jsonl file of lines {"a": text, "b": text}, of which the last tokens are taken."""
+    """Texts (.txt, a .jsonl or .parquet with a field `text`, hf:org/set:split[:1000]), arrays (.npy, .npz,
+    .safetensors), or package.module:function; or pairs of texts that are compared with each other, a .jsonl file
+    of lines {"a": text, "b": text}, of which the last tokens are taken."""
+    outputs: Pooling | None = None
+    """Of a model that gives a hidden state for every token, such as an encoder: their mean over tokens."""
     contrast: str | None = None
     """Data of the same form, a partner for every sample of --data: then each is compared with its partner's
     output, instead of with a --reference."""
@@ -111,6 +118,8 @@ class DecomposeRun:
     """How row gradients are made."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
+    log: tuple[str, ...] = ()
+    """Also log figures: tensorboard:FOLDER, wandb:PROJECT, trackio:PROJECT, mlflow:EXPERIMENT."""
     out: Path = Path("runs/decomposition")
     """Run folder; a run of the same settings that was interrupted there is resumed."""
     overwrite: bool = False
@@ -196,11 +205,11 @@ def _prepared(
     settings: DecomposeRun, device: torch.device
 ) -> tuple[DecomposeRun, Prepared | PreparedBlocks]:
     """The run, and its settings with what was not said."""
-    loaded = load_model(settings.model, device)
+    loaded = load_model(settings.model, device, settings.outputs)
     settings = with_picks(settings, loaded.model)
     parts = modules_matched(loaded.model, settings.blocks) if settings.blocks else None
     target = Target(loaded.model, parts or settings.parameters, outputs=loaded.outputs)
-    heldout = settings.heldout and load_data(settings.heldout, settings.model, settings.window)
+    heldout = settings.heldout and _loaded(settings, settings.heldout)
     data, reference = _rows_of(settings, target)
     options: dict[str, Any] = {
         "heldout": heldout,
@@ -229,7 +238,8 @@ def _written(settings: DecomposeRun, prepared: Prepared) -> Decomposition:
     with locked(settings.out), replaced(settings.out, settings.overwrite) as fresh:
         if fresh:
             write_text(settings.out / CONFIG, written)
-        result = prepared.run(settings.out, progress=not settings.json)
+        with telling([logger_of(name) for name in settings.log]):
+            result = prepared.run(settings.out, progress=not settings.json)
         # Of a resumed run its checkpoint knows whether these are its settings.
         write_text(settings.out / CONFIG, written)
     _print(result, settings)
@@ -262,20 +272,23 @@ def is_contrastive(settings: DecomposeRun) -> bool:
 
 def _rows_of(settings: DecomposeRun, target: Target) -> tuple[Samples, str | Pairs | None]:
     """The samples, and what they are compared with."""
-    model, window = settings.model, settings.window
     if not is_contrastive(settings):
-        return load_data(settings.data, model, window), settings.reference
+        return _loaded(settings, settings.data), settings.reference
     for name in ("reference", "heldout"):
         value = getattr(settings, name)
         expected = "to be left out, as samples are compared with their partners, of which some are held out"
         require(value is None, name, expected, repr(value))
     if settings.contrast is None:
-        a, b = load_pairs(Path(settings.data), model, window)
+        a, b = load_pairs(Path(settings.data), settings.model, settings.window)
     else:
-        a, b = (load_data(name, model, window) for name in (settings.data, settings.contrast))
+        a, b = (_loaded(settings, name) for name in (settings.data, settings.contrast))
     for samples in (a, b):
         check_vocabulary(target, samples)
     return paired(target, a, b)
+
+
+def _loaded(settings: DecomposeRun, name: str) -> Samples:
+    return load_data(name, settings.model, settings.window, settings.outputs)
 
 
 def _check_out(settings: DecomposeRun) -> None:
@@ -286,6 +299,13 @@ def _check_out(settings: DecomposeRun) -> None:
         "blocks or parameters",
         f"blocks={settings.blocks} and parameters={settings.parameters}",
         "Every parameter of a block belongs to it.",
+    )
+    require(
+        not (settings.blocks and settings.log),
+        "log",
+        "nothing where --blocks are given, as figures go by block",
+        f"{list(settings.log)}",
+        "Their figures are in OUT/blocks/NAME/metrics.jsonl.",
     )
     block_runs.check_kind(settings.out, blocks=bool(settings.blocks))
     with writable(settings.out):
@@ -304,7 +324,7 @@ def _check_out(settings: DecomposeRun) -> None:
 def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     """What was not said, by the kind of model: run.toml then says it."""
     causal = getattr(model, "can_generate", lambda: False)()
-    kl = causal or is_classifier(model, settings.data)
+    kl = causal or is_image_classifier(settings.model) or is_classifier(model, settings.data)
     picks: dict[str, Any] = {
         "rows": "token" if causal else "sample",
         "divergence": "kl" if kl else "mse",

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from subscape._checks import problem, require
 from subscape._io import check_free, read_metadata, write_tensors
-from subscape.cli.loading import load_data
 from subscape.cli.names import token_namer
 from subscape.cli.next_step import then
 from subscape.cli.run_folder import Run, open_run
@@ -67,7 +66,7 @@ def run(settings: EncodeRun) -> Tensor:
         raise ValueError(problem("out", "a file for the codes of data", "none", "Give --out FILE."))
     check_free(out, overwrite=settings.overwrite, owned=_is_codes)
     target = opened.target()
-    data = load_data(settings.data or "", opened.model or "", opened.window)
+    data = opened.load(settings.data or "")
     codes = opened.decomposition.encode(target, data)
     write_tensors(out, {"codes": codes.cpu()}, {"of": CODES})
     active = (codes != 0).sum(-1).float().mean()
@@ -95,9 +94,11 @@ def _text(opened: Run, settings: EncodeRun) -> Tensor:
         raise ValueError(problem("text", "a model with a tokenizer", got, "Give --data instead."))
     ids = torch.tensor([tokenizer(settings.text)["input_ids"]])
     require(ids.numel() > 0, "text", "a text of at least one token", repr(settings.text))
-    codes = opened.decomposition.encode(target, {"input_ids": ids}, rows="token")
+    rows = opened.decomposition.settings.get("rows")
+    codes = opened.decomposition.encode(target, {"input_ids": ids})
     name = token_namer(tokenizer) or str
-    tokens = [name(int(i)) for i in ids[0]]
+    # Where a whole text is a row it has one code.
+    tokens = [settings.text] if rows == "sample" else [name(int(i)) for i in ids[0]]
     lines = [
         {"token": token, "codes": {int(k): float(row[k]) for k in _largest(row)}}
         for token, row in zip(tokens, codes, strict=True)

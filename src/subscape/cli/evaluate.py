@@ -12,7 +12,7 @@ import tyro
 from torch import Tensor
 
 from subscape.cli import toml
-from subscape.cli.loading import is_code, load_data, load_labels, refuse_code
+from subscape.cli.loading import is_code, load_labels, refuse_code
 from subscape.cli.names import token_namer
 from subscape.cli.next_step import then
 from subscape.cli.run_folder import CONFIG, Run, open_run
@@ -107,9 +107,7 @@ def _data(settings: EvaluateRun, opened: Run) -> tuple[Loaded, Loaded | None]:
     trained = table.get("data")
 
     def load(name: str) -> Loaded:
-        return Loaded(
-            load_data(name, opened.model or "", settings.window or opened.window), load_labels(name)
-        )
+        return Loaded(opened.load(name, settings.window), load_labels(name))
 
     scored = Loaded(opened.samples(settings.window), load_labels(opened.data or ""))
     name = settings.fit or trained

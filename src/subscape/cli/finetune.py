@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from subscape.cli.loading import imported, is_code, load_data, load_labels
+from subscape.cli.loading import imported, is_code, load_labels
 from subscape.cli.run_folder import check_index, open_run
 from subscape.finetuning import FinetuneConfig, Finetuned
 from subscape.finetuning.examples import Examples
@@ -68,7 +68,7 @@ def run(settings: FinetuneRun) -> Finetuned:
     def load(name: str | None) -> Any:
         if name is None:
             return None
-        samples = load_data(name, opened.model or "", settings.window or opened.window)
+        samples = opened.load(name, settings.window)
         labels = load_labels(name)
         return samples if labels is None else Examples(samples, labels)
 

@@ -12,6 +12,7 @@ from torch import nn
 from subscape._checks import require
 from subscape.cli.decompose import middle_mlp
 from subscape.cli.loading import load_model
+from subscape.cli.models import Pooling
 from subscape.cli.next_step import then
 from subscape.lowrank.layout import RankChoice, make_layout
 from subscape.training.config import DEFAULTS
@@ -30,7 +31,10 @@ class InspectRun:
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A Hugging Face folder or hub id of a causal language model, or package.module:function."""
+    """A Hugging Face folder or hub id (also transformers:NAME), timm:NAME, torchvision:NAME, or
+    package.module:function."""
+    outputs: Pooling | None = None
+    """Of a model that gives a hidden state for every token, such as an encoder: their mean over tokens."""
     depth: int = 4
     """Names in a module's name, at most: with 2 `layers.0` is one line, with 3 `layers.0.mlp` one of its own."""
     n_subnetworks: int = 100
@@ -61,7 +65,7 @@ def run(settings: InspectRun) -> list[Line]:
     require(settings.depth >= 1, "depth", "at least 1", repr(settings.depth))
     rank = settings.rank
     require(rank is None or rank > 0, "rank", "a rank or a share above 0", repr(rank))
-    model = load_model(settings.model).model
+    model = load_model(settings.model, pooling=settings.outputs).model
     causal = getattr(model, "can_generate", lambda: False)()
     rank = rank or DEFAULTS["token" if causal else "sample"][0]
     lines = inspected(

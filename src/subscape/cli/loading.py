@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import sys
 import traceback
 from collections.abc import Callable, Generator
@@ -15,9 +14,18 @@ import numpy
 import torch
 from torch import nn
 
-from subscape._checks import optional, problem, require
-from subscape._io import json_object, read_tensors, read_text
-from subscape.data import Samples, as_samples, concatenated, text_windows
+from subscape._checks import problem, require
+from subscape._io import read_tensors
+from subscape.cli.models import (
+    LOADERS,
+    Pooling,
+    load_tokenizer,
+    loaded,
+    mean_pool,
+    reads_whole_texts,
+)
+from subscape.cli.texts import HUB, check_there, is_pairs, is_texts, lines_of, texts_of
+from subscape.data import Samples, as_samples, concatenated, padded_texts, windows_of
 from subscape.targets import Outputs
 
 
@@ -32,7 +40,9 @@ class LoadedModel(NamedTuple):
 
 def is_code(name: str | None) -> TypeGuard[str]:
     """Whether a name is `package.module:function`, which is imported and called."""
-    return name is not None and ":" in name and not Path(name).exists()
+    if name is None or name.partition(":")[0] in (*LOADERS, HUB):
+        return False
+    return ":" in name and not Path(name).exists()
 
 
 def refuse_code(argument: str, name: str, file: Path, give: str) -> NoReturn:
@@ -58,19 +68,25 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_model(name: str, device: torch.device | None = None) -> LoadedModel:
+def load_model(
+    name: str, device: torch.device | None = None, pooling: Pooling | None = None
+) -> LoadedModel:
     """Load a model in eval mode.
 
     Args:
         name: `package.module:function`, which is called without arguments and returns a module or
-            `(module, outputs)`; or a Hugging Face folder or hub id of a causal language model.
+            `(module, outputs)`; a Hugging Face folder or hub id, with `transformers:` before it or not; or
+            `timm:NAME` or `torchvision:NAME`.
         device: where to; by default the CPU.
+        pooling: of a Hugging Face model that gives a hidden state for every token, how it becomes one output.
     """
-    model, outputs = _users_model(name) if is_code(name) else (_language_model(name), None)
+    if is_code(name):
+        expected = "to be left out, as the function that returns the model may return outputs too"
+        require(pooling is None, "outputs", expected, pooling)
+        model, outputs = _users_model(name)
+    else:
+        model, outputs = loaded(name, pooling), mean_pool if pooling else None
     return LoadedModel(model.eval() if device is None else model.eval().to(device), outputs)
-
-
-OWN_MODEL = "For other models write package.module:function that returns the module."
 
 
 def _users_model(name: str) -> tuple[nn.Module, Outputs | None]:
@@ -83,56 +99,28 @@ def _users_model(name: str) -> tuple[nn.Module, Outputs | None]:
     return model, outputs
 
 
-def _language_model(name: str) -> nn.Module:
-    folder = Path(name)
-    if folder.exists():
-        file = folder / "config.json"
-        got = "a folder without one" if folder.is_dir() else "a file"
-        expected = f"a Hugging Face folder with a config.json at {name}"
-        require(file.is_file(), "model", expected, got, OWN_MODEL)
-        keys = json_object(file).keys()
-        expected = f"a Hugging Face config.json with a model_type in {name}"
-        require("model_type" in keys, "model", expected, f"keys {sorted(keys)[:6]}", OWN_MODEL)
-    else:
-        local = name.startswith((".", "/", "~"))
-        require(not local, "model", "a folder that exists", repr(name), "Check the path.")
-    auto = quiet_transformers().AutoModelForCausalLM
-    try:
-        model, info = auto.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        expected, repair = "a model that transformers itself has the code of", OWN_MODEL
-        if isinstance(error, OSError):
-            expected = (
-                "a folder that exists, package.module:function, or a hub id that can be reached"
-            )
-            repair = "Check the spelling."
-        got = f"{name!r} ({str(error).splitlines()[0]})"
-        raise ValueError(problem("model", expected, got, repair)) from error
-    # transformers fills them with random numbers, others at every load.
-    missing = sorted(info["missing_keys"])
-    require(
-        not missing,
-        "model",
-        f"a checkpoint of a causal language model, with all weights of {type(model).__name__}",
-        f"{name} without {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}",
-        "Of an encoder, write package.module:function that returns its AutoModel and an outputs function, "
-        "such as the mean of last_hidden_state over its tokens.",
-    )
-    return model
+def load_data(name: str, model: str, window: int, pooling: Pooling | None = None) -> Samples:
+    """Samples of arrays, of texts, or of a user's function.
 
+    Texts are cut to windows of so many tokens; of models that read whole texts each is one sample, cut or padded
+    to so many.
 
-def load_data(name: str, model: str, window: int) -> Samples:
-    """Samples of an array file, of a text cut to windows of so many tokens, or of a user's function."""
+    Raises:
+        ValueError: if that is not to be had.
+    """
     require(window >= 1, "window", "at least 1 token", window)
     if is_code(name):
         return as_samples(called(name, "data"))
+    if is_pairs(name):
+        return concatenated(list(load_pairs(Path(name), model, window)))
     path = Path(name)
-    _check_there(path)
+    if is_texts(name):
+        if reads_whole_texts(model, pooling):
+            texts = list(texts_of(name, by_line=True))
+            return padded_texts(texts, load_tokenizer(model), length=window)
+        return windows_of(texts_of(name), load_tokenizer(model), length=window, where=name)
+    check_there(path)
     match path.suffix:
-        case ".txt":
-            return text_windows(path, load_tokenizer(model), length=window)
-        case ".jsonl":
-            return concatenated(list(load_pairs(path, model, window)))
         case ".npy" | ".npz":
             return _only(path, _arrays(path))
         case ".safetensors":
@@ -141,20 +129,12 @@ def load_data(name: str, model: str, window: int) -> Samples:
             raise ValueError(
                 problem(
                     "data",
-                    "a .txt, .npy, .npz or .safetensors file, or package.module:function",
+                    "a .txt, .jsonl, .parquet, .npy, .npz or .safetensors file, hf:org/set, or "
+                    "package.module:function",
                     repr(name),
-                    "Convert it, or write a function that returns a tensor. Pairs of texts go into a .jsonl file.",
+                    "Convert it, or write a function that returns a tensor.",
                 )
             )
-
-
-def _check_there(path: Path) -> None:
-    require(path.is_file(), "data", "a file that exists", repr(str(path)), "Check the path.")
-
-
-def is_pairs(name: str) -> bool:
-    """Whether data are pairs of texts."""
-    return Path(name).suffix == ".jsonl" and not is_code(name)
 
 
 def load_pairs(path: Path, model: str, window: int) -> tuple[Samples, Samples]:
@@ -165,21 +145,16 @@ def load_pairs(path: Path, model: str, window: int) -> tuple[Samples, Samples]:
     Raises:
         ValueError: if a line is none, or a text is shorter.
     """
-    _check_there(path)
     tokenizer = load_tokenizer(model)
     sides: dict[str, list[list[int]]] = {"a": [], "b": []}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        where = f"{path} line {number}"
-        try:
-            texts = [str(json.loads(line)[side]) for side in sides]
-        except (ValueError, KeyError, TypeError) as error:
-            expected = '{"a": text, "b": text}'
-            raise ValueError(problem(where, expected, repr(line[:60]))) from error
-        for side, text in zip(sides.values(), texts, strict=True):
-            tokens = tokenizer(text)["input_ids"]
+    for where, line in lines_of(path):
+        whole = all(isinstance(line.get(side), str) for side in sides)
+        require(whole, where, '{"a": text, "b": text}', repr(line)[:60])
+        for side, tokens_of in sides.items():
+            tokens = tokenizer(line[side])["input_ids"]
             expected, repair = f"texts of {window} tokens", f"Give --window {len(tokens)} or less."
             require(len(tokens) >= window, where, expected, f"{len(tokens)}", repair)
-            side.append(tokens[-window:])
+            tokens_of.append(tokens[-window:])
     require(bool(sides["a"]), "data", f"at least one pair in {path}", "none")
     a, b = ({"input_ids": torch.tensor(side)} for side in sides.values())
     return a, b
@@ -216,21 +191,6 @@ def _arrays(path: Path) -> dict[str, torch.Tensor]:
         repair = "Save it again: numpy.savez(path, inputs=numbers)."
         expected = "a whole file of numbers, without pickled objects, that fits into memory"
         raise ValueError(problem("data", expected, got, repair)) from error
-
-
-def load_tokenizer(model: str) -> Any:
-    """The tokenizer that belongs to a Hugging Face model; refuses a model that has none."""
-    try:
-        return quiet_transformers().AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            problem(
-                "model",
-                f"a tokenizer with {model}, for text",
-                "none",
-                "Save one in the model's folder, or give token ids in an .npz file.",
-            )
-        ) from error
 
 
 def _only(path: Path, tensors: dict[str, torch.Tensor]) -> Samples:
@@ -297,11 +257,3 @@ def called(name: str, argument: str) -> Any:
                 "Call it in Python to see more.",
             )
         ) from error
-
-
-def quiet_transformers() -> Any:
-    """The package `transformers` without its own notes and progress bars, which only hide ours."""
-    package = optional("transformers", "for a Hugging Face model", "'subscape[lm]'")
-    package.utils.logging.set_verbosity_error()
-    package.utils.logging.disable_progress_bar()
-    return package

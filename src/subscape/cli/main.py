@@ -14,7 +14,7 @@ from subscape._version import __version__
 
 ERRORS = (ValueError, TypeError, ImportError, OSError)
 """What a wrong argument raises at the library's door; anything else is the model's error or a bug."""
-RESUMED = ("decompose", "measure", "evaluate", "basis")
+RESUMED = ("decompose", "measure", "evaluate", "label", "basis")
 """Commands that go on where they were stopped."""
 
 COMMANDS = {
@@ -25,11 +25,14 @@ COMMANDS = {
     "evaluate": "Hold a run to its controls: a scorecard with every number beside chance and simpler methods.",
     "top": "List the subnetworks of a measured run, or the top samples of one.",
     "report": "Write a measured run as one HTML file.",
+    "label": "Name subnetworks by rule, or by asking a language model.",
     "explore": "Look at a measured run and push its subnetworks, live in a browser.",
+    "push": "Upload a run to the Hugging Face Hub, with its figures and report.",
     "sweep": "Push one subnetwork, or two together, and see how far outputs move.",
     "edit": "Move a model along subnetworks: generate text, write a LoRA, save the model.",
     "encode": "Show which subnetworks each token of a text uses, or write the codes of data to a file.",
     "finetune": "Learn how far to move along each subnetwork, for data and a loss of your own.",
+    "compare": "Pair the subnetworks of two runs by what they are active for.",
     "contrast": "Say which subnetworks of a run tell two sets of inputs apart.",
     "check": "Check the row gradients of a model against plain autograd.",
     "demo": "Decompose a toy with known circuits and a classifier of digits, in a minute.",

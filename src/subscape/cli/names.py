@@ -45,7 +45,7 @@ def output_namer(file: Path | None, model: nn.Module, tokens: Namer | None) -> N
         require(file.is_file(), "names", "a text file that exists", str(file))
         lines = read_text(file).splitlines()
         return lambda i: lines[i] if i < len(lines) else f"output {i}"
-    if tokens is not None:
+    if tokens is not None and getattr(model, "get_output_embeddings", lambda: None)() is not None:
         return tokens
     classes = getattr(getattr(model, "config", None), "id2label", None)
     # Hugging Face gives every model two classes with names that say nothing.

@@ -12,9 +12,10 @@ from typing import Annotated
 import tyro
 
 from subscape._io import check_free
-from subscape.cli.names import token_namer
+from subscape.cli.names import output_namer, token_namer
 from subscape.cli.next_step import edit_of, then
 from subscape.cli.run_folder import Run, open_run
+from subscape.measures import Measures
 from subscape.report import write_report
 from subscape.report.labels import Labels, read_labels
 from subscape.report.page import is_page
@@ -58,19 +59,14 @@ def run(settings: ReportRun) -> Path:
     """Carry out the command."""
     opened = open_run(settings.run, settings.model, trust=settings.trust, device=settings.device)
     measures = opened.load_measures(settings.measures)
-    scored = opened.folder / FOLDER
     check_free(settings.out, overwrite=settings.overwrite, owned=is_page, name="out")
     target = None if settings.still else _target_if_there(opened)
-    title = settings.title or title_of(opened.model, opened.decomposition.layout.names)
-    path = write_report(
-        settings.out,
-        opened.decomposition,
+    path = page_of(
+        opened,
         measures,
-        title=title,
-        scorecard=Scorecard.load(scored) if (scored / NAME).is_file() else None,
-        labels=_labels_if_there(settings.run, measures.decomposition),
-        model=target,
-        output_names=token_namer(opened.tokenizer()) if target is not None else None,
+        settings.out,
+        title=settings.title,
+        target=target,
         overwrite=settings.overwrite,
         progress=not settings.json,
     )
@@ -81,6 +77,33 @@ def run(settings: ReportRun) -> Path:
         print(f"{path}  ({size / 2**20:.1f} MB): open it in a browser")
         print(then(f"top {settings.run}", *edit_of(opened, measures)))
     return path
+
+
+def page_of(
+    opened: Run,
+    measures: Measures,
+    out: Path,
+    *,
+    title: str | None = None,
+    target: Target | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write the report of a run; with sliders where there is a target."""
+    scored = opened.folder / FOLDER
+    tokens = None if target is None else token_namer(opened.tokenizer())
+    return write_report(
+        out,
+        opened.decomposition,
+        measures,
+        title=title or title_of(opened.model, opened.decomposition.layout.names),
+        scorecard=Scorecard.load(scored) if (scored / NAME).is_file() else None,
+        labels=_labels_if_there(opened.folder, measures.decomposition),
+        model=target,
+        output_names=None if target is None else output_namer(None, target.model, tokens),
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
 def _target_if_there(opened: Run) -> Target | None:

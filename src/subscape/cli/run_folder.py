@@ -16,9 +16,9 @@ from subscape.cli.loading import (
     is_code,
     load_data,
     load_model,
-    load_tokenizer,
     refuse_code,
 )
+from subscape.cli.models import Pooling, load_tokenizer, mean_pool
 from subscape.data import Samples
 from subscape.measures import Measures
 from subscape.measures.record import NAME
@@ -69,13 +69,19 @@ class Run:
         """Itself on a command line that loads its model."""
         return f"{self.folder}{' --trust' if is_code(self.model) or is_code(self.data) else ''}"
 
+    @property
+    def pooling(self) -> Pooling | None:
+        """How the model's hidden states become one output, if the decomposition was made so."""
+        made = self.decomposition.settings.get("outputs") == mean_pool.__name__
+        return "mean-pool" if made and not is_code(self.model) else None
+
     def target(self) -> Target:
         """Load the model, and refuse another one than the decomposition's."""
         if self.model is None:
             expected, got = "the name of the model of this run", f"none in {self.folder / CONFIG}"
             raise ValueError(problem("model", expected, got, "Give it with --model."))
         self._refuse_code("model")
-        loaded = load_model(self.model, self.device)
+        loaded = load_model(self.model, self.device, self.pooling)
         names = self.decomposition.layout.names
         have = {name for name, _ in loaded.model.named_parameters(remove_duplicate=False)}
         missing = [name for name in names if name not in have]
@@ -89,7 +95,12 @@ class Run:
         if self.data is None:
             raise ValueError(problem("data", "data", "none in the run", "Give them with --data."))
         self._refuse_code("model", "data")
-        return load_data(self.data, self.model or "", self.window if window is None else window)
+        return self.load(self.data, window)
+
+    def load(self, data: str, window: int | None = None) -> Samples:
+        """Load data as this run takes them."""
+        window = self.window if window is None else window
+        return load_data(data, self.model or "", window, self.pooling)
 
     def _refuse_code(self, *arguments: str) -> None:
         for argument in arguments:

@@ -14,6 +14,7 @@ from subscape._checks import require
 from subscape.cli.next_step import edit_of, then
 from subscape.cli.run_folder import check_index, open_run
 from subscape.measures import Measures, SubnetworkMeasures, TopOutputs
+from subscape.measures.kept import tokens_at
 from subscape.measures.record import TopSample
 from subscape.measures.rule_names import RuleNames, rule_names
 
@@ -107,7 +108,7 @@ def _sample(row: TopSample, measures: Measures) -> str:
     where = f"{row.sample}" + ("" if row.position is None else f", position {row.position}")
     place = kept["index"].tolist().index(row.sample)
     if "input_ids" in kept and measures.names.tokens:
-        texts = [measures.names.token(i) for i in kept["input_ids"][place].tolist()]
+        texts = [measures.names.token(i) for i in tokens_at(kept, place)]
         at = len(texts) - 1 if row.position is None else row.position
         before, after = texts[max(0, at - CONTEXT) : at], texts[at + 1 : at + 1 + CONTEXT]
         return f"{''.join([*before, f'[{texts[at]}]', *after])!r}  ({where})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -45,6 +45,13 @@ def token_ids(data: Samples) -> Tensor | None:
     """The token ids of samples that are sequences of them, [sample, position]; None of others."""
     ids = data if isinstance(data, Tensor) else data.get("input_ids")
     return ids if ids is not None and not ids.is_floating_point() and ids.dim() == 2 else None
+
+
+def tokens_at(samples: Mapping[str, Tensor], place: int) -> list[int]:
+    """The token ids of a kept sample, without padding at its end; at the beginning positions count it."""
+    ids, mask = samples["input_ids"][place], samples.get("attention_mask")
+    n = len(ids) if mask is None else int(mask[place].nonzero().max()) + 1
+    return ids[:n].tolist()
 
 
 def samples_of(rows: Sequence[RowSet], data: Samples, labels: Tensor | None) -> dict[str, Tensor]:

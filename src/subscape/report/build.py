@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from subscape._checks import require
 from subscape._shapes import Float, Int
+from subscape.measures.kept import tokens_at
 from subscape.measures.record import Measures, rounded
 from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
@@ -105,7 +106,7 @@ def page_data(
     if scorecard is not None:
         scorecard.verify(decomposition)
     settings, metrics = decomposition.settings, decomposition.metrics
-    by_rule = rule_names(measures)
+    by_rule, given = rule_names(measures), {} if labels is None else labels.labels
     return {
         "title": title,
         "model": decomposition.target["model"].split(".")[-1],
@@ -128,8 +129,10 @@ def page_data(
         "similarity": packed(decomposition.similarity()),
         "coactivation": packed(measures.coactivation),
         "samples": _samples(measures),
-        "rule_names": by_rule.names,
-        "labels": {} if labels is None else labels.labels,
+        "rule_names": {
+            k: v for k, v in by_rule.names.items() if k not in given or given[k].name != v
+        },
+        "labels": given,
         "figures": [
             {"title": name, "caption": caption, "image": _png(Path(file))}
             for name, caption, file in figures
@@ -153,10 +156,8 @@ def _samples(measures: Measures) -> dict[int, dict[str, Any]]:
 def _shown(inputs: Tensor, place: int, measures: Measures) -> dict[str, Any]:
     sample = inputs[place]
     if measures.names.tokens and not sample.is_floating_point():
-        mask = measures.samples.get("attention_mask")
-        # Padding at the end is none of the text; at the beginning positions count it.
-        n = len(sample) if mask is None else int(mask[place].nonzero().max()) + 1
-        return {"tokens": sample[:n].tolist()}
+        ids = "input_ids" in measures.samples
+        return {"tokens": tokens_at(measures.samples, place) if ids else sample.tolist()}
     return shown_sample(sample)
 
 

@@ -1,4 +1,4 @@
-"""Names and notes that people give to subnetworks: `labels.json` in a run folder."""
+"""Names and notes of subnetworks, given by people, by rule or by a model: `labels.json` in a run folder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ LONGEST_NAME, LONGEST_NOTE = 80, 2_000
 
 @dataclass(frozen=True)
 class Label:
-    """What somebody says of one subnetwork."""
+    """What is said of one subnetwork."""
 
     name: str = ""
     """A few words that stand for it."""
     note: str = ""
     """Why, what is open, what was tried."""
+    by: str = ""
+    """What gave the name, `rule` or a model's name; empty of people."""
 
     def __post_init__(self) -> None:
         for what, longest in (("name", LONGEST_NAME), ("note", LONGEST_NOTE)):
@@ -45,7 +47,7 @@ class Labels:
     def with_label(self, index: int, label: Label) -> Labels:
         """The same with one label more, another, or, where the new one is empty, less."""
         others = {k: v for k, v in self.labels.items() if k != index}
-        changed = others if label == Label() else others | {index: label}
+        changed = others if not (label.name or label.note) else others | {index: label}
         return Labels(self.decomposition, dict(sorted(changed.items())))
 
     def save(self, folder: str | Path) -> None:

@@ -57,7 +57,7 @@ def figures(
     codes: Float[Tensor, "row ours"], others: Float[Tensor, "row theirs"]
 ) -> tuple[float, float]:
     """Share of codes that correlate with those of their match, and the mean of that."""
-    correlation = correlations(codes, others)
+    correlation = correlations(codes, others).abs()
     matched = correlation[match(correlation)]
     return float((matched >= CORRELATED).double().mean()), float(matched.mean())
 
@@ -65,10 +65,10 @@ def figures(
 def correlations(
     codes: Float[Tensor, "row ours"], others: Float[Tensor, "row theirs"]
 ) -> Float[Tensor, "ours theirs"]:
-    """|Correlation| of every pair; 0 of a code that never changes."""
+    """Correlation of every pair; 0 of a code that never changes."""
     ours, theirs = (v.double() - v.double().mean(0) for v in (codes, others))
     ours, theirs = (v / v.norm(dim=0).clamp_min(1e-30) for v in (ours, theirs))
-    return (ours.mT @ theirs).abs()
+    return ours.mT @ theirs
 
 
 def _cosine(

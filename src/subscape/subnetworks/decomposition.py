@@ -33,6 +33,7 @@ from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.editing import Deltas, Edit, displacement, edited_copy
 from subscape.subnetworks.evaluation import Evaluation, evaluate
 from subscape.subnetworks.formats import local_folder
+from subscape.subnetworks.hub import card, push
 from subscape.subnetworks.lora import save_lora
 from subscape.subnetworks.saving import load, save
 from subscape.subnetworks.subnetwork import Subnetwork
@@ -430,6 +431,41 @@ class Decomposition:
         """
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         return save(folder, **parts, overwrite=overwrite)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        base_model: str | None = None,
+        report: str | Path | None = None,
+        private: bool = True,
+    ) -> str:
+        """Upload the decomposition to the Hugging Face Hub, with a card of its figures and settings.
+
+        Args:
+            repository: `user/repository`, made if it is not there.
+            base_model: id of the model on the Hub, which the card then links to.
+            report: a page of `write_report` to put beside it. It shows pieces of the data it was measured on.
+            private: of a new repository, whether only you see it.
+
+        Returns:
+            Address of the repository.
+
+        Raises:
+            ValueError: if it may not be written to.
+        """
+        text = card(
+            repository,
+            len(self),
+            self.layout,
+            model=self.target["model"],
+            settings=self.settings,
+            metrics=self.metrics,
+            base_model=base_model,
+            with_report=report is not None,
+        )
+        page = None if report is None else Path(report)
+        return push(repository, self.save_pretrained, text, report=page, private=private)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: Any = None) -> Decomposition:

@@ -74,6 +74,11 @@ class SavedConfig:
     )
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether it is the id of a repository on the Hub, as far as spelling goes."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+
+
 def local_folder(name: str | Path) -> Path:
     """The folder of a saved decomposition by its path, or, where nothing is there, by its id on the Hub."""
     folder, expected = (
@@ -82,7 +87,7 @@ def local_folder(name: str | Path) -> Path:
     )
     if (folder / FILES[0]).is_file():
         return folder
-    if folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+    if folder.exists() or not is_hub_name(str(name)):
         inside = folder / "final"
         repair = f"Load {inside}." if (inside / FILES[0]).is_file() else "Check the path."
         got = f"{folder}, {'without a config.json' if folder.exists() else 'which does not exist'}"

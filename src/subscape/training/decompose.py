@@ -26,6 +26,7 @@ from subscape.rows import GROUP, RowKind, generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.saving import is_decomposition
 from subscape.targets import Outputs, Target
+from subscape.training.callbacks import Callback, tell_end, telling
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
 from subscape.training.estimate import estimate
@@ -56,6 +57,7 @@ def decompose(
     engine: Engine = "auto",
     config: TrainingConfig | None = None,
     out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     **settings: Any,
 ) -> Decomposition:
@@ -86,6 +88,7 @@ def decompose(
         config: settings of the training.
         out: run folder for metrics and checkpoints; a run found there is resumed. The result is saved
             in its subfolder `final`.
+        callbacks: told of steps and of the result; see `training.callbacks` and `training.loggers`.
         progress: show a progress bar.
         **settings: single settings, on top of `config`: see `TrainingConfig`.
 
@@ -115,7 +118,8 @@ def decompose(
         config=config,
         **settings,
     )
-    return prepared.run(out, progress=progress)
+    with telling(callbacks):
+        return prepared.run(out, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ class Prepared:
             result = self.finished(result)
             if folder is not None:
                 result.save_pretrained(folder / "final", overwrite=True)
+            tell_end(result)
         return result
 
     def finished(self, trained: Decomposition) -> Decomposition:

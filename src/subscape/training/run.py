@@ -27,6 +27,7 @@ from subscape.subnetworks.evaluation import (
     check_not_zero,
     evaluate_together,
 )
+from subscape.training.callbacks import tell_step
 from subscape.training.checkpoint import load_checkpoint, save_checkpoint
 from subscape.training.config import TrainingConfig
 from subscape.training.schedule import consolidation_step
@@ -115,9 +116,11 @@ def record(trainer: Trainer, batch: Reconstruction, folder: Path | None) -> floa
         return None
     fvu = batch.fvu.detach()
     _check_finite(trainer, fvu)
-    if log and folder is not None:
-        line = _metrics(step, fvu, batch.codes != 0, config.group_size)
-        append_jsonl(folder / METRICS, asdict(line))
+    if log:
+        line = asdict(_metrics(step, fvu, batch.codes != 0, config.group_size))
+        tell_step(**line)
+        if folder is not None:
+            append_jsonl(folder / METRICS, line)
     if keep and folder is not None:
         save_checkpoint(folder, trainer)
     return float(fvu.min())
