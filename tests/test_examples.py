@@ -132,4 +132,4 @@ def test_commands_of_documents_run(document, monkeypatch):
     assert {"decompose", "measure"} <= {command[0] for command in commands}
     for command in commands:
         assert main([*command, *FEW.get(command[0], "").split()]) == 0
-    assert Path("runs/attention/measures/measures.json").is_file()
+    assert Path("runs/mlp/measures/measures.json").is_file()

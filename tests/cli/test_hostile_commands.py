@@ -130,7 +130,7 @@ decompose llama --data x.npy --out new
 decompose llama --data llama --out new
     data: expected a file that exists
 decompose llama --data llama/config.json --out new
-    data: expected a .txt, .npy, .npz or .safetensors file
+    data: expected a .txt, .jsonl, .parquet, .npy, .npz or .safetensors file
 decompose llama --data stories.txt --window 99 --out new
     data: expected at least one text of 99 tokens
 decompose llama --data llama/model.safetensors --out new

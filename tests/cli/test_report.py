@@ -64,7 +64,7 @@ def test_names_and_notes_stand_in_the_report_and_those_of_another_run_do_not(fol
     measures = Measures.load("stories/measures")
     Labels(measures.decomposition).with_label(2, Label("cats", "or dogs")).save("stories")
     command("report", "stories", "-o", "named.html", "--still")
-    assert data_of("named.html")["labels"] == {"2": {"name": "cats", "note": "or dogs"}}
+    assert data_of("named.html")["labels"] == {"2": {"name": "cats", "note": "or dogs", "by": ""}}
     Labels("of another").with_label(2, Label("cats")).save("stories")
     command("report", "stories", "-o", "other.html", "--still")
     assert data_of("other.html")["labels"] == {}

@@ -224,7 +224,7 @@ def test_what_was_picked_is_said(folder, capsys):
         "rows        sample",
         "divergence  mse",
         "reference   mean",
-        "row weight  unit",
+        "row weight  0.5",
         "metric      kronecker",
         "rank        1",
         "k           2 of 4 subnetworks a row",

@@ -16,7 +16,9 @@ WORDS = ["<unk>", "once", "upon", "a", "time", "there", "was", "<b>", "cat", "do
 HOST = "127.0.0.1:8123"
 TOKEN = "a-token-of-the-tests"
 MEASURE = dict(n_rows=60, n_references=2, n_top=4, n_others=12, n_deltas=2, progress=False)
-TRAINING = dict(steps=20, batch_size=16, n_heldout_rows=20, rank=1, n_subnetworks=4)
+TRAINING = dict(
+    steps=20, batch_size=16, n_heldout_rows=20, rank=1, n_subnetworks=4, active_fraction=0.3
+)
 
 
 def tokenizer():
@@ -46,7 +48,7 @@ def words():
     torch.manual_seed(0)
     model, named = tiny("llama", len(WORDS), num_hidden_layers=1), tokenizer()
     data = {"input_ids": torch.randint(1, len(WORDS), (40, 6))}
-    kinds = dict(rows="sampled-token", divergence="kl", progress=False)
+    kinds = dict(rows="sampled-token", divergence="kl", row_weight=0.5, progress=False)
     found = decompose(model, data, parameters="model.layers.0.self_attn", **kinds, **TRAINING)
     names = dict(token_names=WORDS.__getitem__, output_names=WORDS.__getitem__)
     with warnings.catch_warnings():  # of fused attention, which cannot be differentiated forward

@@ -11,7 +11,7 @@ from subscape.toys import TOYS
 def test_every_reproduction_has_its_toy_and_its_place_on_the_command_line():
     assert {what.toy for what in REPRODUCTIONS.values()} <= set(TOYS)
     named = get_args(get_type_hints(ReproduceRun)["name"])
-    assert list(named) == [*REPRODUCTIONS, *TOLERANCES]
+    assert list(named) == [*REPRODUCTIONS, *TOLERANCES, "all"]
 
 
 def test_the_published_recipe_keeps_what_belongs_to_the_toy():

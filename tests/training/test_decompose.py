@@ -152,7 +152,7 @@ def test_an_exception_leaves_no_result(model, data, tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("full disk")
 
-    monkeypatch.setattr(run_module, "evaluate", broken)
+    monkeypatch.setattr(run_module, "evaluate_together", broken)
     with pytest.raises(RuntimeError, match="full disk"):
         decompose(model, data, out=tmp_path, **SMALL)
     assert not (tmp_path / "final").exists()

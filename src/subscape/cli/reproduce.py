@@ -170,9 +170,11 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
         tasks = ((seed, load_task(config)) for seed, config in configs.items())
         results, lines = reproduce_basis(settings.name, tasks, out, progress=progress), _basis_lines
     else:
+        what = _with_flags(reproduction(settings.name, settings.recipe), settings)
         with writable(path):
             out.mkdir(parents=True, exist_ok=True)
-        results, lines = _of_toys(settings, seeds, progress=progress), _toy_lines
+        results = reproduce(what, seeds, side_by_side=settings.side_by_side, progress=progress)
+        lines = _toy_lines
     write_json(path, results)
     if settings.json:
         print(json.dumps(results["summary"]))
@@ -194,12 +196,9 @@ def of_command(command: str, small: Mapping[str, int]) -> dict[str, Any]:
     settings = parsed_flags(ReproduceRun, "reproduce", command.split())
     settings = replace(settings, **small)
     first, n = settings.first_seed, settings.seeds or SEEDS
-    return _of_toys(settings, range(first, first + n), progress=False)
-
-
-def _of_toys(settings: ReproduceRun, seeds: range, *, progress: bool) -> dict[str, Any]:
     what = _with_flags(reproduction(settings.name, settings.recipe), settings)
-    return reproduce(what, seeds, side_by_side=settings.side_by_side, progress=progress)
+    seeds = range(first, first + n)
+    return reproduce(what, seeds, side_by_side=settings.side_by_side, progress=False)
 
 
 def _is_results(path: Path) -> bool:

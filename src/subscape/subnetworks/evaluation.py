@@ -150,7 +150,7 @@ def _asked(
     pairs: Sequence[Pair], rows: Rows, micro_batch_size: int | None
 ) -> Iterator[RowProducts | Products]:
     """The row gradients of every source; of several in parts, what their dictionaries want to know of them."""
-    if len(pairs) == 1:
+    if pairs[0][0].ranks.size > 1:  # blocks are not shared out over processes
         yield pairs[0][0].shared(rows, micro_batch_size=micro_batch_size)
         return
     parts = rows.micro_batches(micro_batch_size)
