@@ -437,6 +437,25 @@ def test_an_interrupt_says_whether_the_command_goes_on(monkeypatch, capsys, comm
     assert ("goes on" in capsys.readouterr().err) == resumed
 
 
+def test_an_interrupt_that_a_package_swallows_is_still_one(monkeypatch, capsys):
+    def swallow(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            pass
+        raise RecursionError("half imported")
+
+    monkeypatch.setattr(main_module, "_run", swallow)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert call("top") == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "interrupted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "seconds",
     [

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 
 from subscape._checks import nearest, out_of_memory, problem, require
 from subscape._version import __version__
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _noted_interrupts() as interrupts:
         warnings.filterwarnings("ignore", message="There is a performance drop")
         warnings.showwarning = _shown_once()
         try:
@@ -63,13 +67,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt):
             if debug:
                 traceback.print_exc()
+            if interrupts:
+                error = KeyboardInterrupt()
             # Other packages' errors may have several lines.
             print(f"subscape{_process()}:", *_line(error, arguments).split(), file=sys.stderr)
             return 130 if isinstance(error, KeyboardInterrupt) else 2
     return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def _noted_interrupts() -> Generator[list[int]]:
+    """Interrupts so far: a package that is being loaded may swallow one, and then fail in another way."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _process() -> str:
