@@ -67,11 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except (Exception, KeyboardInterrupt):
+        except (Exception, KeyboardInterrupt) as raised:
             if debug:
                 traceback.print_exc()
-            if interrupts:
-                error = KeyboardInterrupt()
+            error = KeyboardInterrupt() if interrupts else raised
             # Other packages' errors may have several lines.
             print(f"subscape{_process()}:", *_line(error, arguments).split(), file=sys.stderr)
             return 130 if isinstance(error, KeyboardInterrupt) else 2

@@ -46,15 +46,15 @@ class Agreement:
     stable: float
     """Share of pairs whose codes correlate at .7 or more, whatever the sign."""
     mean: float
-    """Mean |correlation| of the pairs."""
+    """Mean size of the correlation of the pairs."""
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Pairs of subnetworks of two decompositions, one to one, so that |correlations| sum to the most."""
+    """Pairs of subnetworks of two decompositions, one to one, so that correlations sum to the most."""
 
     pairs: tuple[Pair, ...]
-    """Largest |correlation| first."""
+    """Largest correlation first."""
     only_a: tuple[int, ...]
     """Those of the first that are in no pair, as the second has fewer."""
     only_b: tuple[int, ...]
