@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from subscape._io import write_text
-from subscape.cli.decompose import is_classifier, middle_mlp
 from subscape.cli.main import main
+from subscape.cli.picks import is_classifier, middle_mlp
 from subscape.cli.toml import read
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.training import run as training_run

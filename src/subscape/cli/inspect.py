@@ -10,10 +10,10 @@ import tyro
 from torch import nn
 
 from subscape._checks import require
-from subscape.cli.decompose import middle_mlp
 from subscape.cli.loading import load_model
 from subscape.cli.models import Pooling
 from subscape.cli.next_step import then
+from subscape.cli.picks import middle_mlp
 from subscape.lowrank.layout import RankChoice, make_layout
 from subscape.training.config import DEFAULTS
 

@@ -124,8 +124,8 @@ def calibrate_together(
     """
     coefficients: list[list[Tensor]] = [[] for _ in pairs]
     for rows in _batches(pairs[0][0], n_rows, batch_size):
-        if len(pairs) == 1:
-            source, dictionary = pairs[0]
+        if pairs[0][0].ranks.size > 1:
+            ((source, dictionary),) = pairs  # blocks are not shared out over processes
             gradients = source.shared(rows, micro_batch_size=micro_batch_size)
             coefficients[0].append(gradients.inner(dictionary.encoder))
             continue

@@ -10,6 +10,7 @@ from typing import Any
 
 from subscape._checks import optional, problem, require
 from subscape._io import write_text
+from subscape._markdown import table
 from subscape.lowrank import Layout
 from subscape.subnetworks.formats import is_hub_name
 
@@ -120,8 +121,4 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    lines = [head, ("---",) * len(head), *rows]
-    return [
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines),
-        "",
-    ]
+    return [table(head, [[cell.replace("|", "\\|") for cell in row] for row in rows]), ""]

@@ -1,0 +1,69 @@
+"""What `subscape decompose` picks where nothing was said, and how it says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import nn
+
+from subscape.cli.loading import is_code, load_labels
+from subscape.training.decompose import Prepared
+
+
+def is_classifier(model: nn.Module, data: str) -> bool:
+    """Whether outputs are logits of classes: the model's class says it, or classes lie beside the data."""
+    if type(model).__name__.endswith("Classification"):
+        return True
+    labels = None if is_code(data) else load_labels(data)
+    return labels is not None and labels.dim() == 1 and not labels.is_floating_point()
+
+
+def middle_mlp(model: nn.Module) -> tuple[str, ...] | None:
+    """The MLP of the block in the middle of the longest list of blocks; None where there is none.
+
+    That is what holds matrices in the block and is not its attention. Of the parts of a block its subnetworks mean
+    most (docs/geometry.md).
+    """
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    name, blocks = max(lists, key=lambda item: len(item[1]), default=("", None))
+    if blocks is None:
+        return None
+    middle = len(blocks) // 2
+    # A norm may hold nothing but vectors, and may be named after the attention that it stands beside.
+    children = [
+        f"{name}.{middle}.{child}"
+        for child, module in blocks[middle].named_children()
+        if "att" not in child.lower() and any(p.dim() > 1 for p in module.parameters())
+    ]
+    return tuple(children) or None
+
+
+def picked(prepared: Prepared) -> str:
+    """What was chosen, by hand or by default, and the flags that choose otherwise."""
+    source, config = prepared.source, prepared.config
+    engines = Counter(source.engines.values())
+    rank = config.rank if isinstance(config.rank, int | float) else "by mode or tensor"
+    lines = {
+        "parameters": (f"{len(source.shapes)} tensors, as listed", "--parameters"),
+        "rows": (source.kind, "--rows sample, sampled-token, token"),
+        "divergence": (source.divergence.name, "--divergence mse, kl"),
+        "reference": (prepared.names["reference"], "--reference another-row, mean, uniform"),
+        "row weight": (prepared.names["row_weight"], "--row-weight norm, output, unit, 0.5"),
+        "metric": (
+            prepared.names["metric"],
+            "--metric euclidean, kronecker; all: --recipe published",
+        ),
+        "engine": (", ".join(f"{e} ×{n}" for e, n in engines.items()), "--engine"),
+        "rank": (rank, "--rank 2, 0.1, GLOB=RANK"),
+        "k": (
+            f"{config.n_active:g} of {config.n_subnetworks} subnetworks a row",
+            "--l0 or --active-fraction, --n-subnetworks, --group-size",
+        ),
+        "training": (
+            f"{config.steps:,} × {config.batch_size} rows, rate {config.learning_rate:g}",
+            "--steps, --batch-size, --learning-rate",
+        ),
+    }
+    return "\n".join(
+        f"  {name:<11} {value!s:<32}  ({flags})" for name, (value, flags) in lines.items()
+    )
