@@ -97,7 +97,7 @@ def test_one_forward_pass_a_batch_serves_all_blocks(model, data, micro_batch_siz
     for blocks in (["second"], ["first", "second"]):
         model.calls = 0
         # Without what looks for new directions, which each block does for itself.
-        some: Any = options | {"resample_every": 0}
+        some: Any = options | {"resample_every": 0, "start": "random"}
         decompose_blocks(model, data, blocks=blocks, **some)
         calls[len(blocks)] = model.calls
     assert calls[2] == calls[1]

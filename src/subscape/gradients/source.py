@@ -338,7 +338,7 @@ class GradientSource:
         """The gradients that a metric is estimated from; made anew for each of its passes if they are large."""
         rows, ranks = self.ranks.share(list(self._some_rows()))
         first = self.gradients(rows[0])
-        if len(rows) * _bytes(first) > KEPT:
+        if len(rows) * bytes_of(first) > KEPT:
             return lambda: map(self.gradients, rows), ranks
         kept = [first, *map(self.gradients, rows[1:])]
         return lambda: kept, ranks
@@ -390,7 +390,7 @@ def _rms(squares: Float[Tensor, " row"]) -> float:
     return float(squares.mean().sqrt()) or 1.0
 
 
-def _bytes(gradients: RowGradients) -> int:
+def bytes_of(gradients: RowGradients) -> int:
     """Memory that factored gradients hold on to."""
     storages = {}
     for tensor in gradients.factored().tensors.values():
