@@ -42,6 +42,8 @@ def clustered(
     gram = torch.cat([torch.cat([a.gram(b) for b in parts], dim=1) for a in parts])
     norms = gram.diagonal().clamp_min(0).sqrt()
     alive = (norms > 0).nonzero()[:, 0]
+    if not len(alive):
+        return start
     scale = norms[alive].reciprocal()
     cosines = gram[alive][:, alive].double() * scale * scale[:, None]
     weights = start.weights.clone()
