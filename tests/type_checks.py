@@ -1,7 +1,7 @@
 """Types and shapes of the library's own calls, checked while tests run.
 
 `--jaxtyping-packages` decorates every function of the package, nested ones anew at each call.
-Checking all calls was half of the tests' time: here a function's calls 1, 2, 4, 8 ... in a test are.
+Checking all calls was a third of the tests' time: here a function's calls 1, 8, 64 ... in a test are.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections import Counter
 
 import jaxtyping
 
+CHECKED = frozenset(8**k for k in range(12))
 calls_in_this_test = Counter()
 _every_call = jaxtyping.jaxtyped
 
@@ -34,8 +35,7 @@ def sometimes(decorated=None, *, typechecker):
     def call(*args, **named):
         nonlocal checked
         calls_in_this_test[code] += 1
-        n_calls = calls_in_this_test[code]
-        if n_calls & (n_calls - 1):
+        if calls_in_this_test[code] not in CHECKED:
             return decorated(*args, **named)
         checked = checked or _every_call(decorated, typechecker=typechecker)
         return checked(*args, **named)
