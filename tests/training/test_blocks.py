@@ -18,9 +18,9 @@ SETTINGS = {
     "n_subnetworks": 6,
     "rank": 1,
     "l0": 2.0,
-    "steps": 30,
+    "steps": 12,
     "batch_size": 32,
-    "resample_every": 10,
+    "resample_every": 5,
     "n_heldout_rows": 40,
     "progress": False,
 }
@@ -113,7 +113,8 @@ def test_the_metric_too_is_estimated_for_all_blocks_at_once(model, data):
 
 
 def test_a_stopped_run_goes_on_where_each_block_was(model, data, tmp_path, monkeypatch):
-    options: Any = {"blocks": ["first", "second"], "checkpoint_every": 5, "log_every": 5} | SETTINGS
+    every = {"checkpoint_every": 5, "log_every": 5, "steps": 30}
+    options: Any = {"blocks": ["first", "second"]} | SETTINGS | every
     whole = decompose_blocks(model, data, **options)
     right = together.record
 
