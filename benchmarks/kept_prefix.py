@@ -47,7 +47,7 @@ class Residual(nn.Module):
 
 
 def efficientnet() -> tuple[nn.Module, Any, str, str]:
-    """An EfficientNet-Lite0 with random weights on images of 160 × 160; block 12 of 16."""
+    """An EfficientNet-Lite0 with random weights on images of 224 × 224; block 12 of 16."""
     torch.manual_seed(0)
     blocks, given = [], 32
     for expand, out, n, stride, kernel in (
@@ -71,7 +71,7 @@ def efficientnet() -> tuple[nn.Module, Any, str, str]:
     top = [nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(True)]
     model.add_module("top", nn.Sequential(*top, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     model.add_module("classifier", nn.Linear(1280, 1000))
-    return model.eval(), torch.randn(64, 3, 160, 160), "blocks.12", "sample"
+    return model.eval(), torch.randn(64, 3, 224, 224), "blocks.12", "sample"
 
 
 def gpt2() -> tuple[nn.Module, Any, str, str]:

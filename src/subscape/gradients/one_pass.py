@@ -41,7 +41,8 @@ class EngineError(ValueError):
 class OnePass:
     """The model's forward pass over some samples, and what its captured modules saw.
 
-    `position` is that of every sample's row; None where a sample is a row, or each position is (`every`).
+    `position` is that of every sample's row; None where a sample is a row, or each position is (`every`). `place`
+    says which of all positions are rows, where some are padding.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class OnePass:
         position: Int[Tensor, " row"] | None,
         *,
         every: bool = False,
+        place: Int[Tensor, " row"] | None = None,
     ) -> None:
+        self._place = slice(None) if place is None else place.to(target.like.device)
         self._target, self._found, self._choices = target, found, choices
         self._inputs, self._position, self._every = inputs, position, every
         self._head: str | None = None
@@ -81,8 +84,9 @@ class OnePass:
     def _at_rows(self, outputs: Tensor, *, picked: bool) -> Tensor:
         """What the model gave, one entry per row."""
         if self._every:
-            self._n_positions = outputs.shape[1]
-            return outputs.flatten(0, 1)
+            self._n_sequences, self._n_positions = outputs.shape[:2]
+            self._whole = outputs.flatten(0, 1)
+            return self._whole[self._place]
         if self._position is None:
             return outputs
         if picked:
@@ -152,23 +156,25 @@ class OnePass:
 
     def _backward_of_every_position(self, e: Tensor, leaves: list[Tensor]) -> list[Tensor]:
         """The same with each position a row: a backward pass per position, sequences side by side."""
-        n_samples_, n_positions = len(self._outputs) // self._n_positions, self._n_positions
+        n_sequences, n_positions = self._n_sequences, self._n_positions
         if not self._outputs.requires_grad:
             return [y.new_zeros(len(e), *y.shape[1:]) for y in leaves]
-        start, flow, own = self._outputs, e, set[int]()
+        whole = e.new_zeros(self._whole.shape)
+        whole[self._place] = e
+        start, flow, own = self._whole, whole, set[int]()
         if self._head is not None:
             (call,) = self._calls[self._head]
             own = {id(y) for y in call.outputs}
             hidden = call.first_input()
             if hidden.requires_grad:
-                (flow,) = torch.autograd.grad(start, hidden, e, retain_graph=True)
+                (flow,) = torch.autograd.grad(start, hidden, flow, retain_graph=True)
                 start, flow = hidden, flow.flatten(0, 1)
             else:
                 start = None
         upstream = [y for y in leaves if id(y) not in own]
         rounds: list[tuple[Tensor, ...]] = []
         if start is not None and upstream:
-            by_position = flow.unflatten(0, (n_samples_, n_positions))
+            by_position = flow.unflatten(0, (n_sequences, n_positions))
             for at in range(n_positions):
                 only = torch.zeros_like(by_position)
                 only[:, at] = by_position[:, at]
@@ -182,7 +188,9 @@ class OnePass:
                         materialize_grads=True,
                     )
                 )
-        gathered = (torch.stack(same, 1).flatten(0, 1) for same in zip(*rounds, strict=True))
+        gathered = (
+            torch.stack(same, 1).flatten(0, 1)[self._place] for same in zip(*rounds, strict=True)
+        )
         if start is None:
             gathered = (y.new_zeros(len(e), *y.shape[1:]) for y in upstream)
         # The head's own output has the gradient of its row at that row's position only.
@@ -193,8 +201,8 @@ class OnePass:
         if not self._every:
             return values
         if module == self._head:
-            return values.flatten(0, 1)[:, None]
-        return values.repeat_interleave(self._n_positions, dim=0)
+            return values.flatten(0, 1)[self._place][:, None]
+        return values.repeat_interleave(self._n_positions, dim=0)[self._place]
 
     def _add_rule(
         self, parts: dict[str, list[TensorGradient]], module: str, call: Call, es: list[Tensor]
@@ -256,9 +264,10 @@ class OnePass:
             return {}
         inputs, position = self._inputs, self._position
         if self._every:
-            n = n_samples(inputs)
-            inputs = take(inputs, torch.arange(n).repeat_interleave(self._n_positions))
-            position = torch.arange(self._n_positions).repeat(n)
+            n, place = n_samples(inputs), self._place
+            of_place = torch.arange(n).repeat_interleave(self._n_positions)
+            inputs = take(inputs, of_place[place])
+            position = torch.arange(self._n_positions).repeat(n)[place]
         if engine == "loop":
             return loop_products(self._target, inputs, position, e, names=names)
         size = sum(self._target.parameters[n].numel() * e.element_size() for n in names)

@@ -126,7 +126,8 @@ class GradientSource:
             "Take divergence='mse', or let outputs give the logits of both classes.",
         )
         positions = self._output_shape[0] if rows != "sample" else 1
-        self.draws = RowDraws(len(self), rows, positions, seed)
+        mask = None if rows == "sample" else _mask(self.data, positions)
+        self.draws = RowDraws(len(self), rows, positions, seed, mask)
         """Which rows a step has."""
         self.reference = self._mean_reference() if reference == MEAN else as_reference(reference)
         self.geometry = geometry or self._geometry(
@@ -175,7 +176,7 @@ class GradientSource:
     @property
     def n_rows(self) -> int:
         """Rows in one pass over the data."""
-        return len(self) * self.draws.per_sample
+        return self.draws.n_rows
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -283,7 +284,9 @@ class GradientSource:
             return self._outputs[rows.samples]
         position = rows.picked_position
         outputs = self._from_kept(rows, lambda x: row_outputs(self.target, x, position))
-        return outputs if rows.per_sample == 1 else outputs.flatten(0, 1)
+        if rows.per_sample == 1:
+            return outputs
+        return outputs.flatten(0, 1)[rows.place.to(outputs.device)]
 
     def _run(self, rows: Rows) -> Pass:
         if self._jacobian is not None:
@@ -293,7 +296,8 @@ class GradientSource:
                 self.target, self._inputs(rows.samples), rows.position, self.outputs_at(rows)
             )
         plan, position, every = self.plan, rows.picked_position, rows.per_sample > 1
-        return self._from_kept(rows, lambda inputs: plan.run(inputs, position, every=every))
+        place = rows.place if self.draws.mask is not None and every else None
+        return self._from_kept(rows, lambda x: plan.run(x, position, every=every, place=place))
 
     def _reference_of(self, outputs: Tensor, rows: Rows) -> Tensor:
         reference = self.reference(outputs, rows)
@@ -310,8 +314,9 @@ class GradientSource:
         """The mean output over rows of the data."""
         order = permutation(len(self), self.seed, 0)[:MEAN_SAMPLES]
         every: RowKind = "sample" if self.kind == "sample" else "token"
-        draws = RowDraws(len(self), every, self.draws.n_positions, self.seed)
-        total, n = torch.zeros((), dtype=torch.float64), len(order) * draws.per_sample
+        draws = replace(self.draws, kind=every)
+        total = torch.zeros((), dtype=torch.float64)
+        n = sum(len(draws.of_samples(part, draw=0)) for part in order.split(MEAN_BATCH))
         parts, ranks = self.ranks.share(order.split(MEAN_BATCH))
         for part in parts:
             outputs = self.outputs_at(draws.of_samples(part, draw=0)).double()
@@ -416,6 +421,22 @@ class GradientSource:
         self.plan = choose(self.target, inputs, kind=self.kind, engine=engine, found=seen)
         kinds = {choice.engine for choice in self.plan.choices.values()}
         return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def _mask(data: Samples, n_positions: int) -> Tensor | None:
+    """Which positions are tokens, if some are padding, by the attention mask of the data."""
+    given = None if isinstance(data, Tensor) else data.get("attention_mask")
+    if given is None or given.shape[1:] != (n_positions,):
+        return None
+    mask = given.cpu() != 0
+    require(
+        bool(mask.any(1).all()),
+        "data",
+        "a token in every sample for token rows",
+        f"{int((~mask.any(1)).sum())} of {len(mask)} samples that are padding only (attention_mask)",
+        "Leave them out.",
+    )
+    return None if bool(mask.all()) else mask
 
 
 def _rms(squares: Float[Tensor, " row"]) -> float:
