@@ -75,7 +75,7 @@ def efficientnet() -> tuple[nn.Module, Any, str, str]:
 
 
 def gpt2() -> tuple[nn.Module, Any, str, str]:
-    """A transformer as deep and wide as GPT-2 small with 1,000 words, random weights; the MLP of layer 10 of 12."""
+    """A transformer as deep and wide as GPT-2 small, random weights, 1,000 words; the MLP of layer 10 of 12."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)

@@ -217,9 +217,15 @@ class OnePass:
             return
         rule = rule_of(self._modules[module])
         assert rule is not None
-        with torch.no_grad():
-            inputs = self._rows_of(call.first_input().detach(), module)
-            made = rule(self._modules[module], inputs, es[0])
+        try:
+            with torch.no_grad():
+                inputs = self._rows_of(call.first_input().detach(), module)
+                made = rule(self._modules[module], inputs, es[0])
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            # A subclass with a forward of its own may be something else than the rule is about.
+            if out_of_memory(error):
+                raise
+            raise _failed("rule", module, error, list(wanted.values())) from error
         for local, name in wanted.items():
             parts[name].append(made[local])
 
@@ -252,9 +258,7 @@ class OnePass:
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             if out_of_memory(error):
                 raise
-            reason = f"it fails ({str(error).strip().splitlines()[0][:160]})"
-            message = problem("engine", f"a replay of {module!r}", reason, "Use engine='auto'.")
-            raise EngineError(names, message) from error
+            raise _failed("replay", module, error, names) from error
         for short, name in local.items():
             parts[name].append(DenseGradient(made[short]))
 
@@ -285,6 +289,12 @@ class OnePass:
             if out_of_memory(error):
                 raise
             raise EngineError(names, str(error)) from error
+
+
+def _failed(engine: str, module: str, error: Exception, names: Sequence[str]) -> EngineError:
+    reason = f"it fails ({str(error).strip().splitlines()[0][:160]})"
+    message = problem("engine", f"a {engine} of {module!r}", reason, "Use engine='auto'.")
+    return EngineError(names, message)
 
 
 def _converted(gradient: TensorGradient, like: Tensor) -> TensorGradient:
