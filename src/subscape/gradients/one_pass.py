@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subscape._checks import out_of_memory, problem
 from subscape._shapes import Float, Int
@@ -220,7 +220,12 @@ class OnePass:
         try:
             with torch.no_grad():
                 inputs = self._rows_of(call.first_input().detach(), module)
-                made = rule(self._modules[module], inputs, es[0])
+                if isinstance(self._modules[module], nn.RNNBase):
+                    given = [x.transpose(0, 1) for x in call.inputs()[1:] if isinstance(x, Tensor)]
+                    states = [self._rows_of(x.detach(), module) for x in given]
+                    made = rule(self._modules[module], inputs, es, states)
+                else:
+                    made = rule(self._modules[module], inputs, es[0])
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             # A subclass with a forward of its own may be something else than the rule is about.
             if out_of_memory(error):

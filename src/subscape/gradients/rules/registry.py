@@ -1,7 +1,8 @@
 """Which rule gives the row gradients of which module type.
 
 A rule is a function `(module, inputs, output_gradient) -> {local parameter name: TensorGradient}` with the
-input of one call of the module [row, ...] and ∂D/∂output of that call [row, ...].
+input of one call of the module [row, ...] and ∂D/∂output of that call [row, ...]. That of a recurrent layer takes
+∂D/∂ all its outputs, and its first states.
 """
 
 from __future__ import annotations
