@@ -172,22 +172,23 @@ def find_prefix(target: Target, inputs: Samples) -> Prefix | None:
     model, three = target.model, partial(take, inputs, slice(0, 3))
     leaves = {n: p.detach().clone().requires_grad_(True) for n, p in target.parameters.items()}
     with frozen(model), torch.no_grad():
-        with _seen(model) as few:
-            target.called(take(inputs, slice(0, 2)))
-        with _seen(model) as calls:
-            wanted = target.called(three())
         with torch.enable_grad(), _seen(model) as reached:
             target.outputs(three(), leaves)
+        free = _not_reached(target, reached)
+        if not free:
+            return None
+        with _seen(model) as few:
+            target.called(take(inputs, slice(0, 2)))
+        with _seen(model) as calls, FlopCounterMode(display=False) as whole:
+            wanted = target.called(three())
         if not [c.module for c in few] == [c.module for c in calls] == [c.module for c in reached]:
             return None
-        by_sample = _skippable(target, few, calls, reached)
+        by_sample = _skippable(free, few, calls)
         prefix = Prefix(target, *_outermost(calls, by_sample), needed=frozenset())
         prefix = _with_needed(prefix, three)
         if prefix is None:
             return None
         kept = {(number, place): leaf.clone() for number, place, leaf in prefix._kept()}
-        with FlopCounterMode(display=False) as whole:
-            target.called(three())
         with FlopCounterMode(display=False) as left, prefix.skipped(kept, 3):
             outputs = target.called(three())
     total, rest = whole.get_total_flops(), left.get_total_flops()
@@ -195,20 +196,29 @@ def find_prefix(target: Target, inputs: Samples) -> Prefix | None:
     return prefix if pays and torch.equal(outputs, wanted) else None
 
 
-def _skippable(
-    target: Target, few: Sequence[_Call], many: Sequence[_Call], reached: Sequence[_Call]
-) -> dict[int, list[bool]]:
-    """Calls that the chosen parameters do not reach, with the leaves of theirs that have an entry per sample."""
+def _not_reached(target: Target, calls: Sequence[_Call]) -> list[int]:
+    """Calls that neither hold chosen parameters nor depend on them."""
     chosen = {id(p) for p in target.parameters.values()}
     holds = {
         name: any(id(p) in chosen for p in module.parameters())
         for name, module in target.model.named_modules()
     }
+    return [
+        number
+        for number, call in enumerate(calls)
+        if not holds[call.module]
+        and not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in call.leaves)
+    ]
+
+
+def _skippable(
+    free: Sequence[int], few: Sequence[_Call], many: Sequence[_Call]
+) -> dict[int, list[bool]]:
+    """Calls of those whose outputs can be kept, with the leaves that have an entry per sample."""
     calls: dict[int, list[bool]] = {}
-    for number, (two, three, grown) in enumerate(zip(few, many, reached, strict=True)):
-        if holds[three.module] or two.form != three.form:
-            continue
-        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in grown.leaves):
+    for number in free:
+        two, three = few[number], many[number]
+        if two.form != three.form:
             continue
         kinds = [_by_sample(a, b) for a, b in zip(two.leaves, three.leaves, strict=True)]
         if None not in kinds and any(isinstance(leaf, Tensor) for leaf in three.leaves):
