@@ -29,7 +29,7 @@ from subscape.targets import Outputs, Target
 from subscape.training.callbacks import Callback, tell_end, telling
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
-from subscape.training.estimate import estimate
+from subscape.training.estimate import GIB, estimate
 from subscape.training.recipes import RecipeName, start_of, with_recipe
 from subscape.training.run import train
 
@@ -37,6 +37,8 @@ HELDOUT_SHARE = 0.1
 """Share of the distinct samples set aside where no held-out data are given."""
 REPEATED_SHARE = 0.1
 """Share of samples that may be copies, or trained on too, before a warning says so."""
+REUSED = 2
+"""Passes over the data from which the model's activations in front of the chosen parameters are kept."""
 
 
 def decompose(
@@ -240,6 +242,8 @@ def prepare(
         **geometry,
     )
     _check_shares(source, config.batch_size)
+    if config.steps * config.batch_size >= REUSED * source.n_rows:
+        source.keep_prefix(int(config.memory_gib * GIB / 2))
     held = source.over(kept, seed=config.seed + 1, reference=kept_pairs)
     names = {
         "outputs": target.outputs_name,
