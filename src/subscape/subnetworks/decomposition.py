@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,18 @@ class Decomposition:
     def similarity(self) -> Float[Tensor, "subnetwork subnetwork"]:
         """Cosines between the subnetworks."""
         return self.decoder.gram()
+
+    def show(self, subnetwork: int | None = None, measures: Any = None, **options: Any) -> Any:
+        """Show a subnetwork's card, or the list of all, in a notebook; see `subscape.show`.
+
+        Args:
+            subnetwork: whose card to open.
+            measures: what `subscape.measure` gave, or the folder it was saved to.
+            **options: as for `subscape.show`; with `model=` a card has sliders.
+        """
+        # By name, as pages lie above what they show.
+        notebook = import_module("subscape.notebook")
+        return notebook.show(self, measures, subnetwork, **options)
 
     def edit(self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*") -> Edit:
         """Move a model along subnetworks, W0 + Σ δ_k v_k, and back.
