@@ -380,8 +380,7 @@ class Decomposition:
             ValueError: if the model is another one, a δ is not finite, or a pattern matches nothing.
             IndexError: if there is no such subnetwork.
         """
-        self.target_in(model)
-        return Edit(model, displacement(self.directions, deltas, tensors))
+        return Edit(self.target_in(model).model, displacement(self.directions, deltas, tensors))
 
     def edited(
         self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*"
@@ -391,8 +390,8 @@ class Decomposition:
         For a Hugging Face model `decomposition.edited(model, {3: 0.5}).save_pretrained(folder)` writes the
         merged weights.
         """
-        self.target_in(model)
-        return edited_copy(model, displacement(self.directions, deltas, tensors))
+        module = self.target_in(model).model
+        return edited_copy(module, displacement(self.directions, deltas, tensors))
 
     def save_lora(
         self,
@@ -415,9 +414,9 @@ class Decomposition:
         Raises:
             ValueError: if a chosen tensor is not the weight of a linear layer.
         """
-        self.target_in(model)
+        module = self.target_in(model).model
         change = displacement(self.directions, deltas, tensors)
-        return save_lora(folder, model, change, overwrite=overwrite)
+        return save_lora(folder, module, change, overwrite=overwrite)
 
     def target_in(self, model: nn.Module, *, outputs: Outputs | None = None) -> Target:
         """The target that this decomposition is of, in a model at hand; others are refused, as by `verify`."""
