@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "public_objects",
     "command_help",
+    "links",
 ]
 templates_path: list[str] = []
 html_theme = "furo"
