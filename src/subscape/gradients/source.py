@@ -17,6 +17,7 @@ from torch import Tensor
 
 from subscape._checks import require
 from subscape._hash import sha256_of
+from subscape._html import Printed
 from subscape._ranks import ALONE, Ranks
 from subscape._shapes import Float, Int
 from subscape.data import Samples, as_samples, form_of, n_samples, take, to_device
@@ -55,7 +56,7 @@ MEAN_BATCH = 32
 """Samples of a forward pass for it."""
 
 
-class GradientSource:
+class GradientSource(Printed):
     """Row gradients of a target over a data set.
 
     Args:
@@ -165,6 +166,10 @@ class GradientSource:
         if self.plan is not None:
             return self.plan.shown()
         return dict.fromkeys(self.target.names, self.engine)
+
+    def __repr__(self) -> str:
+        kind = f"{self.n_rows:,} {self.kind} rows"
+        return f"GradientSource({kind} of {self.target}, {self.divergence.name})"
 
     def summary(self) -> str:
         """The target's tensors with the engine of each."""

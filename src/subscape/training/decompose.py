@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import problem, require, with_settings
+from subscape._html import Printed
 from subscape._io import check_free
 from subscape._lock import locked
 from subscape._ranks import current
@@ -124,8 +125,8 @@ def decompose(
         return prepared.run(out, progress=progress)
 
 
-@dataclass(frozen=True)
-class Prepared:
+@dataclass(frozen=True, repr=False)
+class Prepared(Printed):
     """A decomposition that is ready to run: checked, with its engines chosen."""
 
     source: GradientSource
@@ -136,6 +137,12 @@ class Prepared:
     """Settings of the training."""
     names: Mapping[str, Any]
     """What else was chosen, by name: outputs function, divergence, reference rule, geometry."""
+
+    def __repr__(self) -> str:
+        return f"Prepared({self.config.n_subnetworks} subnetworks, {self.config.steps} steps on {self.source})"
+
+    def __str__(self) -> str:
+        return self.summary()
 
     def summary(self) -> str:
         """The tensors with their engines, and the memory that the run will take."""

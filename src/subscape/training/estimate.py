@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from subscape._html import Printed
 from subscape.gradients import GradientSource
 from subscape.gradients.contraction import through_factors
 from subscape.lowrank import Layout, TensorLayout, make_layout
@@ -17,7 +18,7 @@ TYPICAL_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Printed):
     """Bytes that a run takes at its peak, part by part."""
 
     model: int
