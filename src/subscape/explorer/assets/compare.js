@@ -21,7 +21,7 @@ const runsPanel = () => {
     const { name, contexts, images, up, down } = cards[j];
     return h("div.there", null, h("b", null, String(j)), name ? h("span.rule", null, ` ${name}`) : null,
       images.length ? h("span.thumbs", null, ...images.map((src) => h("img", { src, alt: "", width: 24, height: 24 }))) : null,
-      ...contexts.slice(0, 2).map(([before, at, after]) => h("p.context", null, h("span.before", null, shown(before.replace(/\u2581/g, " ").trimStart(), false)), h("mark.pos", { style: { "--strength": "30%" } }, shown(at, false)), h("span.after", null, shown(after, false)))),
+      ...contexts.slice(0, 2).map(([before, at, after]) => h("p.context", null, h("span.before", null, shown(before.replace(/\u2581/g, " ").trimStart(), false)), h("mark", { style: { "--strength": "30%" } }, shown(at, false)), h("span.after", null, shown(after, false)))),
       contexts.length || images.length ? null : h("span.note", null, " moves ", ...[...up, ...down].slice(0, 3).map(token)));
   };
   const row = ([k, j, cosine, both]) => h("tr", null, h("th", { scope: "row" }, link(k), " ", nameFor(k) ? h("span.rule", null, nameFor(k)) : preview(k, 0)), h("td.num", null, fixed(cosine)), h("td.barcell", null, bar(cosine)), h("td", null, both ? "mutual" : ""), h("td", null, there(j)));

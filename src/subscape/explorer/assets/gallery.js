@@ -31,7 +31,7 @@ const contexts = (k) => {
     if (!tokens) return null;
     const at = placeIn(tokens, sample);
     return h("li", { dir: "auto" }, h("span.before", null, shown(tokens.slice(Math.max(0, at - 5), at).join("").replace(/\u2581/g, " ").trimStart(), false)),
-      h("mark.pos", { style: { "--strength": "30%" } }, shown(tokens[at], false)), h("span.after", null, shown(tokens.slice(at + 1, at + 3).join("").replace(/\u2581/g, " "), false)));
+      h("mark", { style: { "--strength": "30%" } }, shown(tokens[at], false)), h("span.after", null, shown(tokens.slice(at + 1, at + 3).join("").replace(/\u2581/g, " "), false)));
   }).filter(Boolean);
   return found.length ? h("ol.contexts", null, ...found) : null;
 };
@@ -74,8 +74,8 @@ const showMore = () => {
 
 const arrangeGallery = () => {
   const value = SORTS.find(([name]) => name === gallery.sort)[2];
-  const order = matching().filter((k) => (gallery.every || !standing(all[k])) && (!gallery.unnamed || !labelOf(k).name))
-    .sort((a, b) => value(all[b]) - value(all[a]) || a - b);
+  const order = matching().filter((k) => (gallery.every || !standing(all[k])) && (!gallery.unnamed || !labelOf(k).name));
+  if (!ranked()) order.sort((a, b) => value(all[b]) - value(all[a]) || a - b);
   gallery.order = order;
   put(gallery.grid);
   showMore();
@@ -90,7 +90,7 @@ const drawGallery = (node) => {
     gallery.more = h("button.more", { type: "button", onclick: showMore }, "Show more");
     new IntersectionObserver((entries) => { if (entries.some((e) => e.isIntersecting)) showMore(); }, { rootMargin: "600px" }).observe(gallery.more);
     gallery.counter = h("p.counter", { role: "status" });
-    const sort = h("select", { id: "gallery-sort", onchange: () => { gallery.sort = sort.value; arrangeGallery(); } }, ...SORTS.map(([name, label]) => h("option", { value: name }, label)));
+    const sort = h("select", { id: "gallery-sort", onchange: () => { gallery.sort = sort.value; state.byFit = false; arrangeGallery(); } }, ...SORTS.map(([name, label]) => h("option", { value: name }, label)));
     const box = (label, key) => h("label.toggle", null, h("input", { type: "checkbox", onchange: (event) => { gallery[key] = event.target.checked; arrangeGallery(); } }), ` ${label}`);
     node.append(h("h1", null, data.title), verdict(),
       h("div.tools", null, gallery.counter, h("label", { for: "gallery-sort" }, "by "), sort, box("not named by you", "unnamed"), box("with dead ones", "every")), gallery.grid, gallery.more);

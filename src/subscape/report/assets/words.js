@@ -17,7 +17,7 @@ const GLOSSARY = {
   impact: `Mean size of the coefficient of this subnetwork over all measured rows and references, in ${unit}: the part of a gradient that its encoder assigns to it. Where other subnetworks point elsewhere, this is by how much the divergence from the reference changes when it is pushed; where they overlap, they share that change.`,
   impact_signed: `The mean coefficient with its sign, in ${unit}. Near zero where rows pull both ways.`,
   impact_share: "The impact of this subnetwork as a share of the sum over all subnetworks.",
-  sample_impact: `Impact on this row: the size of the coefficient, averaged over references, in ${unit}. Blue: the mean coefficient is positive, a push by a positive δ takes the output away from its references; red: negative, towards them.`,
+  sample_impact: `Impact on this row: the size of the coefficient, averaged over references, in ${unit}. The darker a token is tinted, the larger its impact.`,
   main_tensor: "The tensor that holds the largest share of the squared norm of this subnetwork.",
   norm_share: "Share of the squared norm of the subnetwork that lies in this tensor. Shares add up to 100%.",
   mean_norm_share: "Share of squared norm in this tensor, averaged over all subnetworks. In brackets: of how many subnetworks it is the main tensor.",
