@@ -76,7 +76,15 @@ const samplesPanel = (s) => {
   return h("section.panel.samples", { "aria-label": "Top samples" }, h("div.panel-head", null, title, h("span.note", null, term(unit, "sample_impact")), toggle), items);
 };
 
+/** Where outputs have no names, the texts whose outputs lie that way. */
+const nearPanel = ({ toward: to, away }) => {
+  const side = (some, title) => h("div", null, h("h3", null, title), h("ol.texts", null, ...some.map((sample) => h("li", { dir: "auto" }, shown((tokensOf({ sample }) ?? []).join("").trimStart(), false)))));
+  return panel("Where +δ takes its outputs", "near", side(to, "▲ towards"), side(away, "▼ away from"));
+};
+
 const outputsPanel = (s) => {
+  const near = data.moving?.near?.[s.index];
+  if (near) return nearPanel(near);
   const { up, down } = s.top_outputs;
   const top = Math.max(1e-30, ...[...up, ...down].map(([, v]) => Math.abs(v)));
   const side = (pairs, kind, title) => h(`div.side.${kind}`, null, h("h3", null, title),
