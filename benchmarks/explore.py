@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/explore.py RUN --busy 2
 
-Wall-clock milliseconds, and those of the processor, which other load does not change. `slider to new bars`: the outputs of one row under deltas that are new. `meter`: how far
-64 rows drawn at random and the moved subnetworks' own move, beside random directions. `40 new tokens`: how a text
-goes on under new deltas; before and after where the text is new too. `encode`: what is active in a text.
+Wall-clock milliseconds, and those of the processor, which other load does not change. `slider to new bars`: the
+outputs of one row under deltas that are new. `meter`: how far 64 rows drawn at random and the moved subnetworks'
+own move, beside random directions. `40 new tokens`: how a text goes on under new deltas; before and after where
+the text is new too. `encode`: what is active in a text.
 """
 
 from __future__ import annotations

@@ -207,11 +207,11 @@ def _notes(measures: Measures) -> list[str]:
     share = f"{measures.settings.change:g} × the median divergence between two rows {spread}"
     notes = [
         f"Sweeps go to the δ at which the outputs of a subnetwork's top rows change by {share}.",
-        "Random direction: the same norm and rank in every tensor, on the same rows.",
-        "Principal directions: of the gradients of the measured rows themselves, which flatters them, or of "
-        "so many other rows, far fewer than a training sees; of full rank; best codes: as many active "
-        "as subnetworks, with the best coefficients, which no encoder had to find.",
-        "Irrelevant rows: drawn at random, without those in which the subnetwork is active.",
+        "Random directions have the same norm and rank in every tensor, and are measured on the same rows.",
+        "Principal directions have full rank. They are fitted to the measured rows themselves, which "
+        "flatters them, or to the number of other rows given, far fewer than training sees. Best codes: as "
+        "many active as subnetworks, with optimal coefficients, which no encoder had to find.",
+        "Irrelevant rows are drawn at random, leaving out those in which the subnetwork is active.",
     ]
     ranked = measures.settings.rank_by
     share = ranked == "share" or (ranked == "auto" and measures.rows == "sample")
