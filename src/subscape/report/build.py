@@ -217,7 +217,7 @@ def _notes(measures: Measures) -> list[str]:
     share = ranked == "share" or (ranked == "auto" and measures.rows == "sample")
     notes.append(
         f"Top samples are ranked by impact{' over the length of the gradient' if share else ''}; of rows "
-        "that have seen the same one is listed."
+        "with the same context only one is listed."
     )
     if measures.rows == "token":
         notes.append(
@@ -229,7 +229,7 @@ def _notes(measures: Measures) -> list[str]:
 def _of_names(found: RuleNames, n: int) -> str:
     return (
         f"{len(found.names)} of {n} subnetworks have a name by rule: what {SHARE:.0%} of their top rows share and "
-        f"few others do; {found.n_shuffled} would if top rows were dealt out at random."
+        f"few others do; {found.n_shuffled} would if top rows were assigned at random."
     )
 
 

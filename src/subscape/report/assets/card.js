@@ -99,7 +99,7 @@ const normPanel = (s) => {
   const rest = late.reduce((sum, t) => sum + s.tensors[t], 0);
   const items = h("ol.norms", null, ...order.slice(0, 8).map(row));
   const more = late.length ? h("button.more", { type: "button", onclick: () => { items.append(...late.map(row)); more.remove(); } }, `${count(late.length)} more tensors, ${percent(rest)}`) : null;
-  return panel("Where its norm sits", "norm_share", items, more);
+  return panel("Where its norm lies", "norm_share", items, more);
 };
 
 const relations = (title, key, pairs, places) => pairs.length ? panel(title, key, h("ol.near", null, ...pairs.map(([j, v]) => h("li", null, h("a", { href: `#subnetwork-${j}`, "aria-label": `subnetwork ${j}` }, h("span.idx", null, String(j)), h("span.num", null, fixed(v, places)), preview(j, 0)))))) : null;
@@ -131,7 +131,7 @@ const drawCard = (k, focus) => {
     const other = order[at + by];
     return h("button.step", { type: "button", disabled: other === undefined, "aria-label": other === undefined ? `No ${label} subnetwork` : `${label} subnetwork, ${other}`, onclick: () => { location.hash = `subnetwork-${other}`; } }, mark);
   };
-  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ...(labelOf(k).name ? [" ", h("small.rule", null, labelOf(k).name)] : []), ...(ruleName(k) ? [" ", h("small.rule", { title: "A name by rule: see the notes under Settings" }, ruleName(k))] : []));
+  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ...(labelOf(k).name ? [" ", h("small.rule", null, labelOf(k).name)] : []), ...(ruleName(k) ? [" ", h("small.rule", { title: "Named by rule: see the notes under Settings" }, ruleName(k))] : []));
   put(card,
     h("div.card-head", null, heading, h("p.where", null, `${count(at + 1)} of ${count(order.length)} by ${ranked() ? "fit" : column(state.sort).title === "#" ? "number" : column(state.sort).title}${order.length < all.length ? ", searched" : ""}`),
       h("div.steps", null, h("a.back", { href: "#subnetworks" }, "List"), step(-1, "Previous", "←"), step(1, "Next", "→"))),
