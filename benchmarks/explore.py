@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/explore.py RUN --busy 2
 
-Wall-clock milliseconds. `slider to new bars`: the outputs of one row under deltas that are new. `meter`: how far
-64 rows drawn at random and the moved subnetworks' own move, beside random directions. `40 new tokens`: how a text
-goes on under new deltas; before and after where the text is new too. `encode`: what is active in a text.
+Wall-clock milliseconds, and those of the processor, which other load does not change. `slider to new bars`: the
+outputs of one row under deltas that are new. `meter`: how far 64 rows drawn at random and the moved subnetworks'
+own move, beside random directions. `40 new tokens`: how a text goes on under new deltas; before and after where
+the text is new too. `encode`: what is active in a text.
 """
 
 from __future__ import annotations
@@ -63,23 +64,24 @@ def serve(run: Path):
     return f"http://{host}", session
 
 
-def asked(address: str, what: str, body: dict) -> tuple[float, dict]:
-    """Milliseconds until an answer has come whole, and the answer."""
+def asked(address: str, what: str, body: dict) -> tuple[float, float, dict]:
+    """Milliseconds by the clock and of the processor until an answer has come whole, and the answer."""
     headers = {"content-type": "application/json", "x-token": TOKEN}
     data = json.dumps(body).encode()
     request = urllib.request.Request(f"{address}/api/{what}", data, headers)
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     with urllib.request.urlopen(request) as response:
         answer = json.loads(response.read())
-    return 1000 * (time.perf_counter() - start), answer
+    return 1000 * (time.perf_counter() - start), 1000 * (time.process_time() - spent), answer
 
 
-def figures(times: list[float]) -> dict[str, float]:
+def figures(times: list[float], spent: list[float]) -> dict[str, float]:
     ordered = sorted(times)
     return {
         "n": len(times),
         "median_ms": round(statistics.median(ordered), 1),
         "p95_ms": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 1),
+        "processor_ms": round(statistics.median(spent), 1),
     }
 
 
@@ -99,7 +101,7 @@ def main() -> None:
         return {"deltas": {str(k): 0.01 * (i + 1) + 0.1 * k for k in strong[: 1 + i % 3]}}
 
     given, few = {"input": {"text": TEXT}}, max(10, options.n // 10)
-    n_tokens = len(asked(address, "look", given)[1]["tokens"])  # plans engines, once
+    n_tokens = len(asked(address, "look", given)[-1]["tokens"])  # plans engines, once
     asked(address, "write", {"text": TEXT, "moves": {}, "n": 40})
     parts = {
         "slider to new bars": [("push", given | {"moves": moves(i)}) for i in range(options.n)],
@@ -120,10 +122,10 @@ def main() -> None:
         other.start()
     try:
         for part, requests in parts.items():
-            times = [asked(address, what, body)[0] for what, body in requests]
+            times, spent, _ = zip(*(asked(address, *request) for request in requests), strict=True)
             here = {"cores": os.cpu_count(), "busy": options.busy, "load": os.getloadavg()[0]}
             about = {"part": part, "subnetworks": len(session.measures), **here}
-            print(json.dumps(about | figures(times)), flush=True)
+            print(json.dumps(about | figures(list(times), list(spent))), flush=True)
     finally:
         for other in others:
             other.terminate()

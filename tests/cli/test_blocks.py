@@ -60,7 +60,7 @@ def test_a_stopped_run_goes_on_and_can_be_begun_anew(folder, monkeypatch, capsys
     with monkeypatch.context() as patch:
         patch.setattr(together, "record", stop)
         assert blocks() == 130
-    assert "the same command goes on where it was" in capsys.readouterr().err
+    assert "give the same command again to resume" in capsys.readouterr().err
     first_steps = []
 
     def watch(trainer, batch, where):

@@ -87,7 +87,7 @@ def test_interrupted_it_goes_on(folder, command, monkeypatch, capsys):
 
     monkeypatch.setattr(module, "card", stopping)
     assert main(["measure", "bare", "--json", "--trust", *SETTINGS]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "give the same command again to resume" in capsys.readouterr().err
     assert "Measure first" in refused_of(capsys, "top", "bare")
     found = json.loads(command("measure", "bare", "--json", *SETTINGS))
     assert len(calls) == 4 + 1

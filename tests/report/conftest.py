@@ -72,7 +72,7 @@ def tokenised(data, row, words, at):
     row["position"] = at
 
 
-def synthetic(kind="tokens", n=24, n_samples=20, context=16, seed=0):
+def synthetic(kind="tokens", n=24, n_samples=20, context=16, seed=0, moving=False):
     """The data of a page; the record of the measures as plain JSON, to change in tests."""
     import torch
 
@@ -143,7 +143,7 @@ def synthetic(kind="tokens", n=24, n_samples=20, context=16, seed=0):
             number = k * n_samples + i
             row = dict(sample=number, position=None, impact=size)
             row["signed"] = size * float(draw.choice([1, 1, 0.9, -0.95]))
-            row["outputs"] = outputs(draw, len(outputs_named), 3)
+            row["outputs"] = outputs(draw, len(outputs_named), 5)
             if kind == "tokens":
                 start = int(draw.integers(len(WORDS)))
                 words = [WORDS[(start + j) % len(WORDS)] for j in range(context)]
@@ -162,13 +162,26 @@ def synthetic(kind="tokens", n=24, n_samples=20, context=16, seed=0):
             subnetwork["top_samples"].append(row)
         record["subnetworks"].append(subnetwork)
     msgspec.convert(record, Record)
+    if moving:
+        data["moving"] = {"names": {}, "rows": {k: pushed(draw, k, n) for k in range(n)}}
     return data
+
+
+def pushed(draw, k, n, deltas=17):
+    """What sliders show: six outputs of two own rows and of one of another subnetwork."""
+    places = [(k, True, 0), (k, True, 1), ((k + 1) % n, False, 0)]
+    values = draw.random((3, 6, deltas)).round(4).tolist()
+    return [
+        dict(subnetwork=j, own=own, place=place, outputs=list(range(6)), values=lines)
+        for (j, own, place), lines in zip(places, values, strict=True)
+    ]
 
 
 def outputs(draw, n, many):
     def pairs(sign):
         sizes = np.sort(draw.exponential(0.2, many))[::-1]
-        return [[int(j), float(sign * s)] for j, s in zip(draw.permutation(n), sizes, strict=False)]
+        pairs = zip(draw.permutation(n).tolist(), sizes.tolist(), strict=False)
+        return [[j, float(f"{sign * size:.6g}")] for j, size in pairs]
 
     return {"up": pairs(1), "down": pairs(-1)}
 

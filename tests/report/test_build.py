@@ -21,7 +21,7 @@ from subscape.measures.record import (
     TopSample,
     identity_of,
 )
-from subscape.report.build import packed, page_data, write_report
+from subscape.report.build import MANY, packed, page_data, thinned, write_report
 from subscape.report.page import render_page
 from subscape.scorecard import Scorecard, ScoreConfig
 from subscape.scorecard.record import Section
@@ -109,6 +109,27 @@ def test_maps_are_packed_as_the_page_unpacks_them():
     """The upper triangle row after row: entry (a, b) is number a n − a (a − 1)/2 + b − a."""
     values = torch.tensor([[1.0, 0.5, -1.001], [0.5, 1.001, 0.25], [-1.001, 0.25, math.nan]])
     assert unpacked(packed(values)) == [32000, 16000, -32000, 32000, 8000, -32768]
+
+
+def test_above_a_thousand_a_map_has_a_byte_a_pair():
+    found = np.frombuffer(base64.b64decode(packed(torch.eye(MANY + 1).fill_diagonal_(1))), "<i1")
+    assert len(found) == (MANY + 1) * (MANY + 2) // 2
+    assert found[:2].tolist() == [125, 0]
+    assert (
+        np.frombuffer(base64.b64decode(packed(torch.full((MANY + 1,) * 2, math.nan))), "<i1").max()
+        == -128
+    )
+
+
+def test_above_a_thousand_single_rows_keep_three_outputs_each_way():
+    record = measures(VECTORS).record
+    pairs = tuple(OutputEffect(i, 5.0 - i) for i in range(5))
+    row = replace(record.subnetworks[0].top_samples[0], outputs=TopOutputs(pairs, pairs))
+    entry = replace(record.subnetworks[0], top_samples=(row,), partners=())
+    assert thinned(replace(record, subnetworks=(entry,))).subnetworks == (entry,)
+    many = tuple(replace(entry, index=k) for k in range(MANY + 1))
+    few = thinned(replace(record, subnetworks=many)).subnetworks[-1].top_samples[0].outputs
+    assert few == TopOutputs(pairs[:3], pairs[:3])
 
 
 def test_tokens_are_given_by_number():

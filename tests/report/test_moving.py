@@ -79,6 +79,46 @@ def test_a_slider_of_the_file_moves_bars_without_a_request(small, driver, tmp_pa
     assert {u.split("#")[0] for u in page.requests() if not u.startswith("data:")} == {page.address}
 
 
+class Embedding(torch.nn.Module):
+    """The mean of its tokens' vectors, through one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.layer = torch.nn.Embedding(50, 16), torch.nn.Linear(16, 16)
+
+    def forward(self, input_ids):
+        return self.layer(self.words(input_ids).mean(1))
+
+
+def test_a_change_of_an_embedding_is_named_by_the_texts_it_points_to(driver, tmp_path):
+    """The texts' cosines with the change, worked out one by one."""
+    from subscape import decompose, measure
+
+    torch.manual_seed(0)
+    model, data = Embedding(), {"input_ids": torch.randint(50, (40, 6))}
+    training = dict(steps=20, batch_size=16, n_heldout_rows=20, rank=1, n_subnetworks=3)
+    found = decompose(model, data, parameters="layer", progress=False, **training)
+    few = dict(n_rows=40, n_references=2, n_top=4, n_others=12, n_deltas=2, progress=False)
+    measures = measure(found, model, data, token_names=lambda i: f" w{i}", **few)
+    moved = moving(found, measures, model)
+    entry = next(e for e in measures if e.sweep)
+    with torch.no_grad():
+        outputs = model(**data)[measures.samples["index"]]
+        ends = [found.edited(model, {entry.index: d(entry.sweep.delta)}) for d in (max, min)]
+        own = torch.tensor([row.sample for row in entry.top_samples[:2]])
+        high, low = (edited(data["input_ids"][own]).mean(0) for edited in ends)
+    cosines = torch.cosine_similarity(outputs - outputs.mean(0), (high - low)[None])
+    order = measures.samples["index"][cosines.argsort(descending=True)].tolist()
+    assert moved["near"][entry.index] == {"toward": order[:3], "away": order[:-4:-1]}
+    page = write_page(
+        tmp_path / "page.html", page_data(found, measures, title="x") | {"moving": moved}
+    )
+    card = Page(driver, page).open(f"#subnetwork-{entry.index}")
+    words = "".join(f" w{i}" for i in data["input_ids"][order[0]].tolist()).strip()
+    assert card.one(".texts li").text == words
+    assert "output 1" not in card.one("#list").text
+
+
 def test_a_page_without_them_has_no_slider_and_a_value_that_is_not_finite_says_so(
     small, driver, tmp_path
 ):

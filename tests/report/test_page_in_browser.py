@@ -4,9 +4,12 @@ import base64
 import copy
 import logging
 
+import msgspec
 import numpy as np
 import pytest
 
+from subscape.measures.record import Record
+from subscape.report.build import thinned
 from subscape.report.page import write_page
 from tests.browser import READY, Page
 
@@ -387,13 +390,98 @@ def test_what_is_said_of_outputs_follows_the_divergence(make_data, make_page, lo
 
 
 def test_a_thousand_subnetworks(driver, thousand):
+    """Rows beyond the window are made when they come near, or when a card opens among them."""
     page = Page(driver, thousand).open()
     paints = page.js("return performance.getEntriesByType('paint').map(p => p.startTime)")
     logger.info("first paint of 1,000 subnetworks after %.0f ms", min(paints))
     page.js("location.hash = 'subnetworks'")
-    page.until("return document.querySelectorAll('#list tbody tr').length === 1000")
+    page.until("return document.querySelectorAll('#list tbody tr').length === 200")
     page.one("#list th.c-index button").click()
-    assert page.shown() == list(range(1000))
+    assert page.shown() == list(range(200))
+    page.js("scrollTo(0, document.documentElement.scrollHeight)")
+    page.until("return document.querySelectorAll('#list tbody tr').length === 400")
     page.js("location.hash = 'subnetwork-999'")
     page.until("return document.querySelector('#card h1').textContent === 'Subnetwork 999'")
+    assert page.one("#list tr.open").get_attribute("data-k") == "999"
+    assert page.shown() == list(range(1000))
     assert page.messages() == []
+
+
+@pytest.mark.slow
+def test_two_thousand_subnetworks_open_list_and_search_in_two_seconds_of_processor_time(
+    driver, make_data, tmp_path
+):
+    data = make_data("tokens", n=2000, n_samples=20, moving=True)
+    data["measures"] = thinned(msgspec.convert(data["measures"], Record))
+    page = Page(driver, write_page(tmp_path / "page.html", data))
+    size = (tmp_path / "page.html").stat().st_size
+    page.command("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def seconds(what):
+        before = spent()
+        page.js(f"{what}; document.body.offsetHeight")
+        return spent() - before
+
+    def spent():
+        metrics = page.command("Performance.getMetrics", {})["metrics"]
+        return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
+    page.open()
+    arrived = "dispatchEvent(new HashChangeEvent('hashchange'))"
+    times = {"open": spent(), "list": seconds(f"location.hash = 'subnetworks'; {arrived}")}
+    search = "const s = document.getElementById('search'); s.value = '{}';"
+    for word in ("lily", "zebra"):
+        times[word] = seconds(search.format(word) + "s.dispatchEvent(new Event('input'))")
+    logger.info("2,000 subnetworks: %.1f MB, %s", size / 1e6, times)
+    assert size <= 25_000_000
+    assert max(times.values()) <= 2
+
+
+def test_a_search_lists_what_fits_best_first(make_data, make_page, put_tokens):
+    """A name counts more than what a subnetwork moves, that more than one of many contexts; sorting overrides."""
+    data = make_data("tokens", n=5, n_samples=2)
+    all_of = data["measures"]["subnetworks"]
+    for subnetwork, impact in zip(all_of, (5.0, 4.0, 3.0, 2.0, 1.0), strict=True):
+        subnetwork |= {"impact": impact, "active_rate": 0.1}
+        for row in subnetwork["top_samples"]:
+            put_tokens(data, row, [" a", " b"], 0)
+    put_tokens(data, all_of[0]["top_samples"][0], [" a", " quagga"], 0)  # somewhere in a context
+    for row in all_of[1]["top_samples"]:
+        put_tokens(data, row, [" quagga", " b"], 0)  # the token of both top samples
+    put_tokens(data, all_of[2]["top_samples"][1], [" quagga", " b"], 0)  # of one of them
+    data["rule_names"] = {4: "token 'quagga'"}
+    page = make_page(data).open("#subnetworks")
+    page.one("#search").send_keys("quagga")
+    assert page.shown() == [4, 1, 2, 0]
+    assert page.one("#list th.c-impact").get_attribute("aria-sort") == "none"
+    page.js("location.hash = 'subnetwork-1'")
+    page.until("return document.querySelector('#card h1').textContent === 'Subnetwork 1'")
+    assert page.one(".where").text == "2 of 4 by fit, searched"
+    page.js("location.hash = 'subnetworks'")
+    page.until("return document.getElementById('card').hidden")
+    page.one("#list th.c-impact button").click()
+    assert page.shown() == [0, 1, 2, 4]
+
+
+def test_the_list_keeps_room_for_what_a_subnetwork_is_for(page):
+    for width, least in ((1400, 400), (768, 450), (390, 180)):
+        page.open("#subnetworks", width=width)
+        cell = page.js("return document.querySelector('#list td.c-preview').clientWidth")
+        assert cell >= least, width
+        inside = page.js("const r = document.querySelector('#list .rows');"
+                         "return r.scrollWidth <= r.clientWidth")  # fmt: skip
+        assert inside, width
+
+
+def test_maps_have_axes_in_the_order_shown(page, subnetworks):
+    page.open()
+    texts = ".map(ticks => [...ticks.children].map(s => s.textContent))"
+    labels = f"return [...document.querySelectorAll('.map .ticks.{{}}')]{texts}"
+    order = "const s = document.getElementById('map-order'); s.value = '{}'; s.dispatchEvent(new Event('change'))"
+    page.js(order.format("index"))
+    numbers = [str(k) for k in range(0, 30, 5)]
+    assert page.js(labels.format("down")) == page.js(labels.format("across")) == [numbers] * 2
+    page.js(order.format("impact"))
+    falling = sorted(range(30), key=lambda k: -subnetworks[k]["impact"])
+    assert page.js(labels.format("across"))[0] == [str(k) for k in falling[::5]]
+    assert page.one(".map .axis-name").text == "subnetwork, by impact; every 5th is labelled"

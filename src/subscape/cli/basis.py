@@ -58,13 +58,13 @@ LATER = (
 
 @dataclass(frozen=True)
 class BasisRun:
-    """Compute bases, edges, edges required, modules and pictures, a stage at a time or with `run` all.
+    """Compute bases, edges, edges required, modules and pictures, one stage at a time or all with `run`.
 
-    An interrupted stage goes on where it was. Every stage wants those before it done.
+    An interrupted stage resumes. Each stage needs those before it.
     """
 
     stage: Annotated[Stage, tyro.conf.Positional]
-    """What to do; run is all stages one after the other, bridge looks at subnetworks beside modules."""
+    """The stage; run does all of them in order, bridge compares subnetworks with modules."""
     config_or_run: Annotated[Path, tyro.conf.Positional]
     """A TOML file (see docs/interaction-basis.md), a run folder that was made from one; or, with --cuts, a
     model: a Hugging Face folder, or package.module:function that returns the module."""
@@ -82,23 +82,24 @@ class BasisRun:
     n_scored: int | None = None
     """Samples to score."""
     task: str | None = None
-    """The task, in place of what the file says."""
+    """The task; overrides the file."""
     trust: bool = False
-    """Call the function that the file names as its task. It may do anything."""
+    """Call the function that the file names as its task. It can run any code."""
     tolerance: float | None = None
-    """ablate: how much worse the score may get, in place of what the file says."""
+    """ablate: how much worse the score may get; overrides the file."""
     resolution: float | None = None
-    """modules: a higher one makes smaller modules; in place of what the file says."""
+    """modules: a higher resolution makes smaller modules; overrides the file."""
     library: Library | None = None
-    """modules: what finds the communities, in place of what the file says."""
+    """modules: what finds the communities; overrides the file."""
     shuffled: int | None = None
-    """modules: so many networks with shuffled weights to compare them with; each takes bases and edges anew. By
-    default 8 where swapped edges do not explain the modules, in `run` and wherever no --trust is wanting."""
+    """modules: how many networks with shuffled weights to compare with; each needs bases and edges of
+    its own. By default 8 where swapped edges do not explain the modules, in `run` and wherever --trust
+    is not needed."""
     subnetworks: Path | None = None
     """bridge: a run of `subscape decompose` of the same model; which of its subnetworks act through which
     modules."""
     out: Path | None = None
-    """Another run folder than the file says."""
+    """Run folder; overrides the file."""
     json: bool = False
     """Print the result as JSON, and no progress."""
 

@@ -33,9 +33,9 @@ class CheckRun:
     data: str
     """As for decompose."""
     outputs: Pooling | None = None
-    """Of a model that gives a hidden state for every token, such as an encoder: their mean over tokens."""
+    """For a model that gives a hidden state per token, such as an encoder: take the mean over tokens."""
     parameters: tuple[str, ...] = ("*",)
-    """Globs over parameter names, or module names; '!glob' takes away."""
+    """Globs over parameter or module names; '!glob' excludes."""
     window: int = 16
     """Tokens in a window of text."""
     rows: RowKind = "sample"

@@ -23,8 +23,8 @@ from subscape.scorecard.compare import Comparison, compare
 class CompareRun:
     """Pair the subnetworks of two runs by their codes on the same held-out rows.
 
-    Of two seeds, settings or checkpoints of a model. Pairs are one to one, so that |correlations| sum to the
-    most; beside them stands what the same gives where rows are shuffled.
+    The runs may differ in seed, settings or checkpoint. Pairs are one to one and maximise the sum of
+    |correlation|; the same figure with shuffled rows stands beside it.
 
     Example: subscape compare runs/attention runs/attention-seed-1 -o both.html
     """
@@ -32,13 +32,13 @@ class CompareRun:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
     other: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OTHER")]
-    """Another one, of the same data."""
+    """The run to compare with, on the same data."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A page to write: every pair with its top samples."""
+    """Page to write, with the top samples of every pair."""
     data: str | None = None
     """Data to encode; by default the first run's --heldout."""
     model: str | None = None
-    """The model of both; by default what each names."""
+    """The model of both; by default the one that each run names."""
     n_rows: int = 2048
     """Rows to encode, at most."""
     n: int = 20
@@ -46,7 +46,7 @@ class CompareRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the runs name as their model and data. They may do anything."""
+    """Call the functions that the runs name as their model and data. They can run any code."""
     overwrite: bool = False
     """Replace an earlier page."""
     json: bool = False

@@ -21,10 +21,9 @@ from subscape.training.refit import refit
 
 @dataclass(frozen=True)
 class ConsolidateRun:
-    """Merge and drop subnetworks of a run that are not one of their own, and refit the others.
+    """Merge duplicate subnetworks of a run, drop those that explain nothing, and refit the others.
 
-    A new run folder is written; the one it comes from stays as it is. Model and data are those of the run
-    unless given.
+    Writes a new run folder; the old one stays as it is. Model and data are those of the run unless given.
 
     Example: subscape consolidate runs/attention --out runs/attention-fewer
     """
@@ -46,7 +45,7 @@ class ConsolidateRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model and data. They may do anything."""
+    """Call the functions that the run names as its model and data. They can run any code."""
     json: bool = False
     """Print the result as JSON."""
 

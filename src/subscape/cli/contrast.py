@@ -19,8 +19,8 @@ from subscape.measures.contrast import Contrast, contrast
 class ContrastRun:
     """Say which subnetworks of a run tell two sets of inputs apart, by their coefficients.
 
-    Of every sample one number is compared: of a sequence the coefficient at the position where it is largest.
-    Those that chance may have told apart are held to --level of all that are listed.
+    Each sample counts once: a sequence by its largest coefficient over positions. Of those listed, a share of
+    at most --level is expected to be there by chance.
 
     Example: subscape contrast runs/attention --a questions.txt --b answers.txt
     """
@@ -30,9 +30,9 @@ class ContrastRun:
     a: str
     """Inputs: a text, arrays, or package.module:function."""
     b: str
-    """Others of the same kind; none of them may be in both."""
+    """Other inputs of the same kind; none may be in both sets."""
     level: float = 0.05
-    """Share of false ones to accept among those listed (Benjamini and Hochberg)."""
+    """Accepted share of false discoveries among those listed (Benjamini and Hochberg)."""
     model: str | None = None
     """The model, if the run does not name it."""
     window: int | None = None
@@ -42,7 +42,7 @@ class ContrastRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the function that the run names as its model. It may do anything."""
+    """Call the function that the run names as its model. It can run any code."""
     json: bool = False
     """Print all of it as JSON."""
 

@@ -65,7 +65,7 @@ class DecomposeRun:
     Example: subscape decompose MODEL --data train.txt --heldout heldout.txt --out runs/attention
 
     With --config FILE the flags' defaults come from a TOML file, such as the run.toml of an earlier run.
-    An interrupted run goes on from its last checkpoint when the same command is given again.
+    An interrupted run resumes from its last checkpoint when the same command is given again.
 
     A rank is a number (2), a share of each dimension (0.1), a number per mode (4 8), or any of these by
     tensor: --rank '*.q_proj.*=8' '*=0.1'
@@ -79,18 +79,19 @@ class DecomposeRun:
     .safetensors), or package.module:function; or pairs of texts that are compared with each other, a .jsonl file
     of lines {"a": text, "b": text}, of which the last tokens are taken."""
     outputs: Pooling | None = None
-    """Of a model that gives a hidden state for every token, such as an encoder: their mean over tokens."""
+    """For a model that gives a hidden state per token, such as an encoder: take the mean over tokens."""
     contrast: str | None = None
     """Data of the same form, a partner for every sample of --data: then each is compared with its partner's
     output, instead of with a --reference."""
     heldout: str | None = None
-    """Data not trained on, to report FVU by; without it a tenth of the data is set aside."""
+    """Held-out data to report FVU on; without it a tenth of the data is set aside."""
     parameters: tuple[str, ...] = ()
-    """Globs over parameter names, or module names; '!glob' takes away. By default all; of a causal language
+    """Globs over parameter or module names; '!glob' excludes. By default all; of a causal language
     model the MLP of the middle block."""
     blocks: tuple[str, ...] = ()
-    """Instead of parameters: globs over module names, such as 'model.layers.*.mlp'; '!glob' takes away. Every
-    module is decomposed on its own, all in one pass over the data, each with a run folder OUT/blocks/NAME."""
+    """Instead of parameters: globs over module names, such as 'model.layers.*.mlp'; '!glob' excludes.
+    Each module is decomposed separately, all in one pass over the data, with a run folder
+    OUT/blocks/NAME each."""
     window: int = 16
     """Tokens in a window of text."""
     rows: RowKind | None = None
@@ -100,31 +101,32 @@ class DecomposeRun:
     """Between a row's output and its reference; kl takes logits. By default kl for a causal language model
     and where the data hold classes as `labels`, otherwise mse."""
     recipe: RecipeName = "whitened"
-    """What the next three are where they are not said: whitened (mean, unit, kronecker; where rows are samples
+    """Sets the next three where they are not given: whitened (mean, unit, kronecker; where rows are samples
     0.5 for unit) or published (another-row, norm, euclidean)."""
     reference: Literal["another-row", "mean", "batch-mean", "uniform"] | None = None
     """Which output a row is compared with."""
     row_weight: Literal["norm", "output", "unit"] | float | None = None
-    """How much a row counts: as its gradient is long (norm), by an output gradient of length 1 (output), all the
-    same (unit), or by a power of the length between 0 (norm) and 1 (unit)."""
+    """How much a row counts: in proportion to the length of its gradient (norm), as if its output
+    gradient had length 1 (output), as much as any other (unit), or by a power between 0 (norm) and 1
+    (unit)."""
     metric: MetricName | None = None
-    """What gradients are measured in: as they are (euclidean), or by their own second moments (kronecker)."""
+    """Metric of gradients: as they are (euclidean), or whitened by their own second moments (kronecker)."""
     metric_power: float = 0.5
-    """Of the Kronecker metric; 0.5 makes rows isotropic."""
+    """Power of the Kronecker metric; 0.5 makes rows isotropic."""
     metric_damping: float = 0.01
-    """Of the Kronecker metric, as a share of the mean eigenvalue."""
+    """Damping of the Kronecker metric, as a share of the mean eigenvalue."""
     engine: EngineName = "auto"
     """How row gradients are made."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     log: tuple[str, ...] = ()
-    """Also log figures: tensorboard:FOLDER, wandb:PROJECT, trackio:PROJECT, mlflow:EXPERIMENT."""
+    """Also log metrics to tensorboard:FOLDER, wandb:PROJECT, trackio:PROJECT, mlflow:EXPERIMENT."""
     out: Path = Path("runs/decomposition")
     """Run folder; a run of the same settings that was interrupted there is resumed."""
     overwrite: bool = False
-    """Begin anew in the folder of a run, which is kept until the new one is done."""
+    """Start over in the folder of a run; the old run is kept until the new one is done."""
     trust: bool = False
-    """Call the functions that a --config file names as model and data. They may do anything."""
+    """Call the functions that a --config file names as model and data. They can run any code."""
     json: bool = False
     """Print the result as JSON."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)

@@ -35,9 +35,9 @@ MOST_TOKENS = 100_000
 
 @dataclass(frozen=True)
 class EditRun:
-    """Move a model along subnetworks, W0 + Σ δ_k v_k; print what that changes, or keep it.
+    """Move a model along subnetworks, W0 + Σ δ_k v_k; print what that changes, or save it.
 
-    Beside every change stands that along random directions of the same norms and ranks.
+    Every change stands beside that of random directions of the same norms and ranks.
 
     Example: subscape edit runs/attention --set 3 17=-2x --prompt "Once upon a time"
     """
@@ -64,7 +64,7 @@ class EditRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model and data. They may do anything."""
+    """Call the functions that the run names as its model and data. They can run any code."""
     overwrite: bool = False
     """Replace an earlier edit that --lora or --save finds there."""
     json: bool = False

@@ -46,7 +46,7 @@ class EncodeRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model and data. They may do anything."""
+    """Call the functions that the run names as its model and data. They can run any code."""
     overwrite: bool = False
     """Replace an earlier file of codes."""
     json: bool = False

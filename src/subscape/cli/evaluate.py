@@ -26,10 +26,10 @@ from subscape.training.decompose import set_aside
 
 @dataclass(frozen=True)
 class EvaluateRun:
-    """Hold a run to its controls: a scorecard with every number beside what chance and simpler methods reach.
+    """Score a run against controls: every number beside what chance and simpler methods reach.
 
-    Some minutes of processor time (--minutes). Model and data are those of the run unless given. Interrupted, the
-    same command goes on.
+    Takes some minutes of processor time (--minutes). Model and data are those of the run unless given. If
+    interrupted, give the same command again to resume.
 
     Example: subscape evaluate runs/attention --against runs/attention-seed-1
     """
@@ -52,11 +52,11 @@ class EvaluateRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model and data. They may do anything."""
+    """Call the functions that the run names as its model and data. They can run any code."""
     out: Path | None = None
     """Where to; by default the folder 'scorecard' in the run folder, which subscape report shows."""
     overwrite: bool = False
-    """Begin anew where there is another scorecard."""
+    """Start over where there is another scorecard."""
     json: bool = False
     """Print the scorecard as JSON."""
     scoring: tyro.conf.OmitArgPrefixes[ScoreConfig] = field(default_factory=ScoreConfig)

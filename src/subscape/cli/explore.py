@@ -17,7 +17,7 @@ from subscape.explorer.beside import Beside
 
 @dataclass(frozen=True)
 class ExploreRun:
-    """Explore a measured run live: push subnetworks, see what that changes, name them, take edits away.
+    """Explore a measured run live: push subnetworks, see what that changes, name them, export edits.
 
     Serves a page on 127.0.0.1 only and prints its address, which holds a token that others do not know.
 
@@ -33,15 +33,15 @@ class ExploreRun:
     model: str | None = None
     """The model, if the run does not name it."""
     data: str | None = None
-    """Data that it is looked at on; by default those held out."""
+    """Data to explore; by default the held-out data."""
     beside: Path | None = None
     """Another measured run of the same parameters, to compare with: which subnetworks are in both."""
     names: Path | None = None
-    """Text file with the name of an output a line."""
+    """Text file with one output name (class) a line."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model and data. They may do anything."""
+    """Call the functions that the run names as its model and data. They can run any code."""
 
 
 def run(settings: ExploreRun) -> None:

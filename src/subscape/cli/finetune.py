@@ -20,8 +20,8 @@ from subscape.finetuning.finetune import finetune
 class FinetuneRun:
     """Learn how far to move a model along the subnetworks of a run, W0 + Σ δ_k d_k, for data of your own.
 
-    Only the δ_k are learned. Held-out samples choose among states and say what was reached; with --others and
-    --keep, outputs on other data are held where they are. Interrupted, the same command goes on.
+    Only the δ_k are learned. Held-out samples choose the best state and give the figures; with --others and
+    --keep, outputs on other data stay where they are. If interrupted, give the same command again to resume.
 
     Example: subscape finetune runs/attention --data wanted.txt --others text.txt --keep 1
     """
@@ -37,9 +37,9 @@ class FinetuneRun:
     heldout: str | None = None
     """Data not learned from, in the form of --data; by default a tenth of those."""
     others: str | None = None
-    """Data whose outputs are to stay; see --keep."""
+    """Data whose outputs should not change; see --keep."""
     subnetworks: tuple[int, ...] = ()
-    """Those that may move; by default all."""
+    """Subnetworks that may move; by default all."""
     model: str | None = None
     """The model, if the run does not name it."""
     window: int | None = None
@@ -47,11 +47,11 @@ class FinetuneRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model. They may do anything."""
+    """Call the functions that the run names as its model. They can run any code."""
     out: Path | None = None
     """Where to; by default the folder 'finetuned' in the run folder."""
     overwrite: bool = False
-    """Begin anew where something else was learned."""
+    """Start over where something else was learned."""
     json: bool = False
     """Print the result as JSON."""
     learning: tyro.conf.OmitArgPrefixes[FinetuneConfig] = field(default_factory=FinetuneConfig)

@@ -23,7 +23,7 @@ COPIES = 8
 
 @dataclass(frozen=True)
 class InspectRun:
-    """List the parameters of a model by module, and what it would take to decompose each of them.
+    """List the parameters of a model by module, and what decomposing each would cost.
 
     The names are what `subscape decompose --parameters` takes.
 
@@ -34,13 +34,13 @@ class InspectRun:
     """A Hugging Face folder or hub id (also transformers:NAME), timm:NAME, torchvision:NAME, or
     package.module:function."""
     outputs: Pooling | None = None
-    """Of a model that gives a hidden state for every token, such as an encoder: their mean over tokens."""
+    """For a model that gives a hidden state per token, such as an encoder: take the mean over tokens."""
     depth: int = 4
-    """Names in a module's name, at most: with 2 `layers.0` is one line, with 3 `layers.0.mlp` one of its own."""
+    """How deep to list modules: at 2 `layers.0` is one line, at 3 `layers.0.mlp` has its own."""
     n_subnetworks: int = 100
-    """Number of subnetworks that the memory is given for."""
+    """Number of subnetworks to state the memory for."""
     rank: float | None = None
-    """Rank, or share of each dimension, that it is given for; by default what decompose would take."""
+    """Rank, or share of each dimension, to state it for; by default what decompose would use."""
     json: bool = False
     """Print as JSON."""
 

@@ -26,11 +26,11 @@ KEY = "SUBSCAPE_API_KEY"
 
 @dataclass(frozen=True)
 class LabelRun:
-    """Name subnetworks, by what their top rows share or by asking a language model, in labels.json of the run.
+    """Name subnetworks in the run's labels.json, by what their top rows share or by asking a language model.
 
-    By rule nothing is sent anywhere. With --endpoint and --model that endpoint is sent, for every subnetwork
-    without a name, what --dry-run prints: up to ten of its top contexts and the names of outputs it moves. Names
-    that people gave are never replaced. Reports and the explorer show them all.
+    Naming by rule sends nothing anywhere. With --endpoint and --model, what --dry-run prints is sent to that
+    endpoint for every subnetwork without a name: up to ten of its top contexts and the names of outputs it
+    moves. Names that people gave are never replaced. Reports and the explorer show them all.
 
     Examples: subscape label runs/attention
 
@@ -44,7 +44,7 @@ class LabelRun:
     model: str | None = None
     """Name of the model there."""
     subnetworks: tuple[int, ...] = ()
-    """Only these; by default all that are not dead."""
+    """Only these subnetworks; by default all that are not dead."""
     dry_run: bool = False
     """Print what would be sent for the first subnetwork, and send nothing."""
     overwrite: bool = False

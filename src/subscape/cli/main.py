@@ -22,11 +22,11 @@ RESUMED = ("decompose", "measure", "evaluate", "label", "basis")
 """Commands that go on where they were stopped."""
 
 COMMANDS = {
-    "inspect": "List a model's parameters by module, and what decomposing each would take.",
+    "inspect": "List a model's parameters by module, and what decomposing each would cost.",
     "decompose": "Decompose a model into sparsely active, low-rank directions in parameter space.",
-    "consolidate": "Merge and drop subnetworks of a run that are not one of their own, and refit.",
+    "consolidate": "Merge duplicate subnetworks of a run, drop useless ones, and refit.",
     "measure": "Measure what every subnetwork of a run is for, and what pushing it does.",
-    "evaluate": "Hold a run to its controls: a scorecard with every number beside chance and simpler methods.",
+    "evaluate": "Score a run against controls: every number beside chance and simpler methods.",
     "top": "List the subnetworks of a measured run, or the top samples of one.",
     "report": "Write a measured run as one HTML file.",
     "label": "Name subnetworks by rule, or by asking a language model.",
@@ -108,7 +108,7 @@ def _line(error: BaseException, arguments: Sequence[str]) -> str:
     """What to say of an error."""
     if isinstance(error, KeyboardInterrupt):
         resumed = bool(arguments) and arguments[0] in RESUMED
-        return "interrupted" + "; the same command goes on where it was" * resumed
+        return "interrupted" + "; give the same command again to resume" * resumed
     if out_of_memory(error):
         repair = "Take fewer rows at once (--memory-gib, --batch-size), or another --device."
         return problem("memory", "room for this command", str(error) or "none left", repair)
@@ -147,7 +147,7 @@ def _help() -> str:
         "",
         *(f"  {name:<13}{what}" for name, what in COMMANDS.items()),
         "",
-        "  subscape COMMAND --help   what a command takes, with an example",
+        "  subscape COMMAND --help   options of a command, with an example",
         "  subscape COMMAND --debug  show where an error comes from",
         "  subscape --version",
     ])

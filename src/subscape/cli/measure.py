@@ -22,10 +22,9 @@ from subscape.measures.measure import measure
 class MeasureRun:
     """Measure what every subnetwork of a run is for, and what pushing it does.
 
-    One pass over the data gives the impact of every subnetwork and the samples it matters most for; then
-    each one is pushed in both directions, beside a random direction. Model and data are those of the run
-    unless given. An interrupted measurement resumes when the same
-    command is given again.
+    One pass over the data gives the impact of every subnetwork and the samples it matters most for; then each
+    one is pushed in both directions and compared with a random direction. Model and data are those of the run
+    unless given. An interrupted measurement resumes when the same command is given again.
 
     Example: subscape measure runs/attention --data heldout.txt
     """
@@ -41,16 +40,16 @@ class MeasureRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model and data. They may do anything."""
+    """Call the functions that the run names as its model and data. They can run any code."""
     names: Path | None = None
-    """Text file with the name of an output (class) in every line."""
+    """Text file with one output name (class) a line."""
     labels: Path | None = None
     """A class (a whole number) per sample: .txt with one a line, .csv or .jsonl with a column or field `label`, or
     arrays. By default the array `labels` of the data, if there is one."""
     out: Path | None = None
     """Where to; by default the folder 'measures' in the run folder."""
     overwrite: bool = False
-    """Measure anew where something else was measured."""
+    """Start over where something else was measured."""
     json: bool = False
     """Print the result as JSON."""
     measuring: tyro.conf.OmitArgPrefixes[MeasureConfig] = field(default_factory=MeasureConfig)

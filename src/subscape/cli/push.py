@@ -20,8 +20,8 @@ from subscape.cli.run_folder import open_run
 class PushRun:
     """Upload a run's decomposition to the Hugging Face Hub, with a card of its figures and its report.
 
-    A new repository is private unless --public. The report shows pieces of the data it was measured on; a run that
-    was not measured goes without one. Log in first: hf auth login.
+    A new repository is private unless --public. The report shows excerpts of the data it was measured on; a
+    run that was not measured is uploaded without one. Log in first: hf auth login.
 
     Example: subscape push runs/attention user/repository
     """
@@ -29,9 +29,9 @@ class PushRun:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder."""
     repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPOSITORY")]
-    """user/repository, made if it is not there."""
+    """user/repository, created if it does not exist."""
     public: bool = False
-    """Make a new repository that everybody sees."""
+    """Make a new repository public."""
     no_report: bool = False
     """Leave the report out."""
     json: bool = False

@@ -42,13 +42,13 @@ class ReportRun:
     measures: Path | None = None
     """Folder of the measures; by default the folder 'measures' in the run folder."""
     still: bool = False
-    """Without sliders, for which the model is loaded and pushed."""
+    """Leave out the sliders, for which the model has to be loaded."""
     model: str | None = None
     """The model, if the run does not name it."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model. They may do anything."""
+    """Call the functions that the run names as its model. They can run any code."""
     overwrite: bool = False
     """Replace the file if it is there."""
     json: bool = False

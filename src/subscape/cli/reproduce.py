@@ -77,7 +77,7 @@ class ReproduceRun:
     l0: float | None = None
     """Another number of active subnetworks per row, however many there are."""
     consolidate: bool = False
-    """Merge and drop subnetworks that are not one of their own, after 60 % of the steps."""
+    """Merge duplicate subnetworks and drop useless ones, after 60 % of the steps."""
     steps: int | None = None
     """Another number of steps."""
     batch_size: int | None = None
@@ -107,7 +107,7 @@ class ReproduceRun:
     large_input: float | None = None
     """tms: the first input this many times as large, and its weights as many times smaller."""
     reference: Literal["another-row", "mean"] = "another-row"
-    """What a row's output is compared with."""
+    """Reference that a row's output is compared with."""
     row_weight: RowWeight = "norm"
     """How much a row counts: norm, output, unit, or a power of the norm between 0 and 1."""
     metric: MetricName = "euclidean"

@@ -29,8 +29,8 @@ FORMAT = "subscape-sweep/1"
 class SweepRun:
     """Push one subnetwork of a measured run, or two together, and see how far outputs move.
 
-    Relevant rows are its top samples; beside them rows drawn at random, and a random direction of the
-    same norm and rank. With --beside a grid over both δ.
+    Relevant rows are its top samples; they are compared with rows drawn at random, and with a random
+    direction of the same norm and rank. With --beside: a grid over both δ.
 
     Example: subscape sweep runs/attention --subnetwork 17 --deltas -1 -0.5 0 0.5 1 --out sweep.png
     """
@@ -56,7 +56,7 @@ class SweepRun:
     device: str = "cpu"
     """Where the model runs: cpu, cuda, cuda:1, mps."""
     trust: bool = False
-    """Call the functions that the run names as its model and data. They may do anything."""
+    """Call the functions that the run names as its model and data. They can run any code."""
     measures: Path | None = None
     """Folder of the measures; by default the folder 'measures' in the run folder."""
     json: bool = False

@@ -10,7 +10,7 @@ import torch
 
 from subscape._checks import require
 from subscape.data import Samples, n_samples, take
-from subscape.measures.kept import token_ids
+from subscape.measures.kept import token_ids, tokens_at
 from subscape.measures.rows import RowSet
 
 MOST_TOKENS = 256
@@ -53,4 +53,7 @@ def of_data(data: Samples, index: int) -> Given:
     require(0 <= index < n, "sample", f"a sample of the data, 0 to {n - 1}", index)
     batch = take(data, torch.tensor([index]))
     ids = token_ids(batch)
-    return Given(batch, None if ids is None else tuple(ids[0].tolist()), index)
+    if ids is None:
+        return Given(batch, None, index)
+    named = {"input_ids": batch} if isinstance(batch, torch.Tensor) else batch
+    return Given(batch, tuple(tokens_at(named, 0)), index)

@@ -107,6 +107,7 @@ class Session:
         self._bases: dict[int, Tensor] = {}
         self._check_data()
         # Of the last few texts and moves: a reader goes to and fro between them.
+        self._before = lru_cache(16)(self._before_of)
         self._change = lru_cache(4)(self._change_of)
         self._written = lru_cache(32)(self._continued)
 
@@ -171,7 +172,7 @@ class Session:
         """The outputs at one row before and after: those that matter, and how far they have moved in all."""
         given = self.given(what)
         row = given.row(position, by_token=self.by_token)
-        before = outputs_at(self.target, given.batch, row)
+        before = self._before(what, position)
         after = outputs_at(self.target, given.batch, row, self._change(moves.key))
         finite = bool(torch.isfinite(after).all())
         change = self._mean_change(after, before) if finite else None
@@ -280,6 +281,11 @@ class Session:
             rows = self._own_rows(index)
             self._bases[index] = outputs_at(self.target, self._kept, rows)
         return self._bases[index]
+
+    def _before_of(self, what: Input, position: int | None) -> Tensor:
+        given = self.given(what)
+        row = given.row(position, by_token=self.by_token)
+        return outputs_at(self.target, given.batch, row)
 
     def _change_of(self, key: tuple[Any, ...]) -> Direction:
         deltas, random = key

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from subscape._checks import require
 from subscape._shapes import Float, Int
 from subscape.measures.kept import tokens_at
-from subscape.measures.record import Measures, rounded
+from subscape.measures.record import Measures, Record, TopOutputs, TopSample, rounded
 from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
 from subscape.report.labels import Labels
@@ -44,8 +45,10 @@ SETTINGS = (
     *("l0", "active_fraction", "steps", "batch_size", "learning_rate", "n_restarts", "seed"),
 )
 METRICS = ["fvu", "l0", "dead", "heldout_rows", "fvu_row_by_row", "l0_row_by_row"]
-ONE, NONE = 32_000, -32_768
-"""Of a packed map: what stands for 1, and for no number."""
+MANY = 1_000
+"""Above so many subnetworks a map has one byte a pair instead of two: it has more cells than a screen."""
+FEW = 3
+"""Outputs of a single top row that such a page keeps, raised and lowered each."""
 Pictures = Sequence[tuple[str, str, str | Path]]
 
 
@@ -138,8 +141,26 @@ def page_data(
             for name, caption, file in figures
         ],
         "scorecard": scorecard,
-        "measures": measures.record,
+        "measures": thinned(measures.record),
     }
+
+
+def thinned(record: Record) -> Record:
+    """Above `MANY` subnetworks, fewer outputs of every single top row: they are most of what a page holds."""
+    if len(record.subnetworks) <= MANY:
+        return record
+    return replace(
+        record,
+        subnetworks=tuple(
+            replace(entry, top_samples=tuple(map(_with_few_outputs, entry.top_samples)))
+            for entry in record.subnetworks
+        ),
+    )
+
+
+def _with_few_outputs(row: TopSample) -> TopSample:
+    top = row.outputs
+    return row if top is None else replace(row, outputs=TopOutputs(top.up[:FEW], top.down[:FEW]))
 
 
 def _samples(measures: Measures) -> dict[int, dict[str, Any]]:
@@ -171,10 +192,14 @@ def shown_sample(sample: Float[Tensor, "..."] | Int[Tensor, "..."]) -> dict[str,
 
 
 def packed(symmetric: Float[Tensor, "n n"]) -> str:
-    """The upper triangle of a map of numbers from −1 to 1, diagonal included, as base64 of 16-bit numbers."""
+    """The upper triangle of a map of numbers from −1 to 1, diagonal included, as base64 of whole numbers.
+
+    Of 16 bits, 32,000 for 1 and −32,768 for no number; above `MANY` rows of 8 bits, 125 and −128.
+    """
     upper = symmetric.detach()[tuple(torch.triu_indices(*symmetric.shape))].double().clamp(-1, 1)
-    whole = torch.where(upper.isnan(), NONE, (upper * ONE).round()).cpu().numpy()
-    return base64.b64encode(whole.astype("<i2").tobytes()).decode("ascii")
+    one, none, kind = (125, -128, "<i1") if len(symmetric) > MANY else (32_000, -32_768, "<i2")
+    whole = torch.where(upper.isnan(), none, (upper * one).round()).cpu().numpy()
+    return base64.b64encode(whole.astype(kind).tobytes()).decode("ascii")
 
 
 def _notes(measures: Measures) -> list[str]:
@@ -182,17 +207,17 @@ def _notes(measures: Measures) -> list[str]:
     share = f"{measures.settings.change:g} × the median divergence between two rows {spread}"
     notes = [
         f"Sweeps go to the δ at which the outputs of a subnetwork's top rows change by {share}.",
-        "Random direction: the same norm and rank in every tensor, on the same rows.",
-        "Principal directions: of the gradients of the measured rows themselves, which flatters them, or of "
-        "so many other rows, far fewer than a training sees; of full rank; best codes: as many active "
-        "as subnetworks, with the best coefficients, which no encoder had to find.",
-        "Irrelevant rows: drawn at random, without those in which the subnetwork is active.",
+        "Random directions have the same norm and rank in every tensor, and are measured on the same rows.",
+        "Principal directions have full rank. They are fitted to the measured rows themselves, which "
+        "flatters them, or to the number of other rows given, far fewer than training sees. Best codes: as "
+        "many active as subnetworks, with optimal coefficients, which no encoder had to find.",
+        "Irrelevant rows are drawn at random, leaving out those in which the subnetwork is active.",
     ]
     ranked = measures.settings.rank_by
     share = ranked == "share" or (ranked == "auto" and measures.rows == "sample")
     notes.append(
         f"Top samples are ranked by impact{' over the length of the gradient' if share else ''}; of rows "
-        "that have seen the same one is listed."
+        "with the same context only one is listed."
     )
     if measures.rows == "token":
         notes.append(
@@ -204,7 +229,7 @@ def _notes(measures: Measures) -> list[str]:
 def _of_names(found: RuleNames, n: int) -> str:
     return (
         f"{len(found.names)} of {n} subnetworks have a name by rule: what {SHARE:.0%} of their top rows share and "
-        f"few others do; {found.n_shuffled} would if top rows were dealt out at random."
+        f"few others do; {found.n_shuffled} would if top rows were assigned at random."
     )
 
 

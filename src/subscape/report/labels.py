@@ -64,7 +64,7 @@ def read_labels(folder: str | Path, decomposition: str) -> Labels:
     file = Path(folder) / NAME
     if not file.is_file():
         return Labels(decomposition)
-    repair = f"Move {file} away to begin anew."
+    repair = f"Move {file} away to start over."
     try:
         labels = msgspec.json.decode(read_text(file), type=Labels)
     except msgspec.DecodeError as error:

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from subscape._progress import bar
 from subscape.measures.record import Measures, SubnetworkMeasures
 from subscape.measures.response import among_kept, kept
-from subscape.measures.rows import moved_by, outputs_at
+from subscape.measures.rows import RowSet, moved_by, outputs_at
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
 
@@ -22,6 +23,8 @@ N_OUTPUTS = 6
 """Outputs of a row: the largest, and those that move most."""
 FEW = 12
 """Up to so many, all are shown."""
+N_NEAREST = 3
+"""Samples to name a direction among outputs by, at either end."""
 
 
 def moving(
@@ -36,6 +39,8 @@ def moving(
     target = model if isinstance(model, Target) else decomposition.target_in(model)
     here, samples = decomposition.beside(target), kept(measures)
     found: dict[int, list[dict[str, Any]]] = {}
+    towards = _nearest(target, measures)
+    near: dict[int, dict[str, list[int]]] = {}
     for entry in bar("sliders", [e for e in measures if e.sweep], progress=progress):
         direction, rows = here[entry.index].dense(), _rows_of(measures, entry)
         places = [(among_kept(measures, k).select(slice(i, i + 1)), k, i) for k, i in rows]
@@ -46,13 +51,33 @@ def moving(
         outputs = torch.stack([
             outputs_at(target, samples, together, moved_by(direction, d)) for d in deltas
         ])
+        if towards is not None:
+            near[entry.index] = towards((outputs[-1] - outputs[0])[: len(rows) - 1].mean(0))
         values = _figures(outputs, measures)
         found[entry.index] = [
             _row(k, i, values[:, n], entry.index) for n, (_, k, i) in enumerate(places)
         ]
     name = output_names or measures.names.output
     used = sorted({i for rows in found.values() for row in rows for i in row["outputs"]})
-    return {"rows": found, "names": {i: name(i) for i in used}}
+    return {"rows": found, "names": {i: name(i) for i in used}} | ({"near": near} if near else {})
+
+
+def _nearest(target: Target, measures: Measures) -> Callable[[Tensor], dict[str, list[int]]] | None:
+    """Where outputs are an embedding of texts, whose numbers have no names: the texts that a change points to."""
+    texts = "input_ids" in measures.samples and measures.names.tokens and measures.rows == "sample"
+    if not texts or measures.names.outputs or measures.logits:
+        return None
+    index = measures.samples["index"]
+    outputs = outputs_at(target, kept(measures), RowSet(torch.arange(len(index))))
+    if outputs.dim() != 2 or outputs.shape[1] <= FEW:
+        return None
+    centred = normalize(outputs - outputs.mean(0), dim=1)
+
+    def nearest(change: Tensor) -> dict[str, list[int]]:
+        order = index[(centred @ change).argsort(descending=True).cpu()].tolist()
+        return {"toward": order[:N_NEAREST], "away": order[: -N_NEAREST - 1 : -1]}
+
+    return nearest
 
 
 def _rows_of(measures: Measures, entry: SubnetworkMeasures) -> list[tuple[int, int]]:

@@ -56,7 +56,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
         str(path),
         "a checkpoint as it was written",
         "other values than its checksum says",
-        "Copy it again from its source, or begin anew (--overwrite).",
+        "Copy it again from its source, or start over (--overwrite).",
     )
     found = json.loads(said["state"])
     # Once through JSON, as what was written: tuples become lists.
@@ -69,7 +69,7 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
                     key,
                     f"{found.get(key)!r}, as in the run found in {folder}",
                     repr(expected[key]),
-                    "Resume with the run's own settings and data, choose another folder, or begin anew "
+                    "Resume with the run's own settings and data, choose another folder, or start over "
                     "(--overwrite).",
                 )
             )

@@ -21,7 +21,7 @@ const runsPanel = () => {
     const { name, contexts, images, up, down } = cards[j];
     return h("div.there", null, h("b", null, String(j)), name ? h("span.rule", null, ` ${name}`) : null,
       images.length ? h("span.thumbs", null, ...images.map((src) => h("img", { src, alt: "", width: 24, height: 24 }))) : null,
-      ...contexts.slice(0, 2).map(([before, at, after]) => h("p.context", null, h("span.before", null, shown(before.replace(/\u2581/g, " ").trimStart(), false)), h("mark.pos", { style: { "--strength": "30%" } }, shown(at, false)), h("span.after", null, shown(after, false)))),
+      ...contexts.slice(0, 2).map(([before, at, after]) => h("p.context", null, h("span.before", null, shown(before.replace(/\u2581/g, " ").trimStart(), false)), h("mark", { style: { "--strength": "30%" } }, shown(at, false)), h("span.after", null, shown(after, false)))),
       contexts.length || images.length ? null : h("span.note", null, " moves ", ...[...up, ...down].slice(0, 3).map(token)));
   };
   const row = ([k, j, cosine, both]) => h("tr", null, h("th", { scope: "row" }, link(k), " ", nameFor(k) ? h("span.rule", null, nameFor(k)) : preview(k, 0)), h("td.num", null, fixed(cosine)), h("td.barcell", null, bar(cosine)), h("td", null, both ? "mutual" : ""), h("td", null, there(j)));
@@ -34,7 +34,7 @@ const runsPanel = () => {
       "; the nearest to a random direction is at ", h("strong", null, fixed(chance)), `. ${count(far)} are more than twice as near as that.`),
     h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Pairs" }, h("table.runs", null, h("thead", null, h("tr", null, ...["here", "|cosine|", h("span.unseen", null, "bar"), h("span.unseen", null, "mutual"), "there"].map((t, i) => h(i === 1 ? "th.num" : "th", { scope: "col" }, t)))), body)), more);
 };
-GLOSSARY.beside = "For every subnetwork the one of the other run whose direction is nearest, whatever its sign; mutual where neither has a nearer one. Two runs that find the same have mutual pairs near 1.";
+GLOSSARY.beside = "For every subnetwork, the one of the other run whose direction is nearest, whatever its sign; mutual where each is the other’s nearest. Two runs that find the same have mutual pairs near 1.";
 
 const drawCompare = (node, wanted) => {
   if (wanted !== null) {
@@ -53,7 +53,7 @@ const drawCompare = (node, wanted) => {
   put(node, h("h1.unseen", null, "Compare"), h("div.pair-head", null, choose("first", "First subnetwork"), " and ", choose("second", "Second subnetwork")),
     h("dl.stats", null, stat("Similarity", "similarity", fixed(at("similarity"))), stat("Co-activation", "coactivation", fixed(at("coactivation")))),
     h("ul.gallery.two", null, galleryCard(a), galleryCard(b)), panel("Pushed over each other’s rows", null, table), pair.runs);
-  if (a === b || !all[a].top_samples.length || !all[b].top_samples.length) { put(table, h("p.note", null, a === b ? "Choose two." : "One of them has no rows of its own.")); return; }
+  if (a === b || !all[a].top_samples.length || !all[b].top_samples.length) { put(table, h("p.note", null, a === b ? "Choose two different ones." : "One of them has no rows of its own.")); return; }
   ask("cross", { first: a, second: b, moves: { deltas: { [a]: ownDelta(a), [b]: ownDelta(b) } } }).then((found) => put(table, crossTable(found, [a, b])), (error) => say(error.message, true));
 };
 screens.push({ key: "compare", title: "Compare", draw: drawCompare });

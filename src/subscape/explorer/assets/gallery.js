@@ -15,11 +15,11 @@ const verdict = () => {
   const rivals = measures.quality.baselines.filter((b) => b.l0 <= 1.5 * measures.quality.l0);
   const explained = (fvu) => h("strong", null, percent(Math.max(0, 1 - fvu)));
   const parts = [h("p", null, `${plural(all.length, "subnetwork")}, ${fixed(quality.l0, 1)} active in an average row, explain `, explained(quality.fvu), " of the squared gradient",
-    rivals.length ? [". With about as many active, others do: ", ...rivals.flatMap(({ name, fvu }, i) => [i ? "; " : "", name, " ", explained(fvu)])] : null, ".")];
+    rivals.length ? [". Baselines with about as many active:  ", ...rivals.flatMap(({ name, fvu }, i) => [i ? "; " : "", name, " ", explained(fvu)])] : null, ".")];
   if (pushed.length) {
     const [own, chance] = [mean(pushed.map((s) => s.selectivity.auroc)), mean(pushed.map((s) => s.selectivity.auroc_random))];
     const better = pushed.filter((s) => s.selectivity.auroc > s.selectivity.auroc_random).length;
-    parts.push(h("p", null, `Pushed, ${better} of ${count(pushed.length)} tell their own rows from others better than a random direction of the same norm and rank: mean `,
+    parts.push(h("p", null, `When pushed, ${better} of ${count(pushed.length)} change their own rows more selectively than a random direction of the same norm and rank does: mean  `,
       term("AUROC", "auroc"), " ", h("strong", null, fixed(own)), `, random `, h("strong", null, fixed(chance)), own > chance ? "." : ": no better than chance."));
   }
   return h("div.verdict", null, ...parts);
@@ -31,7 +31,7 @@ const contexts = (k) => {
     if (!tokens) return null;
     const at = placeIn(tokens, sample);
     return h("li", { dir: "auto" }, h("span.before", null, shown(tokens.slice(Math.max(0, at - 5), at).join("").replace(/\u2581/g, " ").trimStart(), false)),
-      h("mark.pos", { style: { "--strength": "30%" } }, shown(tokens[at], false)), h("span.after", null, shown(tokens.slice(at + 1, at + 3).join("").replace(/\u2581/g, " "), false)));
+      h("mark", { style: { "--strength": "30%" } }, shown(tokens[at], false)), h("span.after", null, shown(tokens.slice(at + 1, at + 3).join("").replace(/\u2581/g, " "), false)));
   }).filter(Boolean);
   return found.length ? h("ol.contexts", null, ...found) : null;
 };
@@ -74,8 +74,8 @@ const showMore = () => {
 
 const arrangeGallery = () => {
   const value = SORTS.find(([name]) => name === gallery.sort)[2];
-  const order = matching().filter((k) => (gallery.every || !standing(all[k])) && (!gallery.unnamed || !labelOf(k).name))
-    .sort((a, b) => value(all[b]) - value(all[a]) || a - b);
+  const order = matching().filter((k) => (gallery.every || !standing(all[k])) && (!gallery.unnamed || !labelOf(k).name));
+  if (!ranked()) order.sort((a, b) => value(all[b]) - value(all[a]) || a - b);
   gallery.order = order;
   put(gallery.grid);
   showMore();
@@ -90,10 +90,10 @@ const drawGallery = (node) => {
     gallery.more = h("button.more", { type: "button", onclick: showMore }, "Show more");
     new IntersectionObserver((entries) => { if (entries.some((e) => e.isIntersecting)) showMore(); }, { rootMargin: "600px" }).observe(gallery.more);
     gallery.counter = h("p.counter", { role: "status" });
-    const sort = h("select", { id: "gallery-sort", onchange: () => { gallery.sort = sort.value; arrangeGallery(); } }, ...SORTS.map(([name, label]) => h("option", { value: name }, label)));
+    const sort = h("select", { id: "gallery-sort", onchange: () => { gallery.sort = sort.value; state.byFit = false; arrangeGallery(); } }, ...SORTS.map(([name, label]) => h("option", { value: name }, label)));
     const box = (label, key) => h("label.toggle", null, h("input", { type: "checkbox", onchange: (event) => { gallery[key] = event.target.checked; arrangeGallery(); } }), ` ${label}`);
     node.append(h("h1", null, data.title), verdict(),
-      h("div.tools", null, gallery.counter, h("label", { for: "gallery-sort" }, "by "), sort, box("not named by you", "unnamed"), box("with dead ones", "every")), gallery.grid, gallery.more);
+      h("div.tools", null, gallery.counter, h("label", { for: "gallery-sort" }, "by "), sort, box("not named by you", "unnamed"), box("include dead ones", "every")), gallery.grid, gallery.more);
   }
   arrangeGallery();
 };

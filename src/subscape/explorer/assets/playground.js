@@ -84,12 +84,12 @@ const drawInput = () => {
   const { tokens, active, image, values, label } = play.looked;
   if (parts.number) parts.number.value = play.looked.sample;
   if (!tokens) {
-    put(parts.shown, h("div.given", null, image ? h("img", { src: image, alt: label ?? `sample ${play.input.sample}`, width: 128, height: 128 }) : values ? strip(values, 260, 48) : h("p.note", null, "No picture of this sample."),
+    put(parts.shown, h("div.given", null, image ? h("img", { src: image, alt: label ?? `sample ${play.input.sample}`, width: 128, height: 128 }) : values ? strip(values, 260, 48) : h("p.note", null, "This sample has no picture."),
       h("p", null, label !== undefined ? token(label) : null, h("small", null, `sample ${play.input.sample}`))));
     return;
   }
   const top = Math.max(1e-30, ...active.map(strength));
-  put(parts.shown, h("div.tokens", { role: "group", "aria-label": "Tokens; press one to look at what comes after it" }, ...tokens.map((text, i) => {
+  put(parts.shown, h("div.tokens", { role: "group", "aria-label": "Tokens; press one to see what comes after it" }, ...tokens.map((text, i) => {
     const here = active[i] ?? [];
     const mine = play.pins.filter((p) => here.some(([k]) => k === p.k));
     return h("button.piece", { type: "button", "aria-pressed": String(i === play.position), "data-tip": here.length ? `Active: ${here.slice(0, 5).map(([k, c]) => `${nameOrNumber(k)} (${signed(c)})`).join(", ")}` : "No subnetwork is active here.",
@@ -120,7 +120,7 @@ const pinRow = (p) => {
   for (const kind of ["pointerdown", "keydown"]) slider.addEventListener(kind, changing);
   say();
   return h("li.pin", { style: { "--pin": colour(p) } },
-    h("div.pin-head", null, dot(p), h("a", { href: `#subnetwork-${p.k}` }, String(p.k)), h("span.rule", null, nameFor(p.k)), factor, button("×", () => unpin(p.k), { "aria-label": `Take away the slider of ${p.k}` })),
+    h("div.pin-head", null, dot(p), h("a", { href: `#subnetwork-${p.k}` }, String(p.k)), h("span.rule", null, nameFor(p.k)), factor, button("×", () => unpin(p.k), { "aria-label": `Remove the slider of ${p.k}` })),
     slider, h("div.pin-foot", null, exact, effect(p.k)));
 };
 
@@ -137,9 +137,9 @@ const drawOutcomes = ({ outputs, change, finite }) => {
   const { tokens } = play.looked ?? {};
   const at = tokens && live.by_token ? tokens[play.position ?? tokens.length - 1] : null;
   put(parts.outcomes, h("h2", null, at === null ? "Outputs" : ["Next token after ", token(at)]),
-    finite ? null : h("p.note", null, "Outputs are not finite there: move less far."),
+    finite ? null : h("p.note", null, "Outputs are not finite there: push less far."),
     outcomes(outputs, "Outputs before and after"),
-    h("p.note", null, change === null ? "" : `This row has moved by ${number(change)} ${measures.unit_of_changes}. The mark is where a bar was before.`));
+    h("p.note", null, change === null ? "" : `This row’s outputs have moved by ${number(change)} ${measures.unit_of_changes}. The mark is where a bar was before.`));
 };
 
 const drawMeter = (found) => {
@@ -153,19 +153,19 @@ const drawMeter = (found) => {
   const others = found.find((f) => f.subnetwork === null);
   const ratios = found.filter((f) => f.subnetwork !== null && f.change !== null && others.change > 0).map((f) => f.change / others.change);
   put(parts.meter, h("h2", null, term("How far rows move", "meter")),
-    h("p.note", null, !Object.keys(edit().deltas).length ? "Nothing is moved." : play.random ? "The sliders move random directions now." : ratios.length ? `Own rows move ${ratios.map(times).join(", ")} as far as rows drawn at random.` : ""),
+    h("p.note", null, !Object.keys(edit().deltas).length ? "Nothing is pushed." : play.random ? "The sliders move random directions now." : ratios.length ? `Own rows move ${ratios.map(times).join(", ")} as far as rows drawn at random.` : ""),
     h("div.scroll", { tabindex: "0", role: "region", "aria-label": "How far rows move" }, h("table.meter", null, h("caption.unseen", null, `Mean change in ${measures.unit_of_changes}`), ...[...found.slice(1), found[0]].map(group))));
 };
-GLOSSARY.meter = `Mean change of the outputs, in ${measures.unit_of_changes}: of the rows each moved subnetwork is for, of rows drawn at random, and of the same rows along random directions of the same norm and rank. A selective edit moves its own rows far and the others hardly.`;
+GLOSSARY.meter = `Mean change of the outputs, in ${measures.unit_of_changes}: of the rows each moved subnetwork is for, of rows drawn at random, and of the same rows along random directions of the same norm and rank. A selective edit moves its own rows far and others hardly at all.`;
 
 const drawWritten = () => {
   const { before, after, difference } = play.written;
-  if (before === null || after === null) { put(parts.written, h("p.note", null, "Outputs are not finite: move less far.")); return; }
+  if (before === null || after === null) { put(parts.written, h("p.note", null, "Outputs are not finite: push less far.")); return; }
   const MARKS = { same: "span", gone: "del", come: "ins" };
   const same = before === after;
   put(parts.written, 
     h("div", null, h("h3", null, "as it is"), h("p.text", { dir: "auto" }, ...difference.filter(([kind]) => kind !== "come").flatMap(([kind, text]) => [h(MARKS[kind], null, text), " "]))),
-    h("div", null, h("h3", null, play.random ? "moved at random" : "moved"), same ? h("p.text.same", null, "the same, word for word") : h("p.text", { dir: "auto" }, ...difference.filter(([kind]) => kind !== "gone").flatMap(([kind, text]) => [h(MARKS[kind], null, text), " "]))));
+    h("div", null, h("h3", null, play.random ? "moved at random" : "moved"), same ? h("p.text.same", null, "unchanged, word for word") : h("p.text", { dir: "auto" }, ...difference.filter(([kind]) => kind !== "gone").flatMap(([kind, text]) => [h(MARKS[kind], null, text), " "]))));
 };
 
 // Taking away
@@ -205,7 +205,7 @@ const drawPlayground = (node, wanted) => {
         h("section.panel", { "aria-label": "Sliders" }, h("div.panel-head", null, h("h2", null, term("Sliders", "sliders")), h("label.toggle", null, parts.random, " random directions instead"), button("Undo", undo, { title: "Ctrl+Z" }), button("Reset", () => { changing(); play.pins.forEach((p) => { p.x = 0; }); play.random = false; drawPins(); refresh(); })),
           parts.none, parts.pins, h("p", null, choose)),
         h("div", null, parts.outcomes, parts.meter)),
-      ...(live.takes_text ? [panel("How the text goes on", null, parts.written)] : []),
+      ...(live.takes_text ? [panel("How the text continues", null, parts.written)] : []),
       panel("Take it away", null, parts.taken));
     give(play.input);
     drawPins();
@@ -224,7 +224,7 @@ const drawPlayground = (node, wanted) => {
     history.replaceState(null, "", "#playground");
   }
 };
-GLOSSARY.sliders = "In units of each subnetwork’s own δ: at 1× its own rows were measured to change clearly, on the side where they move most beside others. Shaded: where the gradient predicts what a push does.";
+GLOSSARY.sliders = "In units of each subnetwork’s own δ: at 1× its own rows change clearly, as measured; the right side is where they move most compared with others. Shaded: where the gradient predicts what a push does.";
 addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || kept.view !== "playground" || event.target.closest?.("textarea, input[type=text]")) return;
   event.preventDefault();

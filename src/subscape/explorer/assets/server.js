@@ -7,7 +7,7 @@ const ask = async (what, body) => {
   try {
     response = await fetch(`/api/${what}`, { method: "POST", headers: { "content-type": "application/json", "x-token": key }, body: JSON.stringify(body) });
   } catch {
-    throw new Error("The explorer does not answer: it was stopped, or this computer sleeps.");
+    throw new Error("The explorer does not answer: it was stopped, or this computer is asleep.");
   }
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);
@@ -75,13 +75,13 @@ const effect = (k) => {
 /** Name and note of a subnetwork, to be written. */
 const labelEditor = (k) => {
   const name = h("input", { type: "text", maxlength: 80, value: labelOf(k).name, placeholder: ruleName(k) || "Name it", "aria-label": `Name of subnetwork ${k}` });
-  const note = h("textarea", { rows: 1, maxlength: 2000, placeholder: "Note: why, what is open", "aria-label": `Note on subnetwork ${k}` });
+  const note = h("textarea", { rows: 1, maxlength: 2000, placeholder: "Note: why, what is unclear", "aria-label": `Note on subnetwork ${k}` });
   note.value = labelOf(k).note;
   const kept = async () => {
     try {
       data.labels = (await ask("label", { subnetwork: k, label: { name: name.value.trim(), note: note.value.trim() } })).labels;
       renamed(k);
-      say("Kept in labels.json.");
+      say("Saved in labels.json.");
     } catch (error) { say(error.message, true); }
   };
   for (const field of [name, note]) field.addEventListener("change", kept);
@@ -105,7 +105,7 @@ const heatPanel = (k) => {
   setTimeout(() => draw().catch((error) => say(error.message, true)), 0);
   return panel("Where it is active in whole contexts", "heat", ...lines);
 };
-GLOSSARY.heat = "Its code at every token of some of its top samples: blue where it is positive, red where negative, blank where the subnetwork is not active.";
+GLOSSARY.heat = "Its coefficient at every token of some of its top samples: blue where it is positive, red where negative, blank where the subnetwork is not active.";
 const renamed = (k) => {
   rows[k]?.replaceWith(rows[k] = makeRow(k));
   haystacks.forget();

@@ -15,6 +15,9 @@ const unfold = (text, label) => {
   return button;
 };
 
+/** Where a window is shorter than the text it was cut from, a sentence seems to start in its middle. */
+const edge = (does, side) => h("span.edge", { title: `The window ${does} here: the model was shown nothing ${side} it` });
+
 const context = (sample, top) => {
   const tokens = tokensOf(sample);
   const at = placeIn(tokens, sample);
@@ -24,10 +27,10 @@ const context = (sample, top) => {
   const after = tokens.slice(at + 2, to).join("");
   const rest = (part, side) => part.length ? unfold(part.join(""), plural(part.length, "token") + side) : null;
   const strength = 16 + 34 * (top > 0 ? sample.impact / top : 1);
-  return h("p.context", { dir: "auto" }, rest(tokens.slice(0, from), " before"), h("span.before", null, shown(from ? before : before.trimStart(), false)),
-    h(`mark.${toward(sample)}${/^[ \u2581]/.test(tokens[at]) ? "" : ".joined"}`, { style: { "--strength": `${strength}%` } }, shown(tokens[at] || "(empty)", true)),
+  return h("p.context", { dir: "auto" }, from ? rest(tokens.slice(0, from), " before") : edge("starts", "before"), h("span.before", null, shown(from ? before : before.trimStart(), false)),
+    h(/^[ \u2581]/.test(tokens[at]) ? "mark" : "mark.joined", { style: { "--strength": `${strength}%` } }, shown(tokens[at] || "(empty)", true)),
     next !== undefined ? h("span.after", null, next.match(/^[ \u2581]*/)[0].replace(/\u2581/g, " "), h("span.true", { title: "The token that truly comes next" }, shown(next.replace(/^[ \u2581]+/, ""), false))) : null,
-    after ? h("span.after", null, shown(after, false)) : null, rest(tokens.slice(to), " after"));
+    after ? h("span.after", null, shown(after, false)) : null, to < tokens.length ? rest(tokens.slice(to), " after") : edge("ends", "after"));
 };
 
 const moves = (sample) => {
@@ -41,7 +44,7 @@ const sampleRow = (sample, top) => {
   if (tokensOf(sample)) content = context(sample, top);
   else if (values) content = h("p.vector", null, label !== undefined ? token(label) : null, strip(values, 200, 24), peaks(values));
   else content = h("p", null, label !== undefined ? token(label) : `sample ${sample.sample}`);
-  return h("li", null, h(`div.size.${toward(sample)}`, { "data-tip": placeTip(sample) }, h("span.num", null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0)),
+  return h("li", null, h("div.size", { "data-tip": placeTip(sample) }, h("span.num", null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0)),
     h("div.what", null, h("span.unseen", null, placeTip(sample)), content, moves(sample)), h("span.place", { "data-tip": placeTip(sample), "aria-hidden": "true" }, place(sample)));
 };
 const peaks = (values) => {
@@ -53,7 +56,7 @@ const sampleTile = (sample, top) => {
   const { image, label } = shownOf(sample);
   return h("li.tile", null,
     h("figure", null, h("img", { src: image, alt: `${label ?? "sample"} (sample ${sample.sample})`, width: 72, height: 72, decoding: "async" }),
-      h("figcaption", { "data-tip": placeTip(sample) }, label !== undefined ? token(label) : null, h(`span.num.${toward(sample)}`, null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0, toward(sample)))),
+      h("figcaption", { "data-tip": placeTip(sample) }, label !== undefined ? token(label) : null, h("span.num", null, number(sample.impact)), bar(top > 0 ? sample.impact / top : 0))),
     moves(sample));
 };
 
@@ -73,7 +76,15 @@ const samplesPanel = (s) => {
   return h("section.panel.samples", { "aria-label": "Top samples" }, h("div.panel-head", null, title, h("span.note", null, term(unit, "sample_impact")), toggle), items);
 };
 
+/** Where outputs have no names, the texts whose outputs lie that way. */
+const nearPanel = ({ toward: to, away }) => {
+  const side = (some, title) => h("div", null, h("h3", null, title), h("ol.texts", null, ...some.map((sample) => h("li", { dir: "auto" }, shown((tokensOf({ sample }) ?? []).join("").trimStart(), false)))));
+  return panel("Where +δ takes its outputs", "near", side(to, "▲ towards"), side(away, "▼ away from"));
+};
+
 const outputsPanel = (s) => {
+  const near = data.moving?.near?.[s.index];
+  if (near) return nearPanel(near);
   const { up, down } = s.top_outputs;
   const top = Math.max(1e-30, ...[...up, ...down].map(([, v]) => Math.abs(v)));
   const side = (pairs, kind, title) => h(`div.side.${kind}`, null, h("h3", null, title),
@@ -88,7 +99,7 @@ const normPanel = (s) => {
   const rest = late.reduce((sum, t) => sum + s.tensors[t], 0);
   const items = h("ol.norms", null, ...order.slice(0, 8).map(row));
   const more = late.length ? h("button.more", { type: "button", onclick: () => { items.append(...late.map(row)); more.remove(); } }, `${count(late.length)} more tensors, ${percent(rest)}`) : null;
-  return panel("Where its norm sits", "norm_share", items, more);
+  return panel("Where its norm lies", "norm_share", items, more);
 };
 
 const relations = (title, key, pairs, places) => pairs.length ? panel(title, key, h("ol.near", null, ...pairs.map(([j, v]) => h("li", null, h("a", { href: `#subnetwork-${j}`, "aria-label": `subnetwork ${j}` }, h("span.idx", null, String(j)), h("span.num", null, fixed(v, places)), preview(j, 0)))))) : null;
@@ -120,9 +131,9 @@ const drawCard = (k, focus) => {
     const other = order[at + by];
     return h("button.step", { type: "button", disabled: other === undefined, "aria-label": other === undefined ? `No ${label} subnetwork` : `${label} subnetwork, ${other}`, onclick: () => { location.hash = `subnetwork-${other}`; } }, mark);
   };
-  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ...(labelOf(k).name ? [" ", h("small.rule", null, labelOf(k).name)] : []), ...(ruleName(k) ? [" ", h("small.rule", { title: "A name by rule: see the notes under Settings" }, ruleName(k))] : []));
+  const heading = h("h1", { id: "card-title", tabindex: "-1" }, `Subnetwork ${k}`, ...(labelOf(k).name ? [" ", h("small.rule", null, labelOf(k).name)] : []), ...(ruleName(k) ? [" ", h("small.rule", { title: "Named by rule: see the notes under Settings" }, ruleName(k))] : []));
   put(card,
-    h("div.card-head", null, heading, h("p.where", null, `${count(at + 1)} of ${count(order.length)} by ${column(state.sort).title === "#" ? "number" : column(state.sort).title}${order.length < all.length ? ", searched" : ""}`),
+    h("div.card-head", null, heading, h("p.where", null, `${count(at + 1)} of ${count(order.length)} by ${ranked() ? "fit" : column(state.sort).title === "#" ? "number" : column(state.sort).title}${order.length < all.length ? ", searched" : ""}`),
       h("div.steps", null, h("a.back", { href: "#subnetworks" }, "List"), step(-1, "Previous", "←"), step(1, "Next", "→"))),
     figures(s),
     screens.length ? null : noteOf(k),

@@ -31,7 +31,7 @@ const shortPercent = (x) => `${parseFloat((100 * x).toPrecision(2))}%`;
 
 const H = 190;
 /** Where the axes stand in a drawing as wide as its column, so that its text has the size of other text. */
-const area = (width, left = 46) => ({ width, left, right: width - 10, top: 10, bottom: H - 34 });
+const area = (width, left = 56) => ({ width, left, right: width - 10, top: 10, bottom: H - 34 });
 /** The width of one of so many columns of a view. */
 const columnWidth = (view, share, gap) => {
   const whole = view.clientWidth || 700;

@@ -9,7 +9,9 @@ const COLUMNS = [
   { key: "preview", title: "top samples and outputs", tip: "top_samples" },
 ].filter((c) => c.key !== "auroc" || all.some((s) => typeof s.selectivity?.auroc === "number"));
 
-const state = { sort: "impact", falling: true, words: "", order: all.map((_, k) => k) };
+const state = { sort: "impact", falling: true, words: "", byFit: true, order: all.map((_, k) => k) };
+/** A search lists by fit, until somebody sorts. */
+const ranked = () => state.byFit && wanted().length > 0;
 const search = document.getElementById("search");
 const list = document.getElementById("list");
 const counter = h("p.counter", { role: "status" });
@@ -17,26 +19,41 @@ const rows = [];
 
 const column = (key) => COLUMNS.find((c) => c.key === key);
 
-/** Everything a search can find of a subnetwork, lower case; made on the first search. */
+/** What a search can find of a subnetwork, lower case; made on the first search. */
 const haystacks = memo(() => all.map((s, k) => {
-  const words = [`#${k}`, `subnetwork ${k}`, ruleName(k), labelOf(k).name, labelOf(k).note, nameOf(mainTensor(k))];
-  s.tensors.forEach((share, t) => { if (share >= 0.05) words.push(nameOf(t)); });
-  const outputs = (o) => { if (o) for (const [i] of [...o.up, ...o.down]) words.push(outputName(i)); };
-  outputs(s.top_outputs);
+  const [names, moved] = [[ruleName(k), labelOf(k).name, labelOf(k).note], []];
+  const outputs = (o) => (o ? [...o.up, ...o.down].map(([i]) => outputName(i)) : []);
+  const rest = [`#${k}`, `subnetwork ${k}`, nameOf(mainTensor(k)), ...tensors.filter((_, t) => s.tensors[t] >= 0.05).map((t) => t.name)];
+  moved.push(...outputs(s.top_outputs));
   for (const sample of s.top_samples) {
     const tokens = tokensOf(sample);
-    if (tokens) words.push(tokens.join(""), ...tokens);
-    words.push(shownOf(sample).label ?? "");
-    outputs(sample.outputs);
+    if (tokens) rest.push(tokens.join(""), ...tokens);
+    rest.push(shownOf(sample).label ?? "", ...outputs(sample.outputs));
   }
-  return words.join("\n").replace(/\u2581/g, " ").toLowerCase();
+  const heads = s.top_samples.map(headline).filter(Boolean).map((parts) => parts.join(""));
+  const lower = (words) => words.join("\n").replace(/\u2581/g, " ").toLowerCase();
+  return { names: lower(names), moved: lower(moved), heads: heads.map((head) => lower([head])), whole: lower([...names, ...moved, ...rest]) };
 }));
 
+const wanted = () => state.words.toLowerCase().split(/\s+/).filter(Boolean);
+const isNumber = (word, k) => /^#?\d+$/.test(word) && Number(word.replace("#", "")) === k;
+/** How well a word fits: most if it is the number, then in a name, in what it moves, in the tokens it is for; 0 if nowhere. */
+const fit = (word, k) => {
+  if (isNumber(word, k)) return 16;
+  const { names, moved, heads, whole } = haystacks()[k];
+  if (/^#\d+$/.test(word) || !whole.includes(word)) return 0;
+  return 1 + 8 * names.includes(word) + 4 * moved.includes(word) + (4 * heads.filter((head) => head.includes(word)).length) / Math.max(1, heads.length);
+};
+
+/** Those that a search finds, best first; without one all of them. */
 const matching = () => {
-  const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
-  if (!words.length) return all.map((_, k) => k);
-  const stacks = haystacks();
-  return all.map((_, k) => k).filter((k) => words.every((word) => (/^#?\d+$/.test(word) && Number(word.replace("#", "")) === k) || (!/^#\d+$/.test(word) && stacks[k].includes(word))));
+  const words = wanted();
+  const order = all.map((_, k) => k);
+  if (!words.length) return order;
+  const fits = all.map((_, k) => words.map((word) => fit(word, k)));
+  const total = fits.map((of) => (of.every(Boolean) ? of.reduce((sum, v) => sum + v, 0) : 0));
+  const otherwise = compare();
+  return order.filter((k) => total[k] > 0).sort((a, b) => total[b] - total[a] || otherwise(a, b));
 };
 
 const compare = () => {
@@ -86,20 +103,33 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 
 // Where the table shows but one column of figures, the heads do not suffice for sorting.
-const sorter = h("select", { "aria-label": "Sort by", onchange: () => { state.sort = sorter.value; state.falling = !column(state.sort).rising; arrange(); markOpen(route()[1]); } },
+const sorter = h("select", { "aria-label": "Sort by", onchange: () => { state.sort = sorter.value; state.byFit = false; state.falling = !column(state.sort).rising; arrange(); markOpen(route()[1]); } },
   ...COLUMNS.filter((c) => c.value).map((c) => h("option", { value: c.key }, c.title === "#" ? "number" : c.title)));
 const heads = new Map();
 const body = h("tbody");
 
+/** Of thousands of rows, those beyond the window are only made when they come near. */
+const AT_ONCE_ROWS = 200;
+const showRows = (upTo) => {
+  const n = body.childElementCount;
+  body.append(...state.order.slice(n, upTo).map((k) => (rows[k] ??= makeRow(k))));
+  end.hidden = body.childElementCount >= state.order.length;
+};
+const showMoreRows = () => { showRows(body.childElementCount + AT_ONCE_ROWS); highlight(); };
+const end = h("div.end");
+new IntersectionObserver((entries) => { if (entries.some((e) => e.isIntersecting)) showMoreRows(); }, { rootMargin: "1500px" }).observe(end);
+addEventListener("beforeprint", () => showRows(all.length));
+
 const arrange = () => {
-  state.order = matching().sort(compare());
+  state.order = ranked() ? matching() : matching().sort(compare());
   list.dataset.sort = state.sort;
   sorter.value = state.sort;
   for (const [key, head] of heads) {
-    const sorted = key === state.sort;
+    const sorted = key === state.sort && !ranked();
     head.setAttribute("aria-sort", sorted ? (state.falling ? "descending" : "ascending") : "none");
   }
-  body.replaceChildren(...state.order.map((k) => (rows[k] ??= makeRow(k))));
+  body.replaceChildren();
+  showRows(AT_ONCE_ROWS);
   const n = state.order.length;
   counter.textContent = state.words.trim() ? (n ? `${count(n)} of ${plural(all.length, "subnetwork")}` : `None of ${plural(all.length, "subnetwork")} matches “${state.words.trim()}”.`) : plural(all.length, "subnetwork");
   list.classList.toggle("none", n === 0);
@@ -108,9 +138,10 @@ const arrange = () => {
 /** Mark what was searched for, without touching the text. */
 const highlight = () => {
   if (!globalThis.Highlight) return;
-  const words = state.words.toLowerCase().split(/\s+/).filter((word) => word && !/^#\d+$/.test(word));
+  const words = wanted().filter((word) => !/^#\d+$/.test(word));
   const found = new Highlight();
-  for (const view of words.length ? [list, card] : []) {
+  const views = [list, card, ...screens.map(({ key }) => document.getElementById(`screen-${key}`))];
+  for (const view of words.length ? views : []) {
     const walker = document.createTreeWalker(view, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
       const text = walker.currentNode.data.toLowerCase();
@@ -126,8 +157,8 @@ const highlight = () => {
 };
 
 const sortBy = (key) => {
-  state.falling = state.sort === key ? !state.falling : !column(key).rising;
-  state.sort = key;
+  state.falling = state.sort === key && !ranked() ? !state.falling : !column(key).rising;
+  Object.assign(state, { sort: key, byFit: false });
   arrange();
 };
 
@@ -139,7 +170,7 @@ const drawList = memo(() => {
   }
   list.append(h("h2.unseen", null, "Subnetworks"), h("div.list-head", null, counter, h("span.sorter", null, "by ", sorter)),
     h("div.scroll.rows", { tabindex: "-1" }, h("table", null, h("caption.unseen", null, "Subnetworks; the buttons in the head sort them"),
-      h("thead", null, h("tr", null, ...COLUMNS.map((c) => c.head))), body)));
+      h("thead", null, h("tr", null, ...COLUMNS.map((c) => c.head))), body), end));
   body.addEventListener("click", (event) => {
     const row = event.target.closest("tr");
     // Whoever selects text does not want to leave.
@@ -152,7 +183,9 @@ const drawList = memo(() => {
 /** Mark the open subnetwork and bring it into view within the list. */
 const markOpen = (k) => {
   for (const row of body.querySelectorAll("tr.open")) { row.classList.remove("open"); row.querySelector("a").removeAttribute("aria-current"); }
-  if (k === null || !rows[k]) return;
+  if (k === null) return;
+  showRows(state.order.indexOf(k) + AT_ONCE_ROWS / 2);
+  if (!rows[k]?.isConnected) return;
   rows[k].classList.add("open");
   rows[k].querySelector("a").setAttribute("aria-current", "true");
   const box = list.querySelector(".rows");

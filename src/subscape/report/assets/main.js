@@ -49,7 +49,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   document.getElementById("main").focus();
 });
 search.addEventListener("input", () => {
-  state.words = search.value;
+  Object.assign(state, { words: search.value, byFit: true });
   drawList();
   arrange();
   for (const screen of screens) screen.searched?.();

@@ -1,15 +1,15 @@
 // The two n × n maps: unpacking, ordering, drawing on canvas, reading out.
 
-/** Undo `build.packed`: upper triangle of 16-bit numbers, 32,000 for 1. */
+/** Undo `build.packed`: upper triangle, one or two bytes an entry. */
 const unpack = (text) => {
-  const bytes = atob(text);
-  const view = new DataView(new ArrayBuffer(bytes.length));
-  for (let i = 0; i < bytes.length; i++) view.setUint8(i, bytes.charCodeAt(i));
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const n = all.length;
+  const wide = bytes.length === n * (n + 1);
+  const [whole, one, none] = wide ? [new Int16Array(bytes.buffer), 32000, -32768] : [new Int8Array(bytes.buffer), 125, -128];
   return (i, j) => {
     const [a, b] = i < j ? [i, j] : [j, i];
-    const packed = view.getInt16(2 * (a * n - (a * (a - 1)) / 2 + b - a), true);
-    return packed === -32768 ? null : packed / 32000;
+    const packed = whole[a * n - (a * (a - 1)) / 2 + b - a];
+    return packed === none ? null : packed / one;
   };
 };
 const memo = (make) => {
@@ -78,9 +78,19 @@ const heatMap = (name, title) => {
   const pairs = strongest(at, 6);
   // To the largest entry off the diagonal, or the map would be as good as blank.
   const top = Math.min(1, Math.max(0.05, pairs.length ? Math.ceil(Math.abs(pairs[0][2]) * 20) / 20 : 1));
-  const canvas = h("canvas", { width: 720, height: 720, tabindex: "0", role: "img", style: { "max-width": `${Math.max(180, Math.min(620, 26 * n))}px` },
+  const canvas = h("canvas", { width: 720, height: 720, tabindex: "0", role: "img",
     "aria-label": `${title} of ${n} × ${n} subnetworks, from ${MINUS}${top} to ${top}. Strongest pairs are listed below; arrow keys move over the map.` });
   const readout = h("p.readout", { "aria-live": "polite" }, "\u00a0");
+  const [across, down] = [h("div.ticks.across"), h("div.ticks.down")];
+  const axisName = h("p.axis-name");
+  const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => n / step <= 14) ?? Math.ceil(n / 14);
+  /** The numbers of the subnetworks that stand at every so many rows and columns. */
+  const label = (name) => {
+    const places = order.map((k, i) => [k, `${((100 * (i + 0.5)) / n).toFixed(2)}%`]).filter((_, i) => i % every === 0);
+    put(across, ...places.map(([k, at]) => h("span", { style: { left: at } }, String(k))));
+    put(down, ...places.map(([k, at]) => h("span", { style: { top: at } }, String(k))));
+    axisName.textContent = `subnetwork, by ${name === "similar together" ? "similarity" : name}${every > 1 ? `; every ${every}th is labelled` : ""}`;
+  };
   const small = document.createElement("canvas");
   small.width = small.height = n;
   let order = ORDERS.index();
@@ -145,15 +155,16 @@ const heatMap = (name, title) => {
 
   const key = h("div.key", { "aria-hidden": "true" }, `${MINUS}${top}`, h("span.ramp"), `${top}`);
   const list = pairs.length ? h("p.pairs", null, "Strongest: ", ...pairs.flatMap(([i, j, v], p) => [p ? " · " : "", link(i), "–", link(j), ` ${fixed(v)}`])) : null;
-  const node = h("div.map", null, h("div.map-head", null, h("h3", null, term(title, name)), key), canvas, readout, list);
-  return { node, order: (next) => { order = next; cell = null; paint(); } };
+  const node = h("div.map", null, h("div.map-head", null, h("h3", null, term(title, name)), key),
+    h("div.field", { style: { "max-width": `${Math.max(180, Math.min(620, 26 * n)) + 30}px` } }, h("div.ticks-box", { "aria-hidden": "true" }, down), canvas, h("div", { "aria-hidden": "true" }, across, axisName)), readout, list);
+  return { node, order: (key) => { order = ORDERS[key](); cell = null; label(key); paint(); } };
 };
 
 const maps = () => {
   const both = [heatMap("similarity", "Similarity"), heatMap("coactivation", "Co-activation")];
-  const select = h("select", { id: "map-order", onchange: () => both.forEach((m) => m.order(ORDERS[select.value]())) },
+  const select = h("select", { id: "map-order", onchange: () => both.forEach((m) => m.order(select.value)) },
     ...Object.keys(ORDERS).map((name) => h("option", { value: name }, name)));
-  both.forEach((m) => m.order(ORDERS["similar together"]()));
+  both.forEach((m) => m.order("similar together"));
   return h("div", null, h("p.control", null, h("label", { for: "map-order" }, "Order of rows and columns "), select),
     h("div.maps", null, ...both.map((m) => m.node)));
 };

@@ -13,7 +13,7 @@ const preview = (k, outputs = 2) => {
     if (found.length) for (const [head, times] of found) parts.push(h("span.head", null, headChip(head), times > 1 ? h("small", null, `×${times}`) : null));
     else if (values.length) parts.push(strip(values, 90, 16));
   }
-  const top = subnetwork.top_outputs;
+  const top = data.moving?.near ? null : subnetwork.top_outputs;
   for (const [direction, mark, name] of [["up", "▲", "raises"], ["down", "▼", "lowers"]]) {
     const list = (top ? top[direction] : []).slice(0, outputs);
     if (list.length) parts.push(h(`span.moves.${direction}`, null, h("span", { role: "img", "aria-label": name }, mark), ...list.map(([i]) => token(outputName(i)))));
@@ -36,9 +36,9 @@ const lede = () => {
 };
 
 const guide = () => h("details.guide", null, h("summary", null, "How to read this page"),
-  h("p", null, "A subnetwork is one direction in the space of a model’s weights: a way to change all decomposed tensors at once, of low rank in each and of length 1. The directions are found so that, for any row of data, a few of them suffice to rebuild the gradient of how the model’s output differs from that of another row."),
-  h("p", null, "Pushing a subnetwork by δ adds δ times its direction to the weights. Its impact on a row says how much the divergence of the outputs changes per unit of δ, so the rows of largest impact show what a subnetwork is for, and its top outputs show what it does there. A subnetwork worth naming is active rarely, changes outputs on its own rows and leaves others alone: its sweep shows whether it does."),
-  h("p", null, "Underlined words explain themselves on hover, focus or tap. ", h("kbd", null, "←"), " ", h("kbd", null, "→"), " step through subnetworks in the order of the list, ", h("kbd", null, "/"), " searches, ", h("kbd", null, "Esc"), " goes back to the list."));
+  h("p", null, "A subnetwork is one direction in the space of a model’s weights: a way to change all decomposed tensors at once, of low rank in each and of length 1. Directions are chosen such that, for any row of data, a few of them suffice to reconstruct the gradient of the divergence between the model’s output and a reference."),
+  h("p", null, "Pushing a subnetwork by δ adds δ times its direction to the weights. Its impact on a row is how much that divergence changes per unit of δ: the rows of largest impact show what a subnetwork is for, and its top outputs show what it does there. A subnetwork worth naming is rarely active, changes the outputs of its own rows and leaves others alone: its sweep shows whether it does."),
+  h("p", null, "Underlined terms are explained on hover, focus or tap. ", h("kbd", null, "←"), " ", h("kbd", null, "→"), " step through subnetworks in the order of the list, ", h("kbd", null, "/"), " searches, ", h("kbd", null, "Esc"), " goes back to the list."));
 
 const stats = () => {
   return h("dl.stats", null,

@@ -68,10 +68,11 @@ const stat = (label, key, value, more) =>
 const panel = (title, key, ...children) =>
   h("section.panel", { "aria-label": title }, h("h2", null, key ? term(title, key) : title), ...children);
 
-/** A tensor name; long ones break at their dots. */
+/** A tensor name; long ones break at their dots. What all names begin with stands apart, to be left out where room is scarce. */
 const tensorName = (name) => {
-  const parts = name.split(/(?<=[._/])/);
-  return h("span.name", null, ...parts.flatMap((part, i) => (i ? [h("wbr"), part] : [part])));
+  const own = tail(name);
+  const broken = (text) => text.split(/(?<=[._/])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+  return h("span.name", { title: name }, h("span.common", null, broken(name.slice(0, name.length - own.length))), h("wbr"), broken(own));
 };
 
 // Tooltip

@@ -59,7 +59,7 @@ const pushPanel = (k) => {
       const sample = all[row.subnetwork].top_samples[row.place];
       const { image, label } = shownOf(sample);
       const outputs = row.outputs.map((i, j) => [data.moving.names[i] ?? outputName(i), between(row.values[j], 0), between(row.values[j], delta)]);
-      put(boxes[n], h("h3", null, row.own ? "One of its own rows" : `A row of ${row.subnetwork}, seldom active together`),
+      put(boxes[n], h("h3", null, row.own ? "One of its own rows" : `A row of ${row.subnetwork}, rarely active together`),
         tokensOf(sample) ? context(sample, 0) : image ? h("img", { src: image, alt: label ?? "", width: 48, height: 48 }) : label !== undefined ? token(label) : null,
         outputs.some(([, , v]) => v === null) ? h("p.note", null, "Outputs are not finite there.") : outcomes(outputs, "Outputs before and after"));
     });
@@ -68,5 +68,5 @@ const pushPanel = (k) => {
   draw(1);
   return panel("Push it", "push", h("div.push", null, slider, exact), h("div.columns.three", null, ...boxes));
 };
-GLOSSARY.push = "Outputs of a few rows as this subnetwork is pushed, measured at the δ of its sweep and drawn on a line between. To the right is the side where its own rows move most beside others. The mark is where a bar is without a push. Shaded: where the gradient predicts what a push does.";
+GLOSSARY.push = "Outputs of a few rows as this subnetwork is pushed, measured at the δ of its sweep and interpolated between. To the right is the side where its own rows move most compared with others. The black mark is where a bar is without a push. Shaded: where the gradient predicts what a push does.";
 extras.push(pushPanel);
