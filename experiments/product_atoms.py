@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from geometry import SETTINGS, folder_of, options_of
 from geometry_measures import FOUND, LENGTH, MLP, Text, decomposed, plants_of, reachable
+from subscape.scorecard.areas import aurocs
 from tables import table as markdown
 from tables import write_into
 from torch import Tensor, nn
@@ -33,7 +34,6 @@ from subscape import GradientSource
 from subscape._io import read_json, write_json
 from subscape.planted import Planted, mixture
 from subscape.rows import generator_of
-from subscape.scorecard.areas import aurocs
 
 N_TIED, N_HELD = 16_384, 16_384
 """Rows from which ties are made, and rows that are judged."""
