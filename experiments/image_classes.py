@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "whitened, random start": {"l0": 2, "start": "random"},
     "whitened": {"l0": 10},
     "whitened, L0 2": {"l0": 2},
-    "whitened, L0 1": {"l0": 1},
+    "whitened, 20 of L0 1": {"l0": 1, "n_subnetworks": 20},
 }
 
 
