@@ -121,7 +121,7 @@ def decomposed(data: Images, name: str, seed: int, out: Path) -> Decomposition:
 def pushed(result: Decomposition, source: GradientSource, impact: Tensor) -> dict[str, float]:
     """What pushing single directions does to the images they are for, and to the others."""
     scene = Scene.of(source, torch.arange(len(source)), AIM)
-    some = torch.arange(N_PUSHED)
+    some = torch.arange(min(N_PUSHED, len(result)))
     found = pushes.pushed(scene, result.directions.select(some), impact.abs()[:, some])
     names = ("ratio", "area", "share")
     return {name: value or 0.0 for name, value in zip(names, pushes.middle(found), strict=True)}
@@ -142,9 +142,9 @@ def figures(data: Images, name: str, out: Path) -> dict[str, Any]:
         return torch.cat([of.encode_gradients(g) for g in own])
 
     of_training = torch.cat([g.flat for g in in_parts(result.source(data.network, data.trained))])
-    principal = torch.linalg.svd(of_training, full_matrices=False).Vh[:N_SUBNETWORKS]
+    principal = torch.linalg.svd(of_training, full_matrices=False).Vh[: len(result)]
     units = of_training / of_training.norm(dim=1, keepdim=True)
-    clusters = KMeans(N_SUBNETWORKS, n_init=1, random_state=0)  # pyright: ignore[reportArgumentType]
+    clusters = KMeans(len(result), n_init=1, random_state=0)  # pyright: ignore[reportArgumentType]
     centres = clusters.fit(units.numpy()).cluster_centers_
     chance = chance_of(result)
     flat, random = result.decoder.flat(), chance.decoder.flat()
