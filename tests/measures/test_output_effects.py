@@ -61,7 +61,7 @@ def with_padding(data):
     return {**data, "attention_mask": mask}
 
 
-def test_the_fall_back_is_told_once():
+def test_the_fall_back_is_told_once(unchecked):  # a check stands between it and its caller
     attention = torch.nn.functional.scaled_dot_product_attention
     x = torch.randn(1, 2, 4, 8)
     with warnings.catch_warnings(record=True) as told:

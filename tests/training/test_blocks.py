@@ -184,7 +184,7 @@ def test_blocks_of_a_language_model_come_out_as_alone(data_dir):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     windows = text_windows(data_dir / "tinystories" / "heldout_sample.txt", tokenizer, length=16)
-    few = {name: values[:60] for name, values in windows.items()}
+    few = {name: values[:24] for name, values in windows.items()}
     options = SETTINGS | {
         "rows": "token",
         "divergence": "kl",

@@ -12,7 +12,7 @@ from subscape.subnetworks.decomposition import Decomposition
 from subscape.training import checkpoint
 from tests.training.together import CASES, decomposed, half
 
-QUICK = (40, (2,))
+QUICK = (20, (2,))
 LONG = (200, (2, 4))
 
 

@@ -17,7 +17,7 @@ from subscape._checks import problem, require
 from subscape._io import check_free, write_text
 from subscape.cli import loading, toml
 from subscape.cli.basis_bridge import bridge_stage
-from subscape.cli.basis_file import BasisFile, beside, load_task
+from subscape.cli.basis_file import BasisFile, load_task
 from subscape.cli.basis_said import print_stage
 from subscape.cli.next_step import then
 from subscape.cli.run_folder import open_run
@@ -183,7 +183,7 @@ def _stage(
                 raise ValueError(problem("subnetworks", "a run of `subscape decompose`", "none"))
             model = config.weights if config.task == "decoder" else config.model or None
             decomposed = open_run(settings.subnetworks, model, trust=settings.trust)
-            with beside(config.home):
+            with loading.beside(config.home):
                 result = bridge_stage(task(), folder, decomposed, progress=progress)
         case _:
             result = {"files": [str(path) for path in report_stage(folder)]}

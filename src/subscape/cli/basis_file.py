@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,10 +89,10 @@ def load_task(config: BasisFile) -> Task:
                 seed=config.seed,
             )
         case "model":
-            with beside(config.home):
+            with loading.beside(config.home):
                 return _model_task(config)
         case name if ":" in name:
-            with beside(config.home):
+            with loading.beside(config.home):
                 task = loading.called(name, "task")
             got, isa = type(task).__name__, isinstance(task, Task)
             require(isa, "task", f"a Task from {name}", got, "Return one.", error=TypeError)
@@ -132,19 +129,6 @@ def _model_task(config: BasisFile) -> Task:
         seed=config.seed,
         words=words,
     )
-
-
-@contextlib.contextmanager
-def beside(folder: str) -> Generator[None]:
-    """Modules in the folder of the configuration are found, after all others."""
-    new = bool(folder) and folder not in sys.path
-    if new:
-        sys.path.append(folder)
-    try:
-        yield
-    finally:
-        if new and folder in sys.path:
-            sys.path.remove(folder)
 
 
 def _file(config: BasisFile, name: str) -> Path:

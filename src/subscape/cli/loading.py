@@ -219,17 +219,22 @@ def _only(path: Path, tensors: dict[str, torch.Tensor]) -> Samples:
 
 
 @contextlib.contextmanager
-def _current_folder() -> Generator[None]:
-    """Modules beside the user are found. Last and not for long: they must not pass for installed ones."""
-    here = str(Path.cwd())
-    new = here not in sys.path
+def beside(folder: str) -> Generator[None]:
+    """Modules in a folder are found. Last and not for long: they must not pass for installed ones."""
+    new = bool(folder) and folder not in sys.path
     if new:
-        sys.path.append(here)
+        sys.path.append(folder)
     try:
         yield
     finally:
-        if new and here in sys.path:
-            sys.path.remove(here)
+        if new and folder in sys.path:
+            sys.path.remove(folder)
+
+
+@contextlib.contextmanager
+def _current_folder() -> Generator[None]:
+    with beside(str(Path.cwd())):
+        yield
 
 
 @_current_folder()
