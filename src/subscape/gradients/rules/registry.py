@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from subscape.gradients.tensor_gradients import TensorGradient
 
-Rule = Callable[[Any, Tensor, Tensor], dict[str, TensorGradient]]
+Rule = Callable[..., dict[str, TensorGradient]]
 
 _RULES: dict[type[nn.Module] | str, tuple[Rule, Callable[[Any], bool], bool]] = {}
 
