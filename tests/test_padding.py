@@ -6,6 +6,7 @@ import torch
 from subscape import GradientSource, Target, decompose, measure
 from subscape.measures.impact import impact
 from subscape.rows import RowDraws
+from subscape.scorecard.score import score
 from subscape.training import TrainingConfig
 from tests.conftest import tiny
 
@@ -45,21 +46,26 @@ def test_in_micro_batches_too():
     torch.testing.assert_close(parts.flat, padded.gradients(rows).flat, **CLOSE)
 
 
-def test_measures_are_those_of_the_texts_without_padding():
-    config = TrainingConfig(n_subnetworks=4, rank=1, l0=2.0, steps=3, batch_size=28)
+@pytest.fixture(scope="module")
+def run():
+    """A model, padded texts, and a decomposition of it on them."""
     torch.manual_seed(0)
-    model = tiny("llama").double()
-    padded = texts((0, EXTRA))
+    model, padded = tiny("llama").double(), texts((0, EXTRA))
     found = decompose(
         model,
         padded,
-        heldout=texts((0, EXTRA)) | {"input_ids": padded["input_ids"] % 10 + 1},
+        heldout=padded | {"input_ids": padded["input_ids"] % 10 + 1},
         parameters="model.layers.1.mlp",
         divergence="kl",
         rows="token",
-        config=config,
+        config=TrainingConfig(n_subnetworks=4, rank=1, l0=2.0, steps=3, batch_size=28),
         progress=False,
     )
+    return model, padded, found
+
+
+def test_impact_is_that_of_the_texts_without_padding(run):
+    model, padded, found = run
     one, other = (
         impact(found, found.source(model, data), progress=False) for data in (texts(), padded)
     )
@@ -69,11 +75,20 @@ def test_measures_are_those_of_the_texts_without_padding():
     for mine, theirs in zip(one.top, other.top, strict=True):
         assert torch.equal(mine.rows.samples, theirs.rows.samples)
         assert torch.equal(mine.rows.position, theirs.rows.position)
-    result = measure(
-        found, model, padded, n_references=1, n_others=4, n_deltas=2, n_top=2, progress=False
-    )
+
+
+def test_measures_point_to_tokens_only(run):
+    model, padded, found = run
+    few = {"n_references": 1, "n_others": 4, "n_deltas": 2, "n_top": 2}
+    result = measure(found, model, padded, progress=False, **few)
     positions = [s.position for k in result for s in k.top_samples]
     assert positions and max(positions) < LENGTH
+
+
+def test_the_scorecard_refuses_padding(run):
+    model, padded, found = run
+    with pytest.raises(ValueError, match="windows without padding"):
+        score(found, model, padded, progress=False)
 
 
 def draws(kind="token"):

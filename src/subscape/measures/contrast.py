@@ -183,7 +183,7 @@ def _values(found: Decomposition, source: GradientSource) -> Float[Tensor, "samp
         draws = [source.rows_of(part, draw=d) for d in range(1 if signed else N_DRAWS)]
         each = [found.coefficients(g) for g in source.gradients_over(draws)]
         rows = each[0] if signed else torch.stack([c.abs() for c in each]).mean(0)
-        rows = rows.unflatten(0, (len(part), -1))
+        rows = draws[0].at_every_place(rows).unflatten(0, (len(part), -1))
         place = rows.abs().argmax(1, keepdim=True)
         parts.append(rows.gather(1, place)[:, 0])
     return torch.cat(parts)

@@ -210,7 +210,7 @@ class Decomposition:
 
         Args:
             model: the model, or the target, that this decomposition was made for.
-            inputs: a row each, or of sequences a row per position, one sequence after the other.
+            inputs: a row each, or of sequences a row per position but padding, one sequence after the other.
             batch_size: rows made at once.
             **options: as for `source`.
 

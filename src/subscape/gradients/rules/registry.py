@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from subscape.gradients.tensor_gradients import TensorGradient
 
-Rule = Callable[[Any, Tensor, Tensor], dict[str, TensorGradient]]
+Rule = Callable[..., dict[str, TensorGradient]]
 
 _RULES: dict[type[nn.Module] | str, tuple[Rule, Callable[[Any], bool], bool]] = {}
 
