@@ -6,7 +6,7 @@ const preview = (k, outputs = 2) => {
   const parts = standing(subnetwork) ? [h("span.standing", null, STANDINGS[standing(subnetwork)])] : [];
   if (nameFor(k)) parts.push(h("span.rule", null, nameFor(k)));
   const pictured = hasImages ? subnetwork.top_samples.map((s) => [s, shownOf(s)]).filter(([, shown]) => shown.image).slice(0, 6) : [];
-  if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map(([s, { image, label }]) => h("img", { src: image, alt: label ?? `sample ${s.sample}`, width: 24, height: 24, loading: "lazy", decoding: "async" }))));
+  if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map(([s, { image, label }]) => h("img", { src: image, alt: label ?? `sample ${s.sample}`, width: 24, height: 24, decoding: "async" }))));
   else if (subnetwork.top_samples.length) {
     const found = headlines(k).slice(0, 4);
     const values = meanOfTop(k);
