@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "public_objects",
     "command_help",
+    "links",
 ]
 templates_path: list[str] = []
 html_theme = "furo"
@@ -29,6 +30,9 @@ nb_execution_mode = "force"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+# A widget shows itself as HTML here: its own script would have to come from another host.
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 # Real models are no part of the repository.
 nb_execution_excludepatterns = (
     [] if os.environ.get("SUBSCAPE_DATA") else ["tutorials/language-model.md"]

@@ -83,11 +83,22 @@ SETTINGS = {
 TRAINING = {"rank": 0.1, "batch_size": 256, "learning_rate": 0.006}
 
 
+def options_of(name: str, steps: int) -> dict[str, Any]:
+    """What `decompose` is told under a setting, but for parameters and seed."""
+    return TRAINING | {"steps": steps} | SETTINGS[name]
+
+
+def folder_of(out: Path, name: str, steps: int) -> Path:
+    """Where the decompositions of a setting are kept."""
+    options = options_of(name, steps)
+    digest = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8]
+    return out / f"{name}-{digest}"
+
+
 def measured(out: Path, name: str, text: Text, arguments: argparse.Namespace) -> list[dict]:
     """One record per seed, each from its file if that is there."""
-    options = TRAINING | {"steps": arguments.steps} | SETTINGS[name]
-    digest = hashlib.sha256(repr(sorted(options.items())).encode()).hexdigest()[:8]
-    folder = out / f"{name}-{digest}"
+    options = options_of(name, arguments.steps)
+    folder = folder_of(out, name, arguments.steps)
     records = []
     for seed in range(arguments.seeds):
         record: dict[str, Any] = {}

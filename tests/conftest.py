@@ -10,6 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import type_checks
+
+type_checks.install()
+
 # xdist runs one worker per core; more threads in each would only compete for the same cores.
 torch.set_num_threads(1)
 
@@ -29,8 +33,9 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def own_randomness():
-    """Every test draws the same numbers, whatever ran before it."""
+def fresh_start():
+    """Every test draws the same numbers and checks the same calls, whatever ran before it."""
+    type_checks.calls_in_this_test.clear()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from subscape.measures import MeasureConfig, Measures
     from subscape.measures.contrast import contrast
     from subscape.measures.measure import measure
+    from subscape.notebook import show
     from subscape.references import FixedOutput, Pairs
     from subscape.report import write_report
     from subscape.scorecard import Scorecard, ScoreConfig
@@ -57,6 +58,7 @@ __all__ = [
     "register_rule",
     "remove",
     "score",
+    "show",
     "text_windows",
     "write_report",
 ]
@@ -70,6 +72,7 @@ HOMES = {
     "measures": ("MeasureConfig", "Measures"),
     "measures.contrast": ("contrast",),
     "measures.measure": ("measure",),
+    "notebook": ("show",),
     "references": ("FixedOutput", "Pairs"),
     "report": ("write_report",),
     "subnetworks.decomposition": ("Decomposition",),

@@ -1,4 +1,4 @@
-"""Small tables for notebooks."""
+"""What objects look like in a notebook."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ def table(caption: str, head: Iterable[object], rows: Iterable[Iterable[object]]
 
     body = "".join(line(cells, "td") for cells in rows)
     return f"<pre>{escape(caption)}</pre><table>{line(head, 'th')}{body}</table>"
+
+
+class Printed:
+    """What a notebook shows as it is printed."""
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"

@@ -31,7 +31,7 @@ START = 0.05
 """Standard deviation of the first values of a change's factors."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Planted:
     """A model with rules planted in it, and what they are."""
 
@@ -50,13 +50,16 @@ class Planted:
     kl: float
     """Mean KL(base ‖ changed) on windows without triggers, in nats."""
 
+    def __repr__(self) -> str:
+        return f"Planted({len(self.triggers)} rules in {type(self.model).__name__}, KL elsewhere {self.kl:.2g})"
+
     def directions(self) -> Float[Tensor, "rule parameter"]:
         """ΔW of every rule as one unit vector over all tensors, in model order."""
         flat = torch.cat([change.flatten(1) for change in self.changes.values()], dim=1)
         return nn.functional.normalize(flat, dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Mixture:
     """Windows of text, some of which have a trigger in them."""
 
@@ -64,6 +67,10 @@ class Mixture:
     """Tokens."""
     labels: Int[Tensor, "window position"]
     """The rule whose trigger stands at a position; −1 elsewhere."""
+
+    def __repr__(self) -> str:
+        n = int((self.labels >= 0).any(1).sum())
+        return f"Mixture({len(self.ids)} windows, {n} of them with a trigger)"
 
 
 def mixture(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from subscape._checks import nearest, require
 from subscape._hash import sha256_of
+from subscape._html import Printed
 from subscape._shapes import Float, Int
 from subscape.rows import Rows
 
@@ -49,8 +50,16 @@ def uniform(outputs: Float[Tensor, "row *output"], rows: Rows) -> Float[Tensor, 
     return torch.zeros_like(outputs)
 
 
-@dataclass(frozen=True)
-class FixedOutput:
+class _OfTensor(Printed):
+    """Says the shape of its tensor, and not its numbers."""
+
+    def __repr__(self) -> str:
+        (values,) = (getattr(self, f.name) for f in fields(self))  # pyright: ignore[reportArgumentType]
+        return f"{type(self).__name__}({' × '.join(map(str, values.shape))} outputs)"
+
+
+@dataclass(frozen=True, repr=False)
+class FixedOutput(_OfTensor):
     """One output for all rows."""
 
     output: Tensor
@@ -68,8 +77,8 @@ class FixedOutput:
         return self.output.to(outputs).expand_as(outputs)
 
 
-@dataclass(frozen=True)
-class Pairs:
+@dataclass(frozen=True, repr=False)
+class Pairs(_OfTensor):
     """An explicit reference for every sample of the data set (contrastive pairs)."""
 
     outputs: Tensor

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from subscape._checks import problem, require
-from subscape._shapes import Float, Int
+from subscape._shapes import Bool, Float, Int
 
 RowKind = Literal["sample", "sampled-token", "token"]
 """What a row is: a sample; one position of every sequence, drawn anew every time; every position of each."""
@@ -37,7 +37,7 @@ class Rows:
     groups: tuple[int, ...]
     """Rows of every group, in their order."""
     per_sample: int = 1
-    """Rows of a sample, one after the other: its positions where every position is a row."""
+    """Rows of a sample: its positions where every position is a row, less those of padding."""
     n_positions: int = 1
     """Positions of a sequence."""
 
@@ -54,7 +54,35 @@ class Rows:
     @property
     def sample_of_each(self) -> Int[Tensor, " sample"]:
         """The samples, each once."""
-        return self.samples[:: self.per_sample]
+        if self.per_sample == 1 or self.position is None:
+            return self.samples
+        return self.samples[self._first]
+
+    @property
+    def _first(self) -> Bool[Tensor, " row"]:
+        """Whether a row is the first of its sample, where every position of one is a row."""
+        assert self.position is not None
+        first = torch.ones(len(self), dtype=torch.bool)
+        # Positions rise within a sample; the same one may come twice.
+        other = self.samples[1:] != self.samples[:-1]
+        first[1:] = other | (self.position[1:] <= self.position[:-1])
+        return first
+
+    @property
+    def place(self) -> Int[Tensor, " row"]:
+        """Place of every row among all positions of the samples, one sample after the other."""
+        if self.per_sample == 1 or self.position is None:
+            return torch.arange(len(self))
+        return (self._first.cumsum(0) - 1) * self.per_sample + self.position
+
+    def at_every_place(self, values: Float[Tensor, "row ..."]) -> Float[Tensor, "place ..."]:
+        """Values of rows among all positions of the samples: 0 where padding is."""
+        n = len(self.sample_of_each) * self.per_sample
+        if n == len(self):
+            return values
+        whole = values.new_zeros(n, *values.shape[1:])
+        whole[self.place.to(values.device)] = values
+        return whole
 
     @property
     def picked_position(self) -> Int[Tensor, " sample"] | None:
@@ -125,14 +153,25 @@ class RowDraws:
     """Positions of a sample's outputs; of no meaning where a sample is a row."""
     seed: int
     """Draws the order of samples, positions and partners."""
+    mask: Bool[Tensor, "sample position"] | None = None
+    """Which positions are tokens, where some are padding, which is no row."""
 
     @property
     def per_sample(self) -> int:
-        """Rows that a sample gives."""
+        """Rows that a sample without padding gives."""
         return self.n_positions if self.kind == "token" else 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that all samples give."""
+        if self.mask is None or self.kind != "token":
+            return self.n_samples * self.per_sample
+        return int(self.mask.sum())
 
     def at_step(self, step: int, size: int, *, rank: int = 0, n_ranks: int = 1) -> Rows:
         """The rows of a step, `size` over all ranks: the same for the same arguments, whatever was drawn before.
+
+        Padding counts in `size`, and is then left out.
 
         Raises:
             ValueError: if there are fewer samples than that, or `size` is no whole number of sequences.
@@ -164,14 +203,27 @@ class RowDraws:
         """Rows of given samples, with positions and partners of draw number `draw`."""
         generator = generator_of(self.seed, 1, draw)
         position, n = None, len(samples)
+        groups = _group_sizes(n, self.per_sample)
         if self.kind == "sampled-token":
-            position = torch.randint(0, self.n_positions, (n,), generator=generator)
+            position = self.positions_drawn(samples, generator)
         if self.kind == "token":
             position = torch.arange(self.n_positions).repeat(n)
             samples = samples.repeat_interleave(self.n_positions)
-        groups = _group_sizes(n, self.per_sample)
+            if self.mask is not None:
+                kept = self.mask[samples, position]
+                groups = tuple(int(part.sum()) for part in kept.split(list(groups)))
+                samples, position = samples[kept], position[kept]
         partner = _partners(groups, generator)
         return Rows(samples, position, partner, groups, self.per_sample, self.n_positions)
+
+    def positions_drawn(
+        self, samples: Int[Tensor, " sample"], generator: torch.Generator
+    ) -> Int[Tensor, " sample"]:
+        """One position of every sample, uniform over its tokens."""
+        if self.mask is None:
+            return torch.randint(0, self.n_positions, (len(samples),), generator=generator)
+        weights = self.mask[samples].double()
+        return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
 
 def generator_of(*numbers: int) -> torch.Generator:

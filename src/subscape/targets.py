@@ -31,7 +31,7 @@ class Target:
     """A model, the parameters of it to decompose, and its outputs as a function of those.
 
     Args:
-        model: any module, in eval mode if it has dropout or batch norm.
+        model: any module, in eval mode if it has dropout or batch norm; of nnsight's wrapper that within.
         parameters: globs over `named_parameters()`, or names of modules (all their parameters);
             `!glob` takes away, `re:pattern` is a regular expression. A parameter is chosen if any
             pattern matches it and no `!` does.
@@ -46,7 +46,7 @@ class Target:
         *,
         outputs: Outputs | None = None,
     ) -> None:
-        self.model = model
+        self.model = model = unwrapped(model)
         self.names = select(
             model, [parameters] if isinstance(parameters, str) else list(parameters)
         )
@@ -245,6 +245,12 @@ def match(names: Iterable[str], patterns: str | Sequence[str]) -> list[str]:
         "The '!' patterns take away all that the others match.",
     )
     return chosen
+
+
+def unwrapped(model: Any) -> Any:
+    """The module within a wrapper that is none itself, as nnsight's."""
+    inner = None if isinstance(model, nn.Module) else getattr(model, "_module", None)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def select(model: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -225,12 +225,12 @@ def test_a_weight_under_a_parametrization_is_replayed_with_its_module():
     assert_right(source)
 
 
-def test_a_fused_lstm_cannot_be_replayed_and_goes_through_the_loop():
+def test_a_recurrent_layer_with_samples_second_cannot_be_replayed_and_goes_through_the_loop():
     # Its states have no sample axis first, and vmap does not know it.
-    lstm = nn.LSTM(4, 3, batch_first=True)
-    model = Made(lambda self, inputs: self.recurrence(inputs)[0][:, -1], recurrence=lstm)
+    lstm = nn.LSTM(4, 3)
+    model = Made(lambda self, x: self.recurrence(x.transpose(0, 1))[0][-1], recurrence=lstm)
     case = Case(model, torch.randn(N_SAMPLES, 5, 4).double(), "*")
-    with pytest.raises(ValueError, match="recurrence have no sample axis first"):
+    with pytest.raises(ValueError, match="outputs of recurrence have no sample axis first"):
         made_source(case, "sample")
     with pytest.warns(UserWarning, match="made one by one.* replay of recurrence: "):
         source = made_source(case, "sample", {"*": "auto"})

@@ -363,3 +363,62 @@ def test_the_nearest_rule_holds():
     register_rule(OtherForward)(rule_of_scale)
     assert rule_of(BelowOtherForward(2, 2)) is rule_of_scale
     assert rule_of(OtherForward(2, 2)) is rule_of_scale
+
+
+# Convolutions that pad by themselves
+
+
+class SamePadded(nn.Conv2d):
+    """As those that were ported from TensorFlow: places by stride, the odd row of padding behind."""
+
+    def forward(self, x):
+        padding = []
+        for axis in (1, 0):
+            size, stride = x.shape[2 + axis], self.stride[axis]
+            seen = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+            total = max(0, (-(-size // stride) - 1) * stride + seen - size)
+            padding += [total // 2, total - total // 2]
+        x = nn.functional.pad(x, padding)
+        options = self.stride, self.padding, self.dilation, self.groups
+        return nn.functional.conv2d(x, self.weight, self.bias, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"kernel_size": 3, "stride": 2}, (6, 6)),
+        ({"kernel_size": (2, 5), "stride": (1, 2), "groups": 2}, (5, 7)),
+        ({"kernel_size": 3, "dilation": 2, "bias": False}, (4, 5)),
+        ({"kernel_size": 1, "stride": 2}, (5, 5)),
+    ],
+)
+def test_a_convolution_that_pads_by_itself_goes_by_rule(options, size):
+    torch.manual_seed(0)
+    drawn = SamePadded(2, 4, **options).double(), torch.randn(N_SAMPLES, 2, *size).double()
+    assert error_of_rule(drawn, torch.float64) < 1e-9
+
+
+class Standardised(nn.Conv2d):
+    """Another weight than its own; the places are those of a convolution without padding."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight - self.weight.mean())
+
+
+class EverySecond(nn.Conv2d):
+    """Fewer places than its stride says."""
+
+    def forward(self, x):
+        return super().forward(x)[..., ::2]
+
+
+@pytest.mark.parametrize(("kind", "why"), [(Standardised, "off by"), (EverySecond, "it fails")])
+def test_a_convolution_that_does_something_else_does_not(kind, why):
+    torch.manual_seed(0)
+    data = torch.randn(N_SAMPLES, 2, 5, 6).double()
+    model = read(kind(2, 4, 3, bias=False).double(), data)
+    source = GradientSource(Target(model, "layer"), data, engine={"*": "auto"})
+    choice = source.plan.choices["layer.weight"]
+    assert choice.engine == "replay"
+    assert why in choice.passed_over[0]
+    assert error_of(source) < 1e-9

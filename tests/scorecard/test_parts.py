@@ -8,11 +8,11 @@ from subscape import GradientSource, Target
 from subscape.lowrank import make_layout
 from subscape.lowrank.project import project
 from subscape.measures import auroc
+from subscape.measures.two_sets import aurocs
 from subscape.rows import generator_of
 from subscape.scorecard import pushes
 from subscape.scorecard.adversary import Row, moves
 from subscape.scorecard.agreement import ANY, largest, shares, shuffled
-from subscape.scorecard.areas import aurocs
 from subscape.scorecard.autoencoder import train_autoencoder
 from subscape.scorecard.case import sparse
 from subscape.scorecard.features import Features

@@ -49,7 +49,7 @@ from subscape.training.checkpoint import is_checkpoint
 from subscape.training.contrastive import paired
 from subscape.training.decompose import Prepared
 from subscape.training.loggers import logger_of
-from subscape.training.recipes import RecipeName, recipe_of
+from subscape.training.recipes import RecipeName, recipe_of, start_of
 
 LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
@@ -338,7 +338,10 @@ def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
         del picks["parameters"]
     open_ = {k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}
     settings = replace(settings, **open_)
-    return replace(settings, training=settings.training.of_rows(settings.rows or "sample"))
+    rows = settings.rows or "sample"
+    training = settings.training.of_rows(rows)
+    training = replace(training, start=training.start or start_of(settings.recipe, rows))
+    return replace(settings, training=training)
 
 
 def _print(result: Decomposition, settings: DecomposeRun) -> None:

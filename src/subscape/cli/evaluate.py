@@ -12,6 +12,7 @@ import tyro
 from torch import Tensor
 
 from subscape.cli import toml
+from subscape.cli.classes import classes_for
 from subscape.cli.loading import is_code, load_labels, refuse_code
 from subscape.cli.names import token_namer
 from subscape.cli.next_step import then
@@ -43,6 +44,9 @@ class EvaluateRun:
     """Data to score on; by default the run's --heldout, or, where it had none, those set aside of its --data."""
     fit: str | None = None
     """Data that controls and probes are fitted on; by default the run's --data, or a part of --data."""
+    labels: Path | None = None
+    """A class (a whole number) per sample of what is scored: .txt with one a line, .csv or .jsonl with a column or
+    field `label`, or arrays. By default the array `labels` of the data, if there is one."""
     window: int | None = None
     """Tokens in a window of text; by default those of the run."""
     device: str = "cpu"
@@ -109,7 +113,8 @@ def _data(settings: EvaluateRun, opened: Run) -> tuple[Loaded, Loaded | None]:
     def load(name: str) -> Loaded:
         return Loaded(opened.load(name, settings.window), load_labels(name))
 
-    scored = Loaded(opened.samples(settings.window), load_labels(opened.data or ""))
+    samples = opened.samples(settings.window)
+    scored = Loaded(samples, classes_for(settings.labels, opened.data or "", samples))
     name = settings.fit or trained
     if name is None or (settings.fit is None and opened.data == name and settings.data):
         return scored, None

@@ -174,6 +174,14 @@ def load_labels(name: str) -> torch.Tensor | None:
             return None
 
 
+def load_array(path: Path, name: str) -> torch.Tensor:
+    """The array of that name, or the only one, of a file of arrays."""
+    arrays = read_tensors(path) if path.suffix == ".safetensors" else _arrays(path)
+    got = f"{len(arrays)} arrays, {sorted(arrays)[:6]}"
+    require(name in arrays or len(arrays) == 1, name, f"one array, or {name!r}, in {path}", got)
+    return arrays[name] if name in arrays else next(iter(arrays.values()))
+
+
 def _arrays(path: Path) -> dict[str, torch.Tensor]:
     """The arrays of an .npy or .npz file."""
     try:

@@ -41,6 +41,7 @@ COMMANDS = {
     "check": "Check the row gradients of a model against plain autograd.",
     "demo": "Decompose a toy with known circuits and a classifier of digits, in a minute.",
     "reproduce": "Train and decompose the published toys over many seeds.",
+    "completion": "Print a script by which the shell completes commands and flags.",
     "basis": "Compute the Local Interaction Basis of a network.",
 }
 """Modules of this package, each with a settings class `<Name>Run` and a function `run`."""

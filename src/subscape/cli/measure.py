@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 import tyro
 
-from subscape.cli.loading import load_labels
+from subscape.cli.classes import classes_for
 from subscape.cli.names import output_namer, token_namer
 from subscape.cli.run_folder import open_run
 from subscape.measures import MeasureConfig, Measures
@@ -43,6 +43,9 @@ class MeasureRun:
     """Call the functions that the run names as its model and data. They can run any code."""
     names: Path | None = None
     """Text file with one output name (class) a line."""
+    labels: Path | None = None
+    """A class (a whole number) per sample: .txt with one a line, .csv or .jsonl with a column or field `label`, or
+    arrays. By default the array `labels` of the data, if there is one."""
     out: Path | None = None
     """Where to; by default the folder 'measures' in the run folder."""
     overwrite: bool = False
@@ -68,7 +71,7 @@ def run(settings: MeasureRun) -> Measures:
         target,
         data,
         config=settings.measuring,
-        labels=load_labels(opened.data or ""),
+        labels=classes_for(settings.labels, opened.data or "", data),
         token_names=tokens,
         output_names=output_namer(settings.names, target.model, tokens),
         out=out,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+
 from subscape.cli.run_folder import Run
 from subscape.measures import Measures
 
 
 def then(*commands: str) -> str:
-    """Commands to go on with."""
-    return "\n".join(["", "Next", *(f"  subscape {command}" for command in commands)])
+    """Commands to go on with, as they can be typed here."""
+    # In a clone whose environment is not activated there is no `subscape`.
+    here = Path(sys.argv[0]).name == "subscape" and shutil.which("subscape") is None
+    program = sys.argv[0] if here else "subscape"
+    return "\n".join(["", "Next", *(f"  {program} {command}" for command in commands)])
 
 
 def edit_of(run: Run, measures: Measures) -> list[str]:

@@ -60,8 +60,9 @@ def picked(prepared: Prepared) -> str:
             "--l0 or --active-fraction, --n-subnetworks, --group-size",
         ),
         "training": (
-            f"{config.steps:,} × {config.batch_size} rows, rate {config.learning_rate:g}",
-            "--steps, --batch-size, --learning-rate",
+            f"{config.steps:,} × {config.batch_size} rows, rate {config.learning_rate:g}, "
+            f"from {config.start}",
+            "--steps, --batch-size, --learning-rate, --start",
         ),
     }
     return "\n".join(

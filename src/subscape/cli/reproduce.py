@@ -22,6 +22,7 @@ from subscape.gradients.source import MetricName
 from subscape.reproduce.basis import CONFIG, PICTURE, TOLERANCES, reproduce_basis
 from subscape.reproduce.recipes import OF_TOYS, Recipe, Reproduction, reproduction
 from subscape.reproduce.toys import GEOMETRY, reproduce
+from subscape.training.config import Start
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class ReproduceRun:
     """Another batch size."""
     n_samples: int | None = None
     """Another number of inputs to train on."""
+    start: Start | None = None
+    """Where subnetworks start: at random directions, the default here, or at clusters of training rows."""
     dense_warmup: float | None = None
     """Another share of steps in which all coefficients are active."""
     resample_every: int | None = None
@@ -137,6 +140,7 @@ TRAINING_FLAGS = (
     "l0",
     "steps",
     "batch_size",
+    "start",
     "dense_warmup",
     "resample_every",
 )

@@ -62,9 +62,9 @@ def texts_of(name: str, *, by_line: bool = False) -> Iterator[str]:
             return filter(None, map(str.strip, cut))
 
 
-def check_there(path: Path) -> None:
+def check_there(path: Path, argument: str = "data") -> None:
     """Refuse a file that is not there."""
-    require(path.is_file(), "data", "a file that exists", repr(str(path)), "Check the path.")
+    require(path.is_file(), argument, "a file that exists", repr(str(path)), "Check the path.")
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

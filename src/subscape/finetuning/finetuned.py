@@ -12,6 +12,7 @@ from torch import Tensor
 
 import subscape._version as version
 from subscape._checks import problem, require
+from subscape._html import Printed
 from subscape._io import (
     holds_just,
     json_object,
@@ -32,7 +33,7 @@ N_SHOWN = 12
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Finetuned:
+class Finetuned(Printed):
     """How far each subnetwork is to be moved, and what that does to samples not learned from."""
 
     coefficients: Float[Tensor, " subnetwork"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import problem, require
+from subscape._html import Printed
 from subscape._shapes import Float
 from subscape.data import Samples, as_samples, n_samples, take, to_device
 from subscape.divergences import DIVERGENCES, MSE
@@ -28,7 +29,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Removal:
+class Removal(Printed):
     """How far to move, and what that does."""
 
     subnetwork: int

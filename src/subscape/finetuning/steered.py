@@ -67,6 +67,11 @@ class SteeredModel(nn.Module):
         self._others = others
         self._places = places(self.model, [*target.names, *others])
 
+    def extra_repr(self) -> str:
+        """How many of how many move, in the words of `repr`."""
+        n = len(self.subnetworks)
+        return f"{n} subnetworks of {type(self.model).__name__} move"
+
     @property
     def model(self) -> nn.Module:
         """The user's model."""

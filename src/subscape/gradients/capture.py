@@ -95,15 +95,19 @@ def _keep(
 ) -> Any:
     """Forward hook: one more call; gives what the model goes on with."""
     leaves, form = tree_flatten(output)
+    # A recurrent layer's states have samples second; they are kept with samples first.
+    states = isinstance(module, nn.RNNBase) and module.batch_first and len(leaves) <= 3
     kept: list[Tensor] = []
     handed_on: list[Tensor] = []
     for place, leaf in enumerate(leaves):
         if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
             continue
+        turned = states and place > 0 and leaf.dim() == 3
+        leaf = leaf.transpose(0, 1) if turned else leaf
         if not watch:
             if not leaf.requires_grad:
                 leaf = leaf.detach().requires_grad_(True)
-            leaves[place] = leaf.clone()
+            leaves[place] = leaf.transpose(0, 1).clone() if turned else leaf.clone()
         kept.append(leaf)
         handed_on.append(leaves[place])
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subscape._checks import out_of_memory, problem
 from subscape._shapes import Float, Int
@@ -41,7 +41,8 @@ class EngineError(ValueError):
 class OnePass:
     """The model's forward pass over some samples, and what its captured modules saw.
 
-    `position` is that of every sample's row; None where a sample is a row, or each position is (`every`).
+    `position` is that of every sample's row; None where a sample is a row, or each position is (`every`). `place`
+    says which of all positions are rows, where some are padding.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class OnePass:
         position: Int[Tensor, " row"] | None,
         *,
         every: bool = False,
+        place: Int[Tensor, " row"] | None = None,
     ) -> None:
+        self._place = slice(None) if place is None else place.to(target.like.device)
         self._target, self._found, self._choices = target, found, choices
         self._inputs, self._position, self._every = inputs, position, every
         self._head: str | None = None
@@ -81,8 +84,9 @@ class OnePass:
     def _at_rows(self, outputs: Tensor, *, picked: bool) -> Tensor:
         """What the model gave, one entry per row."""
         if self._every:
-            self._n_positions = outputs.shape[1]
-            return outputs.flatten(0, 1)
+            self._n_sequences, self._n_positions = outputs.shape[:2]
+            self._whole = outputs.flatten(0, 1)
+            return self._whole[self._place]
         if self._position is None:
             return outputs
         if picked:
@@ -152,23 +156,25 @@ class OnePass:
 
     def _backward_of_every_position(self, e: Tensor, leaves: list[Tensor]) -> list[Tensor]:
         """The same with each position a row: a backward pass per position, sequences side by side."""
-        n_samples_, n_positions = len(self._outputs) // self._n_positions, self._n_positions
+        n_sequences, n_positions = self._n_sequences, self._n_positions
         if not self._outputs.requires_grad:
             return [y.new_zeros(len(e), *y.shape[1:]) for y in leaves]
-        start, flow, own = self._outputs, e, set[int]()
+        whole = e.new_zeros(self._whole.shape)
+        whole[self._place] = e
+        start, flow, own = self._whole, whole, set[int]()
         if self._head is not None:
             (call,) = self._calls[self._head]
             own = {id(y) for y in call.outputs}
             hidden = call.first_input()
             if hidden.requires_grad:
-                (flow,) = torch.autograd.grad(start, hidden, e, retain_graph=True)
+                (flow,) = torch.autograd.grad(start, hidden, flow, retain_graph=True)
                 start, flow = hidden, flow.flatten(0, 1)
             else:
                 start = None
         upstream = [y for y in leaves if id(y) not in own]
         rounds: list[tuple[Tensor, ...]] = []
         if start is not None and upstream:
-            by_position = flow.unflatten(0, (n_samples_, n_positions))
+            by_position = flow.unflatten(0, (n_sequences, n_positions))
             for at in range(n_positions):
                 only = torch.zeros_like(by_position)
                 only[:, at] = by_position[:, at]
@@ -182,7 +188,9 @@ class OnePass:
                         materialize_grads=True,
                     )
                 )
-        gathered = (torch.stack(same, 1).flatten(0, 1) for same in zip(*rounds, strict=True))
+        gathered = (
+            torch.stack(same, 1).flatten(0, 1)[self._place] for same in zip(*rounds, strict=True)
+        )
         if start is None:
             gathered = (y.new_zeros(len(e), *y.shape[1:]) for y in upstream)
         # The head's own output has the gradient of its row at that row's position only.
@@ -193,8 +201,8 @@ class OnePass:
         if not self._every:
             return values
         if module == self._head:
-            return values.flatten(0, 1)[:, None]
-        return values.repeat_interleave(self._n_positions, dim=0)
+            return values.flatten(0, 1)[self._place][:, None]
+        return values.repeat_interleave(self._n_positions, dim=0)[self._place]
 
     def _add_rule(
         self, parts: dict[str, list[TensorGradient]], module: str, call: Call, es: list[Tensor]
@@ -209,9 +217,20 @@ class OnePass:
             return
         rule = rule_of(self._modules[module])
         assert rule is not None
-        with torch.no_grad():
-            inputs = self._rows_of(call.first_input().detach(), module)
-            made = rule(self._modules[module], inputs, es[0])
+        try:
+            with torch.no_grad():
+                inputs = self._rows_of(call.first_input().detach(), module)
+                if isinstance(self._modules[module], nn.RNNBase):
+                    given = [x.transpose(0, 1) for x in call.inputs()[1:] if isinstance(x, Tensor)]
+                    states = [self._rows_of(x.detach(), module) for x in given]
+                    made = rule(self._modules[module], inputs, es, states)
+                else:
+                    made = rule(self._modules[module], inputs, es[0])
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            # A subclass with a forward of its own may be something else than the rule is about.
+            if out_of_memory(error):
+                raise
+            raise _failed("rule", module, error, list(wanted.values())) from error
         for local, name in wanted.items():
             parts[name].append(made[local])
 
@@ -244,9 +263,7 @@ class OnePass:
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             if out_of_memory(error):
                 raise
-            reason = f"it fails ({str(error).strip().splitlines()[0][:160]})"
-            message = problem("engine", f"a replay of {module!r}", reason, "Use engine='auto'.")
-            raise EngineError(names, message) from error
+            raise _failed("replay", module, error, names) from error
         for short, name in local.items():
             parts[name].append(DenseGradient(made[short]))
 
@@ -256,9 +273,10 @@ class OnePass:
             return {}
         inputs, position = self._inputs, self._position
         if self._every:
-            n = n_samples(inputs)
-            inputs = take(inputs, torch.arange(n).repeat_interleave(self._n_positions))
-            position = torch.arange(self._n_positions).repeat(n)
+            n, place = n_samples(inputs), self._place
+            of_place = torch.arange(n).repeat_interleave(self._n_positions)
+            inputs = take(inputs, of_place[place])
+            position = torch.arange(self._n_positions).repeat(n)[place]
         if engine == "loop":
             return loop_products(self._target, inputs, position, e, names=names)
         size = sum(self._target.parameters[n].numel() * e.element_size() for n in names)
@@ -276,6 +294,12 @@ class OnePass:
             if out_of_memory(error):
                 raise
             raise EngineError(names, str(error)) from error
+
+
+def _failed(engine: str, module: str, error: Exception, names: Sequence[str]) -> EngineError:
+    reason = f"it fails ({str(error).strip().splitlines()[0][:160]})"
+    message = problem("engine", f"a {engine} of {module!r}", reason, "Use engine='auto'.")
+    return EngineError(names, message)
 
 
 def _converted(gradient: TensorGradient, like: Tensor) -> TensorGradient:

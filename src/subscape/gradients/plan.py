@@ -49,10 +49,16 @@ class Plan:
     """What a row takes."""
 
     def run(
-        self, inputs: Samples, position: Int[Tensor, " row"] | None, *, every: bool = False
+        self,
+        inputs: Samples,
+        position: Int[Tensor, " row"] | None,
+        *,
+        every: bool = False,
+        place: Int[Tensor, " row"] | None = None,
     ) -> OnePass:
         """Run the model over samples; see `OnePass`."""
-        return OnePass(self.target, self.found, self.choices, inputs, position, every=every)
+        parts = self.target, self.found, self.choices, inputs, position
+        return OnePass(*parts, every=every, place=place)
 
     def of(self, target: Target) -> Plan:
         """The plan for some of its tensors."""

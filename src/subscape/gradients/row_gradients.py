@@ -76,7 +76,7 @@ class RowGradients(RowProducts, Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DenseRowGradients:
     """Row gradients as full vectors.
 
@@ -88,6 +88,9 @@ class DenseRowGradients:
     """All target tensors flattened and concatenated, in model order."""
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of every target tensor, in model order."""
+
+    def __repr__(self) -> str:
+        return f"DenseRowGradients({self.n_rows} rows over {len(self.shapes)} tensors)"
 
     @property
     def n_rows(self) -> int:
@@ -140,12 +143,15 @@ class DenseRowGradients:
         return DenseRowGradients(self.flat[..., index, :], self.shapes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FactoredRowGradients:
     """Row gradients tensor by tensor, each in the form in which it comes cheapest."""
 
     tensors: Mapping[str, TensorGradient]
     """By parameter name, in model order."""
+
+    def __repr__(self) -> str:
+        return f"FactoredRowGradients({self.n_rows} rows over {len(self.tensors)} tensors)"
 
     @property
     def n_rows(self) -> int:

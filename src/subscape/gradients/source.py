@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from subscape._checks import require
 from subscape._hash import sha256_of
+from subscape._html import Printed
 from subscape._ranks import ALONE, Ranks
 from subscape._shapes import Float, Int
 from subscape.data import Samples, as_samples, form_of, n_samples, take, to_device
@@ -26,6 +28,7 @@ from subscape.gradients.memory import MemoryUse
 from subscape.gradients.micro_batches import MicroBatches
 from subscape.gradients.passes import JacobianPass, LoopPass, Pass
 from subscape.gradients.plan import Plan, choose, samples_to_try
+from subscape.gradients.prefix import Kept, PrefixChanged, find_prefix
 from subscape.gradients.row_gradients import RowGradients, RowProducts, check_finite, of_tensors
 from subscape.gradients.shared_rows import SharedRows
 from subscape.gradients.survey import survey
@@ -33,6 +36,7 @@ from subscape.references import MEAN, FixedOutput, Reference, as_reference, name
 from subscape.rows import RowDraws, RowKind, Rows, permutation
 from subscape.targets import Target, check_deterministic_modules
 
+_T = TypeVar("_T")
 EngineName = Literal["auto", "jacobian", "rule", "replay", "vmap", "loop"]
 Engine = EngineName | Mapping[str, str]
 
@@ -52,7 +56,7 @@ MEAN_BATCH = 32
 """Samples of a forward pass for it."""
 
 
-class GradientSource:
+class GradientSource(Printed):
     """Row gradients of a target over a data set.
 
     Args:
@@ -106,6 +110,8 @@ class GradientSource:
         self._asked: Engine = engine
         self._outputs: Tensor | None = None
         self._jacobian: Tensor | None = None
+        self.kept: Kept | None = None
+        """What is computed in front of the chosen parameters, of every sample; see `keep_prefix`."""
         self.plan: Plan | None = None
         """The choice of engines with the reasons for it; None for `jacobian` and for the loop."""
         if like is not None and form_of(like.data) == form_of(self.data):
@@ -121,7 +127,8 @@ class GradientSource:
             "Take divergence='mse', or let outputs give the logits of both classes.",
         )
         positions = self._output_shape[0] if rows != "sample" else 1
-        self.draws = RowDraws(len(self), rows, positions, seed)
+        mask = None if rows == "sample" else _mask(self.data, positions)
+        self.draws = RowDraws(len(self), rows, positions, seed, mask)
         """Which rows a step has."""
         self.reference = self._mean_reference() if reference == MEAN else as_reference(reference)
         self.geometry = geometry or self._geometry(
@@ -160,6 +167,10 @@ class GradientSource:
             return self.plan.shown()
         return dict.fromkeys(self.target.names, self.engine)
 
+    def __repr__(self) -> str:
+        kind = f"{self.n_rows:,} {self.kind} rows"
+        return f"GradientSource({kind} of {self.target}, {self.divergence.name})"
+
     def summary(self) -> str:
         """The target's tensors with the engine of each."""
         return self.target.summary(self.engines)
@@ -170,7 +181,7 @@ class GradientSource:
     @property
     def n_rows(self) -> int:
         """Rows in one pass over the data."""
-        return len(self) * self.draws.per_sample
+        return self.draws.n_rows
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -244,14 +255,43 @@ class GradientSource:
                 check_finite(gradients.dense())
             yield self.geometry.of_rows(gradients)
 
+    def keep_prefix(self, budget: int) -> None:
+        """Compute what lies in front of the chosen parameters once for all samples, where it pays and fits.
+
+        Steps then run the rest of the model only, and give the same but for rounding.
+
+        Args:
+            budget: bytes that it may take.
+        """
+        # Engines that take the model whole call it for single samples under vmap.
+        if self.plan is None or {c.engine for c in self.plan.choices.values()} & {"vmap", "loop"}:
+            return
+        inputs = to_device(samples_to_try(self.data), self.target.like.device)
+        prefix = find_prefix(self.target, inputs)
+        if prefix is not None and prefix.bytes_per_sample * len(self) <= budget:
+            with suppress(PrefixChanged):
+                self.kept = prefix.filled(self.data)
+
+    def _from_kept(self, rows: Rows, run: Callable[[Samples], _T]) -> _T:
+        """Run the model on the samples of rows, or what is left to run of it."""
+        samples = rows.sample_of_each
+        if self.kept is not None:
+            try:
+                with self.kept.of(samples):
+                    return run(self._inputs(samples))
+            except PrefixChanged:
+                self.kept = None
+        return run(self._inputs(samples))
+
     def outputs_at(self, rows: Rows) -> Float[Tensor, "row *output"]:
         """f(x) at rows, without gradient."""
         if self._outputs is not None:
             return self._outputs[rows.samples]
-        inputs = self._inputs(rows.sample_of_each)
+        position = rows.picked_position
+        outputs = self._from_kept(rows, lambda x: row_outputs(self.target, x, position))
         if rows.per_sample == 1:
-            return row_outputs(self.target, inputs, rows.position)
-        return row_outputs(self.target, inputs, None).flatten(0, 1)
+            return outputs
+        return outputs.flatten(0, 1)[rows.place.to(outputs.device)]
 
     def _run(self, rows: Rows) -> Pass:
         if self._jacobian is not None:
@@ -260,8 +300,9 @@ class GradientSource:
             return LoopPass(
                 self.target, self._inputs(rows.samples), rows.position, self.outputs_at(rows)
             )
-        inputs = self._inputs(rows.sample_of_each)
-        return self.plan.run(inputs, rows.picked_position, every=rows.per_sample > 1)
+        plan, position, every = self.plan, rows.picked_position, rows.per_sample > 1
+        place = rows.place if self.draws.mask is not None and every else None
+        return self._from_kept(rows, lambda x: plan.run(x, position, every=every, place=place))
 
     def _reference_of(self, outputs: Tensor, rows: Rows) -> Tensor:
         reference = self.reference(outputs, rows)
@@ -278,8 +319,9 @@ class GradientSource:
         """The mean output over rows of the data."""
         order = permutation(len(self), self.seed, 0)[:MEAN_SAMPLES]
         every: RowKind = "sample" if self.kind == "sample" else "token"
-        draws = RowDraws(len(self), every, self.draws.n_positions, self.seed)
-        total, n = torch.zeros((), dtype=torch.float64), len(order) * draws.per_sample
+        draws = replace(self.draws, kind=every)
+        total = torch.zeros((), dtype=torch.float64)
+        n = sum(len(draws.of_samples(part, draw=0)) for part in order.split(MEAN_BATCH))
         parts, ranks = self.ranks.share(order.split(MEAN_BATCH))
         for part in parts:
             outputs = self.outputs_at(draws.of_samples(part, draw=0)).double()
@@ -338,7 +380,7 @@ class GradientSource:
         """The gradients that a metric is estimated from; made anew for each of its passes if they are large."""
         rows, ranks = self.ranks.share(list(self._some_rows()))
         first = self.gradients(rows[0])
-        if len(rows) * _bytes(first) > KEPT:
+        if len(rows) * bytes_of(first) > KEPT:
             return lambda: map(self.gradients, rows), ranks
         kept = [first, *map(self.gradients, rows[1:])]
         return lambda: kept, ranks
@@ -386,11 +428,27 @@ class GradientSource:
         return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
+def _mask(data: Samples, n_positions: int) -> Tensor | None:
+    """Which positions are tokens, if some are padding, by the attention mask of the data."""
+    given = None if isinstance(data, Tensor) else data.get("attention_mask")
+    if given is None or given.shape[1:] != (n_positions,):
+        return None
+    mask = given.cpu() != 0
+    require(
+        bool(mask.any(1).all()),
+        "data",
+        "a token in every sample for token rows",
+        f"{int((~mask.any(1)).sum())} of {len(mask)} samples that are padding only (attention_mask)",
+        "Leave them out.",
+    )
+    return None if bool(mask.all()) else mask
+
+
 def _rms(squares: Float[Tensor, " row"]) -> float:
     return float(squares.mean().sqrt()) or 1.0
 
 
-def _bytes(gradients: RowGradients) -> int:
+def bytes_of(gradients: RowGradients) -> int:
     """Memory that factored gradients hold on to."""
     storages = {}
     for tensor in gradients.factored().tensors.values():

@@ -62,12 +62,15 @@ class TensorMetric:
         return whole.flatten(1 - len(shape))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metric:
     """A Kronecker metric over all tensors."""
 
     tensors: Mapping[str, TensorMetric]
     """By parameter name."""
+
+    def __repr__(self) -> str:
+        return f"Metric({len(self.tensors)} tensors)"
 
     def of(self, names: Sequence[str]) -> Metric:
         """That of some of the tensors alone, which together then have the mean square per row that all had."""

@@ -18,7 +18,7 @@ from subscape.lowrank.layout import Layout
 from subscape.lowrank.tensor import compose, gram, squared_norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stack:
     """Low-rank directions with any leading axes, usually (replica, subnetwork) or (subnetwork,).
 
@@ -28,6 +28,10 @@ class Stack:
     layout: Layout
     weights: Float[Tensor, "*lead size"]
     """All pieces of a direction in one vector, in the order of `layout.sizes`."""
+
+    def __repr__(self) -> str:
+        n = " × ".join(map(str, self.weights.shape[:-1])) or "1"
+        return f"Stack({n} directions over {len(self.layout.tensors)} tensors)"
 
     def pieces(self) -> dict[str, list[Float[Tensor, "..."]]]:
         """The pieces by parameter name: core (Tucker only), then factors; each [*lead, *piece]."""

@@ -13,13 +13,13 @@ from subscape.measures.recovery import Recovery
 from subscape.measures.rows import RowSet, outputs_at
 from subscape.measures.selectivity import (
     Sweep,
-    auroc,
     delta_of_change,
     grid,
     interaction,
     sweep,
     validity_radius,
 )
+from subscape.measures.two_sets import auroc
 
 __all__ = [
     "Impact",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import require
+from subscape._html import Printed
 from subscape._shapes import Float
 from subscape.data import Samples, as_samples, form_of, hashes, n_samples, take
 from subscape.gradients.geometry import Geometry
@@ -58,8 +59,8 @@ class Difference:
         return "a" if self.auroc >= 0.5 else "b"
 
 
-@dataclass(frozen=True)
-class Contrast:
+@dataclass(frozen=True, repr=False)
+class Contrast(Printed):
     """How all subnetworks tell two sets of inputs apart, the best first."""
 
     differences: Sequence[Difference]
@@ -88,6 +89,11 @@ class Contrast:
             for d in apart[:n]
         ]
         return "\n".join([head, *([title, *lines] if lines else [])])
+
+    def __repr__(self) -> str:
+        return (
+            f"Contrast({len(self.told_apart)} of {len(self.differences)} subnetworks tell A from B)"
+        )
 
     def __str__(self) -> str:
         return self.shown()

@@ -173,7 +173,7 @@ def impact(
     n_samples = len(source)
     if n_rows is not None:
         n_samples = min(n_samples, -(-n_rows // per_sample))
-    n = n_samples * per_sample
+    n = min(n_samples * per_sample, source.n_rows)
     require(n >= 2, "data", "at least 2 rows", f"{n}")
     order = permutation(len(source), source.seed, 0)[:n_samples]
     batches = draws_of(source, order, n_references, batch_size, first=0)
@@ -235,7 +235,7 @@ def _added(
     active: Bool[Tensor, "pair subnetwork"],
     norms: Float[Tensor, "reference row"],
     rows: Rows,
-    keys: Int[Tensor, " row"],
+    keys: Int[Tensor, " place"],
     *,
     repeat: bool,
     share: bool,
@@ -245,7 +245,9 @@ def _added(
     size = coefficients.abs().mean(0).double()
     signed = coefficients.mean(0).double()
     flat, norm = active.cpu().float(), norms.cpu().double().mean(0)
+    n_rows, total, total_signed = len(size), size.sum(0), signed.sum(0)
     value = size / norm[:, None].clamp_min(1e-300) if share else size
+    value, size, signed = (rows.at_every_place(each) for each in (value, size, signed))
     value, place = _largest(value, keys, 1 if repeat else per_sample, sums.top_value.shape[1])
     merged = {
         "top_value": (sums.top_value, value),
@@ -261,9 +263,9 @@ def _added(
     return replace(
         sums,
         n_batches=sums.n_batches + 1,
-        n_rows=sums.n_rows + size.shape[0],
-        size=sums.size + size.sum(0),
-        signed=sums.signed + signed.sum(0),
+        n_rows=sums.n_rows + n_rows,
+        size=sums.size + total,
+        signed=sums.signed + total_signed,
         active=sums.active + flat.sum(0).double(),
         together=sums.together + (flat.T @ flat).double(),
         norm=sums.norm + norm.sum(),

@@ -220,14 +220,20 @@ def _scene(
     n_draws = config.n_references
     selection = decomposition.dictionary.selection
     size = torch.cat([
-        selection
-        .sizes(coefficients_over_references(source, draws, decomposition.encoder)[0])
-        .mean(0)
-        .cpu()
+        draws[0].at_every_place(
+            selection
+            .sizes(coefficients_over_references(source, draws, decomposition.encoder)[0])
+            .mean(0)
+            .cpu()
+        )
         for draws in draws_of(source, samples, n_draws, config.batch_size, first=-n_draws)
     ]).unflatten(0, (len(samples), per_sample))
     # One position of every sample: the first and only one where a sample is a row.
-    place = torch.randint(0, per_sample, (len(samples),), generator=generator)
+    place = (
+        source.draws.positions_drawn(samples, generator)
+        if source.kind == "token"
+        else torch.zeros_like(samples)
+    )
     others = RowSet(samples, None if source.kind == "sample" else place)
     small = size[torch.arange(len(samples)), place] < decomposition.threshold.cpu()
     idle = selection.of_directions(small)

@@ -27,7 +27,7 @@ def quality_of(
     size = min(size, source.n_rows)
     found = evaluate(source, decomposition.dictionary, n_rows=n, batch_size=size)
     scalars = float(found.active_scalars)
-    baselines = _baselines(source, found.n_rows // size, size, len(decomposition), scalars)
+    baselines = _baselines(source, -(-n // size), size, len(decomposition), scalars)
     return Quality(rounded(float(found.fvu)), rounded(float(found.l0)), found.n_rows, baselines)
 
 
@@ -36,13 +36,12 @@ def _baselines(
 ) -> tuple[Baseline, ...]:
     """FVU of principal directions: as many as are active in a row; and as many as subnetworks, best codes."""
     # Whole batches of the same epoch, hence others have other samples.
-    n_all = min(2 * n_batches, source.n_rows // size)
-    makers = [
-        lambda i=i: source.gradients(source.rows(i, size)) for i in range(max(n_batches, n_all))
-    ]
+    n_all = min(2 * n_batches, len(source) * source.draws.per_sample // size)
+    batches = [source.rows(i, size) for i in range(max(n_batches, n_all))]
+    makers = [lambda rows=rows: source.gradients(rows) for rows in batches]
     with torch.no_grad():
-        gram = MicroBatches(makers, [size] * len(makers)).gram()
-    n_rows = n_batches * size
+        gram = MicroBatches(makers, [len(rows) for rows in batches]).gram()
+    n_rows = sum(len(rows) for rows in batches[:n_batches])
     same, cross, fit = gram[:n_rows, :n_rows], gram[:n_rows, n_rows:], gram[n_rows:, n_rows:]
     few = max(1, round(l0))
     codes = f"{_directions(n)}, best codes"

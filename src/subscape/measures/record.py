@@ -17,7 +17,7 @@ from torch import Tensor
 
 from subscape._checks import problem, require
 from subscape._hash import sha256_of
-from subscape._html import table
+from subscape._html import Printed, table
 from subscape._io import read_tensors, write_json, write_tensors
 from subscape._shapes import Float
 from subscape.measures.config import MeasureConfig
@@ -116,7 +116,7 @@ class Selectivity:
 
 
 @dataclass(frozen=True, repr=False)
-class SubnetworkMeasures:
+class SubnetworkMeasures(Printed):
     """What is known of one subnetwork. Impacts are in divergence per unit of δ."""
 
     index: Count

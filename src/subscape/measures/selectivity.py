@@ -21,6 +21,7 @@ from subscape.divergences import Divergence, output_gradient
 from subscape.measures.output_effects import output_effects
 from subscape.measures.record import Selectivity, SweepMeans, number, rounded
 from subscape.measures.rows import Direction, RowSet, moved_by, outputs_at
+from subscape.measures.two_sets import auroc
 from subscape.targets import Target
 
 N_DOUBLINGS = 40
@@ -175,12 +176,6 @@ def _ratio_and_auroc(
         return None, None
     inside, outside = mean[relevant], mean[~relevant]
     return number((inside.mean() / outside.mean()).item()), rounded(auroc(inside, outside))
-
-
-def auroc(inside: Float[Tensor, " a"], outside: Float[Tensor, " b"]) -> float:
-    """Chance that a value of `inside` is larger than one of `outside`; ties count half (Mann-Whitney)."""
-    difference = inside[:, None] - outside[None, :]
-    return ((difference > 0).double() + 0.5 * (difference == 0).double()).mean().item()
 
 
 def slopes(

@@ -5,17 +5,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from subscape._shapes import Float
+from subscape._shapes import Bool, Float
 
 N_BISECTIONS = 60
 
 
-def ranks(values: Float[Tensor, " value"]) -> tuple[Float[Tensor, " value"], float]:
+def ranks(
+    values: Float[Tensor, "*figure value"],
+) -> tuple[Float[Tensor, "*figure value"], Float[Tensor, "*figure"]]:
     """Ranks from 1, the mean rank where values are equal, and Σ(t³ − t) over groups of t equal ones."""
-    _, group, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    mean = last - (counts.double() - 1) / 2
-    return mean[group], float((counts.double() ** 3 - counts).sum())
+    ordered, order = values.sort(-1)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    group = new.long().cumsum(-1) - 1
+    counts = torch.zeros_like(ordered).scatter_add(-1, group, torch.ones_like(ordered))
+    equal = counts.gather(-1, group)
+    mean = counts.cumsum(-1).gather(-1, group) - (equal - 1) / 2
+    return torch.empty_like(ordered).scatter(-1, order, mean), (equal**2 - 1).sum(-1)
+
+
+def aurocs(
+    values: Float[Tensor, "row figure"], positive: Bool[Tensor, "row class_"]
+) -> Float[Tensor, "class_ figure"]:
+    """Chance that a value of a class is larger than another one, ties by half; NaN of a class of none or all."""
+    # Row by row of the transpose: sorting is many times faster along memory.
+    rank, _ = ranks(values.double().mT.contiguous())
+    inside = positive.double().sum(0)
+    sums = positive.double().mT @ rank.mT
+    pairs = inside * (len(values) - inside)
+    return (sums - (inside * (inside + 1) / 2)[:, None]) / pairs[:, None]
+
+
+def auroc(inside: Float[Tensor, " a"], outside: Float[Tensor, " b"]) -> float:
+    """Chance that a value of `inside` is larger than one of `outside`; ties count half."""
+    return auroc_and_chance(inside, outside)[0]
 
 
 def auroc_and_chance(a: Float[Tensor, " a"], b: Float[Tensor, " b"]) -> tuple[float, float]:
@@ -26,7 +49,7 @@ def auroc_and_chance(a: Float[Tensor, " a"], b: Float[Tensor, " b"]) -> tuple[fl
     n, m = len(a), len(b)
     rank, ties = ranks(torch.cat([a, b]).double())
     u = float(rank[:n].sum()) - n * (n + 1) / 2
-    variance = n * m / 12 * (n + m + 1 - ties / ((n + m) * (n + m - 1)))
+    variance = n * m / 12 * (n + m + 1 - float(ties) / ((n + m) * (n + m - 1)))
     if variance <= 0:
         return 0.5, 1.0
     z = max(0.0, abs(u - n * m / 2) - 0.5) / variance**0.5

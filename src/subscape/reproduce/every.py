@@ -140,6 +140,10 @@ TABLES: dict[str, Table] = {
                 f"{SUPERPOSED} --seeds 20 --steps 1500{TWENTY}",
             ),
             Line(
+                "the same, from clusters",
+                f"{SUPERPOSED} --seeds 20 --steps 1500{TWENTY} --start clusters",
+            ),
+            Line(
                 "three of its failing seeds, 4 restarts",
                 f"{SUPERPOSED} --first-seed 9 --seeds 3 --n-restarts 4 --steps 1500{TWENTY}",
             ),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from subscape._checks import optional
 from subscape._shapes import Bool, Float
-from subscape.scorecard.areas import aurocs
+from subscape.measures.two_sets import aurocs
 from subscape.scorecard.case import Case, sparse
 from subscape.scorecard.features import Every, Features, members, values_in_both
 from subscape.scorecard.record import Section, columns, left_out, line, section

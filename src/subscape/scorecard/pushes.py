@@ -15,7 +15,7 @@ from subscape.divergences import Divergence
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
 from subscape.measures.rows import moved_by
-from subscape.measures.selectivity import auroc
+from subscape.measures.two_sets import auroc
 from subscape.targets import Target
 
 TOP_SHARE, LEAST = 0.01, 5

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from subscape._shapes import Bool, Float
-from subscape.scorecard.areas import aurocs
+from subscape.measures.two_sets import aurocs
 from subscape.scorecard.case import Case
 from subscape.scorecard.features import Every, Features, members, values_in_both
 from subscape.scorecard.record import Section, columns, left_out, line, section

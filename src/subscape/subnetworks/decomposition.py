@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,18 @@ class Decomposition:
         """Cosines between the subnetworks."""
         return self.decoder.gram()
 
+    def show(self, subnetwork: int | None = None, measures: Any = None, **options: Any) -> Any:
+        """Show a subnetwork's card, or the list of all, in a notebook; see `subscape.show`.
+
+        Args:
+            subnetwork: whose card to open.
+            measures: what `subscape.measure` gave, or the folder it was saved to.
+            **options: as for `subscape.show`; with `model=` a card has sliders.
+        """
+        # By name, as pages lie above what they show.
+        notebook = import_module("subscape.notebook")
+        return notebook.show(self, measures, subnetwork, **options)
+
     def edit(self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*") -> Edit:
         """Move a model along subnetworks, W0 + Σ δ_k v_k, and back.
 
@@ -367,8 +380,7 @@ class Decomposition:
             ValueError: if the model is another one, a δ is not finite, or a pattern matches nothing.
             IndexError: if there is no such subnetwork.
         """
-        self.target_in(model)
-        return Edit(model, displacement(self.directions, deltas, tensors))
+        return Edit(self.target_in(model).model, displacement(self.directions, deltas, tensors))
 
     def edited(
         self, model: nn.Module, deltas: Deltas, *, tensors: str | Sequence[str] = "*"
@@ -378,8 +390,8 @@ class Decomposition:
         For a Hugging Face model `decomposition.edited(model, {3: 0.5}).save_pretrained(folder)` writes the
         merged weights.
         """
-        self.target_in(model)
-        return edited_copy(model, displacement(self.directions, deltas, tensors))
+        module = self.target_in(model).model
+        return edited_copy(module, displacement(self.directions, deltas, tensors))
 
     def save_lora(
         self,
@@ -402,9 +414,9 @@ class Decomposition:
         Raises:
             ValueError: if a chosen tensor is not the weight of a linear layer.
         """
-        self.target_in(model)
+        module = self.target_in(model).model
         change = displacement(self.directions, deltas, tensors)
-        return save_lora(folder, model, change, overwrite=overwrite)
+        return save_lora(folder, module, change, overwrite=overwrite)
 
     def target_in(self, model: nn.Module, *, outputs: Outputs | None = None) -> Target:
         """The target that this decomposition is of, in a model at hand; others are refused, as by `verify`."""

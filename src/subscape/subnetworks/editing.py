@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import problem, require
+from subscape._html import Printed
 from subscape._shapes import Float
 from subscape.lowrank import Stack
 from subscape.targets import match
@@ -44,7 +45,7 @@ def displacement(
     return {name: torch.einsum("k,k...->...", sizes, dense[name]) for name in chosen}
 
 
-class Edit:
+class Edit(Printed):
     """Parameters of a model moved in place, and put back bit by bit.
 
     A context manager, or an object to call `undo` on. Of several edits of one model the last one applied is
@@ -59,6 +60,10 @@ class Edit:
         self.model = model
         self.change = dict(change)
         self._before: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        state = "applied" if self.applied else "not applied"
+        return f"Edit({len(self.change)} tensors of {type(self.model).__name__}, {state})"
 
     @property
     def applied(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from subscape._checks import require
+from subscape._html import Printed
 from subscape._shapes import Float
 from subscape.gradients.row_gradients import RowProducts
 from subscape.gradients.source import GradientSource
@@ -20,8 +21,8 @@ DEAD_RATE = 1e-4
 """A subnetwork that is active in at most this share of the evaluation rows is called dead."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Printed):
     """What a dictionary reaches on given rows; every field keeps its replica axis."""
 
     fvu: Float[Tensor, "*replica"]
@@ -36,6 +37,11 @@ class Evaluation:
     """Mean of every batch's own FVU, as published: all batches count the same, however large their
     gradients."""
 
+    def __repr__(self) -> str:
+        figures = {"FVU": self.fvu, "L0": self.l0, "dead": self.dead}
+        shown = [f"{name} {_few(values)}" for name, values in figures.items()]
+        return f"Evaluation({', '.join(shown)} on {self.n_rows:,} rows)"
+
     @property
     def active_scalars(self) -> Float[Tensor, "*replica"]:
         """Mean number of coefficients per row: the L0 times the directions of a subnetwork."""
@@ -45,6 +51,10 @@ class Evaluation:
     def dead(self) -> Float[Tensor, "*replica"]:
         """Share of subnetworks active in at most `DEAD_RATE` of the rows."""
         return (self.active_rate <= DEAD_RATE).to(self.active_rate.dtype).mean(-1)
+
+
+def _few(values: Float[Tensor, "*replica"]) -> str:
+    return " ".join(f"{v:.3g}" for v in values.flatten().tolist())
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from subscape._checks import problem
+from subscape._html import table
 from subscape._shapes import Float
 from subscape.lowrank import Stack
 
@@ -37,6 +38,13 @@ class Subnetwork:
         norms = self.norms()
         main = max(norms, key=lambda name: norms[name])
         return f"Subnetwork({self.index}: {norms[main] ** 2:.0%} of its squared norm in {main})"
+
+    def _repr_html_(self) -> str:
+        shapes = {t.name: t.shape for t in self.stack.layout.tensors}
+        rows = [
+            (n, " × ".join(map(str, shapes[n])), f"{x**2:.1%}") for n, x in self.norms().items()
+        ]
+        return table(repr(self), ("tensor", "shape", "share of squared norm"), rows)
 
     def norms(self) -> dict[str, float]:
         """L2 norm of the direction in every tensor; their squares sum to 1."""

@@ -10,7 +10,7 @@ from subscape._shapes import Bool, Float
 from subscape.toys.inputs import SparseInputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Toy:
     """A trained target model whose circuits are known: one for each group of inputs."""
 
@@ -36,6 +36,10 @@ class Toy:
     circuits: Float[Tensor, "group parameter"] | None = None
     """What of the weights each circuit is, target tensors flattened in model order; None where the target was
     trained and not written as their sum."""
+
+    def __repr__(self) -> str:
+        n = int(self.represented.sum())
+        return f"Toy({self.name}, seed {self.seed}: computes {n} of {self.n_groups} groups)"
 
     @property
     def has_two_signs(self) -> bool:

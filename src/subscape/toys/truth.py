@@ -26,7 +26,7 @@ from subscape.toys.toy import Toy
 MatrixFunction = Callable[[Float[Tensor, "row parameter"]], Float[Tensor, " parameter"]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Truth:
     """The true subnetworks of a toy under a divergence, in float64."""
 
@@ -34,6 +34,9 @@ class Truth:
     """t_j, unit rows; target tensors flattened and concatenated in model order."""
     energy: Float[Tensor, " group"]
     """Share of Σ‖g‖² of the group's gradients that lies along t_j: 1 where a circuit is one direction."""
+
+    def __repr__(self) -> str:
+        return f"Truth({len(self.directions)} directions)"
 
 
 def true_subnetworks(

@@ -154,6 +154,7 @@ def prepare_blocks(
         heldout=heldout,
         divergence=divergence,
         rows=rows,
+        recipe=recipe,
         reference=chosen["reference"],
         row_weight="norm",
         metric="euclidean",

@@ -12,6 +12,8 @@ from subscape.lowrank.layout import Form, RankChoice
 from subscape.rows import RowKind
 from subscape.subnetworks.selection import BatchTopK, GroupTopK, check_l0, selection_of
 
+Start = Literal["random", "clusters"]
+
 MOST_ROWS = 10_000_000
 DEFAULTS = {"sample": (0.1, 0.1), "token": (0.25, 0.05), "sampled-token": (0.25, 0.05)}
 """Rank and active fraction by kind of row: 0.1 are the paper's, those of tokens the best of docs/geometry.md."""
@@ -51,8 +53,12 @@ class TrainingConfig:
     """Factor of the `step` schedule (the published one is 0.8)."""
     decay_every: int = 3_200
     """Steps between two decays (published for toys: 100 epochs, which are 3,200 steps)."""
-    dense_warmup: float = 0.1
-    """Share of the steps, at the start, in which all coefficients are active."""
+    start: Start | None = None
+    """Where subnetworks start: at `random` directions, or at the middles of `clusters` of training rows; by
+    default clusters where rows are samples and the recipe is whitened."""
+    dense_warmup: float | None = None
+    """Share of the steps, at the start, in which all coefficients are active; by default 0.1 from random
+    directions, and 0 from clusters, which it would mix."""
     n_restarts: int = 1
     """Starts trained side by side; the one with the lowest FVU on rows not trained on is kept."""
     resample_every: int = 200
@@ -85,6 +91,12 @@ class TrainingConfig:
             rank=rank if self.rank is None else self.rank,
             active_fraction=fraction if open_ else self.active_fraction,
         )
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps in which all coefficients are active."""
+        by_default = 0.0 if self.start == "clusters" else 0.1
+        return by_default if self.dense_warmup is None else self.dense_warmup
 
     @property
     def n_directions(self) -> int:
@@ -173,7 +185,18 @@ class TrainingConfig:
             "'cosine', 'step' or 'constant'",
             repr(self.schedule),
         )
+        require(
+            self.start in (None, "random", "clusters"),
+            "start",
+            "'random' or 'clusters'",
+            repr(self.start),
+        )
         for name in ("dense_warmup", "resample_until"):
             value = getattr(self, name)
-            require(0 <= value <= 1, name, "a share of the steps in [0, 1]", repr(value))
+            require(
+                value is None or 0 <= value <= 1,
+                name,
+                "a share of the steps in [0, 1]",
+                repr(value),
+            )
         check_l0(self.n_active if self.l0 is None else self.l0, self.n_subnetworks)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape._checks import problem, require, with_settings
+from subscape._html import Printed
 from subscape._io import check_free
 from subscape._lock import locked
 from subscape._ranks import current
@@ -29,14 +30,16 @@ from subscape.targets import Outputs, Target
 from subscape.training.callbacks import Callback, tell_end, telling
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
-from subscape.training.estimate import estimate
-from subscape.training.recipes import RecipeName, with_recipe
+from subscape.training.estimate import GIB, estimate
+from subscape.training.recipes import RecipeName, start_of, with_recipe
 from subscape.training.run import train
 
 HELDOUT_SHARE = 0.1
 """Share of the distinct samples set aside where no held-out data are given."""
 REPEATED_SHARE = 0.1
 """Share of samples that may be copies, or trained on too, before a warning says so."""
+REUSED = 2
+"""Passes over the data from which the model's activations in front of the chosen parameters are kept."""
 
 
 def decompose(
@@ -122,8 +125,8 @@ def decompose(
         return prepared.run(out, progress=progress)
 
 
-@dataclass(frozen=True)
-class Prepared:
+@dataclass(frozen=True, repr=False)
+class Prepared(Printed):
     """A decomposition that is ready to run: checked, with its engines chosen."""
 
     source: GradientSource
@@ -134,6 +137,12 @@ class Prepared:
     """Settings of the training."""
     names: Mapping[str, Any]
     """What else was chosen, by name: outputs function, divergence, reference rule, geometry."""
+
+    def __repr__(self) -> str:
+        return f"Prepared({self.config.n_subnetworks} subnetworks, {self.config.steps} steps on {self.source})"
+
+    def __str__(self) -> str:
+        return self.summary()
 
     def summary(self) -> str:
         """The tensors with their engines, and the memory that the run will take."""
@@ -221,6 +230,7 @@ def prepare(
         )
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
     config = with_settings(config or TrainingConfig(), settings).of_rows(rows)
+    config = replace(config, start=config.start or start_of(recipe, rows))
     given = {"reference": reference, "row_weight": row_weight, "metric": metric}
     geometry = with_recipe(recipe, rows, given)
     rule: str | Reference = geometry.pop("reference")
@@ -239,6 +249,8 @@ def prepare(
         **geometry,
     )
     _check_shares(source, config.batch_size)
+    if config.steps * config.batch_size >= REUSED * source.n_rows:
+        source.keep_prefix(int(config.memory_gib * GIB / 2))
     held = source.over(kept, seed=config.seed + 1, reference=kept_pairs)
     names = {
         "outputs": target.outputs_name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from subscape._html import Printed
 from subscape.gradients import GradientSource
 from subscape.gradients.contraction import through_factors
 from subscape.lowrank import Layout, TensorLayout, make_layout
@@ -17,7 +18,7 @@ TYPICAL_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Printed):
     """Bytes that a run takes at its peak, part by part."""
 
     model: int
@@ -32,6 +33,8 @@ class Estimate:
     """Rows that fit the budget at once."""
     batch_size: int
     """Rows of a step."""
+    kept: int = 0
+    """Activations in front of the chosen parameters, of all samples."""
 
     @property
     def micro_batch_size(self) -> int:
@@ -42,7 +45,7 @@ class Estimate:
     def total(self) -> int:
         """All parts together."""
         rows = self.per_row * self.micro_batch_size
-        return self.model + self.subnetworks + self.directions + rows
+        return self.model + self.kept + self.subnetworks + self.directions + rows
 
     @property
     def n_micro_batches(self) -> int:
@@ -52,6 +55,7 @@ class Estimate:
     def __str__(self) -> str:
         parts = {
             "model": self.model,
+            **({"activations kept": self.kept} if self.kept else {}),
             "subnetworks": self.subnetworks,
             "directions": self.directions,
             f"{self.micro_batch_size} rows": self.per_row * self.micro_batch_size,
@@ -84,10 +88,11 @@ def estimate(source: GradientSource, config: TrainingConfig) -> Estimate:
     per_row = _per_row(
         source, layout, min(config.batch_size, TYPICAL_ROWS), 2 * n_directions, entry
     )
-    left = int(config.memory_gib * GIB) - directions
+    kept = 0 if source.kept is None else source.kept.bytes
+    left = int(config.memory_gib * GIB) - directions - kept
     # A group of rows is never cut.
     within = max(GROUP * source.draws.per_sample, left // max(1, per_row))
-    return Estimate(model, subnetworks, directions, per_row, within, config.batch_size)
+    return Estimate(model, subnetworks, directions, per_row, within, config.batch_size, kept)
 
 
 def _directions(tensor: TensorLayout, n: int, of_replica: int, entry: int) -> int:

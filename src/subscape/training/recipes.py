@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from subscape._checks import nearest, require
 from subscape.rows import RowKind
+from subscape.training.config import Start
 
 RecipeName = Literal["whitened", "published"]
 
@@ -29,6 +30,15 @@ def recipe_of(recipe: str, rows: RowKind) -> dict[str, Any]:
     names = list(RECIPES)
     require(recipe in RECIPES, "recipe", f"one of {names}", repr(recipe), nearest(recipe, names))
     return RECIPES[recipe] | (OF_SAMPLES.get(recipe, {}) if rows == "sample" else {})
+
+
+def start_of(recipe: str, rows: RowKind) -> Start:
+    """Where a recipe's subnetworks start.
+
+    Samples are few and of kinds, and from random directions kinds are not found (docs/geometry.md); rows of
+    text are many, and there both come to the same.
+    """
+    return "clusters" if recipe == "whitened" and rows == "sample" else "random"
 
 
 def with_recipe(recipe: str, rows: RowKind, chosen: Mapping[str, Any]) -> dict[str, Any]:

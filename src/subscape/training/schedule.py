@@ -21,7 +21,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def in_dense_warmup(config: TrainingConfig, step: int) -> bool:
     """Whether all coefficients are active at `step`."""
-    return step < config.dense_warmup * config.steps
+    return step < config.warmup * config.steps
 
 
 def consolidation_step(config: TrainingConfig) -> int:

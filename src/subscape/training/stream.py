@@ -85,7 +85,8 @@ class Stream:
     @property
     def steps_ahead(self) -> int:
         """Steps whose gradients are made together."""
-        if not self._ahead or self.sources[0].ranks.size > 1:
+        ragged = any(source.draws.mask is not None for source in self.sources)
+        if not self._ahead or ragged or self.sources[0].ranks.size > 1:
             return 1
         batch_bytes = self._row_bytes_ahead * self.batch_size
         affordable = min(PREFETCH_STEPS, PREFETCH_BUDGET // batch_bytes)

@@ -77,6 +77,7 @@ def estimate_together(blocks: Blocks, config: TrainingConfig) -> Estimate:
         per_row=max(one.per_row for one in every),
         rows_within=min(one.rows_within for one in every),
         batch_size=config.batch_size,
+        kept=every[0].kept,
     )
 
 

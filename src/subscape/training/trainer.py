@@ -21,6 +21,7 @@ from subscape.rows import generator_of
 from subscape.subnetworks.consolidation import Consolidation, consolidate
 from subscape.subnetworks.dictionary import Dictionary, Reconstruction
 from subscape.subnetworks.selection import build, selection_of
+from subscape.training.clusters import clustered
 from subscape.training.config import TrainingConfig
 from subscape.training.estimate import estimate
 from subscape.training.resampling import (
@@ -61,14 +62,19 @@ class Trainer:
         layout = make_layout(self.sources[0].shapes, config.rank, config.form)
         like = self.sources[0].target.like
         lead = (config.n_restarts, config.n_directions)
-        start = torch.stack([
-            initial_stack(layout, lead, generator_of(source.seed, 2), like).weights
+        start = [
+            initial_stack(layout, lead, generator_of(source.seed, 2), like)
             for source in self.sources
-        ])
-        self._start(Stack(layout, start))
+        ]
         at_once = config.micro_batch_size
         if at_once is None and len(self.sources) == 1 and self.sources[0].plan is not None:
             at_once = estimate(self.sources[0], config).rows_within
+        if config.start == "clusters":
+            start = [
+                self.ranks.decided(partial(clustered, source, random, config.batch_size, at_once))
+                for source, random in zip(self.sources, start, strict=True)
+            ]
+        self._start(Stack(layout, torch.stack([s.weights for s in start])))
         self.stream = Stream(
             self.sources,
             layout,

@@ -3,6 +3,7 @@
 from subscape.gradients.rules._convolution import convolution
 from subscape.gradients.rules._embedding import embedding
 from subscape.gradients.rules._linear import linear, transposed_linear
+from subscape.gradients.rules._recurrent import recurrent
 from subscape.gradients.rules.norm import batch_norm, group_norm, layer_norm, rms_norm
 from subscape.gradients.rules.registry import Rule, register_rule, rule_of
 
@@ -14,6 +15,7 @@ __all__ = [
     "group_norm",
     "layer_norm",
     "linear",
+    "recurrent",
     "register_rule",
     "rms_norm",
     "rule_of",

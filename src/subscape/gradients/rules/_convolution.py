@@ -1,8 +1,13 @@
-"""Convolutions: g = Σ_s e_s ⊗ patch_s over the places s of the output, group by group."""
+"""Convolutions: g = Σ_s e_s ⊗ patch_s over the places s of the output, group by group.
+
+A subclass with a `forward` of its own is taken to pad by itself, as TensorFlow's "same" does: evenly on both
+sides, the odd one behind. Whether that is so shows when the rule is tried.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,14 +18,14 @@ from subscape.gradients.tensor_gradients import DenseGradient, OuterGradient, Te
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-@register_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+@register_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d, any_forward=True)
 def convolution(
     module: _Convolution, inputs: Tensor, output_gradient: Tensor
 ) -> dict[str, TensorGradient]:
     """Rule of convolutions in one to three dimensions, with any stride, padding, dilation, groups."""
     n_rows, groups = len(inputs), module.groups
     e = output_gradient.flatten(2)  # [row, out, place]
-    patches = _patches(module, inputs)  # [row, in, kernel, place]
+    patches = _patches(module, inputs, output_gradient.shape[2:])  # [row, in, kernel, place]
     shape = tuple(module.weight.shape)
     if groups == 1 and sum(_sides(shape)) * e.shape[2] < math.prod(shape):
         # Few places and a large kernel: the factors are the smaller form.
@@ -37,9 +42,10 @@ def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def _patches(module: _Convolution, inputs: Tensor) -> Tensor:
+def _patches(module: _Convolution, inputs: Tensor, places: Sequence[int]) -> Tensor:
     """What every place of the output sees of the input, [row, in, kernel, place]."""
-    padding = _padding(module)
+    own = type(module).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+    padding = _padding(module) if own else _same(module, inputs.shape[2:], places)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     patches = functional.pad(inputs, padding, mode=mode) if any(padding) else inputs
     n_axes = len(module.kernel_size)
@@ -50,6 +56,17 @@ def _patches(module: _Convolution, inputs: Tensor) -> Tensor:
     # [row, in, *place, *kernel]: places last, so that one copy serves both products.
     order = [0, 1, *range(2 + n_axes, 2 + 2 * n_axes), *range(2, 2 + n_axes)]
     return patches.permute(order).flatten(2 + n_axes).flatten(2, 1 + n_axes)
+
+
+def _same(module: _Convolution, given: Sequence[int], places: Sequence[int]) -> list[int]:
+    """The padding that gives so many places of the output, in the order of `_padding`."""
+    padding: list[int] = []
+    for axis in reversed(range(len(module.kernel_size))):
+        seen = (places[axis] - 1) * module.stride[axis] + 1
+        seen += (module.kernel_size[axis] - 1) * module.dilation[axis]
+        total = max(0, seen - given[axis])
+        padding += [total // 2, total - total // 2]
+    return padding
 
 
 def _padding(module: _Convolution) -> list[int]:

@@ -1,7 +1,8 @@
 """Which rule gives the row gradients of which module type.
 
 A rule is a function `(module, inputs, output_gradient) -> {local parameter name: TensorGradient}` with the
-input of one call of the module [row, ...] and ∂D/∂output of that call [row, ...].
+input of one call of the module [row, ...] and ∂D/∂output of that call [row, ...]. That of a recurrent layer takes
+∂D/∂ all its outputs, and its first states.
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ from subscape.gradients.tensor_gradients import TensorGradient
 
 Rule = Callable[[Any, Tensor, Tensor], dict[str, TensorGradient]]
 
-_RULES: dict[type[nn.Module] | str, tuple[Rule, Callable[[Any], bool]]] = {}
+_RULES: dict[type[nn.Module] | str, tuple[Rule, Callable[[Any], bool], bool]] = {}
 
 
 def register_rule(
-    *types: type[nn.Module] | str, when: Callable[[Any], bool] = lambda module: True
+    *types: type[nn.Module] | str,
+    when: Callable[[Any], bool] = lambda module: True,
+    any_forward: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Make a function the rule of module types; decorator.
 
-    A rule holds for the types and for subclasses that keep their `forward`.
+    A rule holds for the types and for subclasses that keep their `forward`; with `any_forward` it is tried for all
+    subclasses.
 
     Args:
         *types: module types, or their full names where importing them is not wanted.
         when: says of a module whether the rule holds for it, by its settings.
+        any_forward: whether it can be right for subclasses with another `forward`.
 
     Returns:
         The decorator, which hands the function on as it is.
@@ -35,7 +40,7 @@ def register_rule(
 
     def register(rule: Rule) -> Rule:
         for kind in types:
-            _RULES[kind] = rule, when
+            _RULES[kind] = rule, when, any_forward
         return rule
 
     return register
@@ -44,10 +49,9 @@ def register_rule(
 def rule_of(module: nn.Module) -> Rule | None:
     """The rule of a module, or None."""
     for kind in type(module).__mro__:
-        if type(module).forward is not getattr(kind, "forward", None):
-            return None  # another forward than the one the rule was written for
         found = _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}")
         if found is not None:
-            rule, when = found
-            return rule if when(module) else None
+            rule, when, any_forward = found
+            same = type(module).forward is getattr(kind, "forward", None)
+            return rule if (same or any_forward) and when(module) else None
     return None
