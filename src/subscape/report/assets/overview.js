@@ -13,7 +13,7 @@ const preview = (k, outputs = 2) => {
     if (found.length) for (const [head, times] of found) parts.push(h("span.head", null, headChip(head), times > 1 ? h("small", null, `×${times}`) : null));
     else if (values.length) parts.push(strip(values, 90, 16));
   }
-  const top = data.moving?.near ? null : subnetwork.top_outputs;
+  const top = nearTexts ? null : subnetwork.top_outputs;
   for (const [direction, mark, name] of [["up", "▲", "raises"], ["down", "▼", "lowers"]]) {
     const list = (top ? top[direction] : []).slice(0, outputs);
     if (list.length) parts.push(h(`span.moves.${direction}`, null, h("span", { role: "img", "aria-label": name }, mark), ...list.map(([i]) => token(outputName(i)))));
