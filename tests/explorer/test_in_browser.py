@@ -139,7 +139,7 @@ def test_at_nought_nothing_moves_and_random_directions_are_said_to_be(page):
         "return [...document.querySelectorAll('.change')].every(c => c.textContent === '±0')"
     )
     page.until(
-        "return document.querySelector('.meter').closest('section').textContent.includes('Nothing is moved')"
+        "return document.querySelector('.meter').closest('section').textContent.includes('Nothing is pushed')"
     )
     assert not page.one(".taken button").is_enabled()
     page.js("document.querySelector('.pin .delta').focus()")

@@ -116,7 +116,10 @@ def test_a_change_of_an_embedding_is_named_by_the_texts_it_points_to(driver, tmp
     card = Page(driver, page).open(f"#subnetwork-{entry.index}")
     words = "".join(f" w{i}" for i in data["input_ids"][order[0]].tolist()).strip()
     assert card.one(".texts li").text == words
-    assert "output 1" not in card.one("#list").text
+    assert "output 1" not in card.one("body").text
+    first = data["input_ids"][entry.top_samples[0].sample].tolist()
+    assert card.one(".samples .context").text == "".join(f" w{i}" for i in first).strip()
+    assert not card.all("mark")
 
 
 def test_a_page_without_them_has_no_slider_and_a_value_that_is_not_finite_says_so(

@@ -260,6 +260,29 @@ def test_top_samples_stand_by_sign(make_data, make_page):
         3,
         1,
     ]
+    # Blue and red are for signs of outputs and coefficients; a subnetwork's own token has a colour of its own.
+    own, *signs = page.js(
+        "const mixed = (v, n = document.createElement('div')) => {"
+        "document.body.append(n);"
+        "n.style.background = `color-mix(in srgb, var(${v}) 100%, transparent)`;"
+        "return getComputedStyle(n).backgroundColor; };"
+        "const marks = [...document.querySelectorAll('#card mark')];"
+        "marks.forEach(m => m.style.setProperty('--strength', '100%'));"
+        "const tints = new Set(marks.map(m => getComputedStyle(m).backgroundColor));"
+        "return [[...tints], mixed('--pos'), mixed('--neg')]"
+    )
+    assert len(own) == 1
+    assert len({*own, *signs}) == 3
+
+
+def test_in_print_no_row_is_without_its_pictures(make_data, make_page):
+    page = make_page(make_data("images", n=300, n_samples=1)).open("#subnetworks")
+    page.js("dispatchEvent(new Event('beforeprint'))")
+    pictures = page.js(
+        "return [...document.querySelectorAll('#list tbody tr')].map(r => r.querySelectorAll('img').length)"
+    )
+    assert pictures == [1] * 300
+    assert not page.all("img[loading=lazy]")
 
 
 def test_the_map_reads_out_by_keyboard(page, token_data):

@@ -74,7 +74,7 @@ def finetune(
         measures: of this decomposition, to warn of δ that leave the range where gradients predict.
         config: settings.
         out: folder for checkpoints and `final/`; the same call goes on from there, with the same result.
-        overwrite: begin anew in `out`.
+        overwrite: start over in `out`.
         progress: show a bar.
         **settings: single settings, on top of `config`: see `FinetuneConfig`.
 

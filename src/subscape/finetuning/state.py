@@ -61,7 +61,7 @@ def load(folder: Path, identity: str, device: torch.device) -> State | None:
             name,
             f"{written.get(name)!r}, as in the run found in {folder}",
             repr(value),
-            "Resume with the run's own settings and data, choose another folder, or begin anew (--overwrite).",
+            "Resume with the run's own settings and data, choose another folder, or start over (--overwrite).",
         )
     kept = {k: v.to(device) for k, v in read_tensors(path).items()}
     step, best_step, stale = kept["counts"].tolist()

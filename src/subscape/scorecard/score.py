@@ -80,7 +80,7 @@ def score(
         outputs: as for `Target`; to be given again where the decomposition was made with a function.
         config: how much is looked at.
         out: folder to keep the scorecard in; one that was interrupted goes on from there.
-        overwrite: begin anew where there is another scorecard.
+        overwrite: start over where there is another scorecard.
         progress: show a progress bar.
         **settings: single settings, on top of `config`: see `ScoreConfig`.
 

@@ -33,7 +33,7 @@ from subscape.training.resampling import (
 from subscape.training.schedule import in_dense_warmup, learning_rate
 from subscape.training.stream import Stream
 
-BEGIN_ANEW = "Begin anew: overwrite=True (--overwrite), or in another folder."
+BEGIN_ANEW = "Start over: overwrite=True (--overwrite), or in another folder."
 CONSOLIDATION_ROWS = 2048
 """Rows on which subnetworks are merged and dropped."""
 

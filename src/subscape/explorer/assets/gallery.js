@@ -29,6 +29,7 @@ const contexts = (k) => {
   const found = all[k].top_samples.slice(0, 3).map((sample) => {
     const tokens = tokensOf(sample);
     if (!tokens) return null;
+    if (wholeTexts) return h("li", { dir: "auto" }, shown(tokens.join("").trimStart(), false));
     const at = placeIn(tokens, sample);
     return h("li", { dir: "auto" }, h("span.before", null, shown(tokens.slice(Math.max(0, at - 5), at).join("").replace(/\u2581/g, " ").trimStart(), false)),
       h("mark", { style: { "--strength": "30%" } }, shown(tokens[at], false)), h("span.after", null, shown(tokens.slice(at + 1, at + 3).join("").replace(/\u2581/g, " "), false)));
@@ -70,6 +71,7 @@ const showMore = () => {
   const n = gallery.grid.childElementCount;
   gallery.grid.append(...gallery.order.slice(n, n + AT_ONCE).map((k) => (gallery.cards[k] ??= galleryCard(k))));
   gallery.more.hidden = n + AT_ONCE >= gallery.order.length;
+  highlight();
 };
 
 const arrangeGallery = () => {

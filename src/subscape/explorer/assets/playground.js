@@ -206,7 +206,7 @@ const drawPlayground = (node, wanted) => {
           parts.none, parts.pins, h("p", null, choose)),
         h("div", null, parts.outcomes, parts.meter)),
       ...(live.takes_text ? [panel("How the text continues", null, parts.written)] : []),
-      panel("Take it away", null, parts.taken));
+      panel("Export", null, parts.taken));
     give(play.input);
     drawPins();
     refresh();

@@ -20,6 +20,7 @@ const edge = (does, side) => h("span.edge", { title: `The window ${does} here: t
 
 const context = (sample, top) => {
   const tokens = tokensOf(sample);
+  if (wholeTexts) return h("p.context", { dir: "auto" }, shown(tokens.join("").trimStart(), false));
   const at = placeIn(tokens, sample);
   const next = tokens[at + 1];
   const [from, to] = [Math.max(0, at - SPAN[0]), Math.min(tokens.length, at + SPAN[1])];
@@ -71,7 +72,7 @@ const samplesPanel = (s) => {
     .map(([said, kind]) => [said, samples.filter((x) => toward(x) === kind)]).filter(([, some]) => some.length);
   const items = h("div", null, ...sides.flatMap(([said, some]) => [h("h3.side-of", null, `${count(some.length)} that ${said}`), listed(some)]));
   items.classList.toggle("with-outputs", wish.outputs);
-  const some = samples.some((x) => x.outputs && (x.outputs.up.length || x.outputs.down.length));
+  const some = !nearTexts && samples.some((x) => x.outputs && (x.outputs.up.length || x.outputs.down.length));
   const toggle = some ? h("label.toggle", null, h("input", { type: "checkbox", checked: wish.outputs, onchange: (event) => { wish.outputs = event.target.checked; items.classList.toggle("with-outputs", wish.outputs); } }), " outputs of each") : null;
   return h("section.panel.samples", { "aria-label": "Top samples" }, h("div.panel-head", null, title, h("span.note", null, term(unit, "sample_impact")), toggle), items);
 };

@@ -96,11 +96,13 @@ const commonParts = memo(() => {
 // Thousands of thumbnails are only decoded once their row comes near.
 const seen = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
-    seen.unobserve(target);
-    target.lastChild.append(preview(Number(target.dataset.k)));
+    if (isIntersecting) complete(target);
   }
 }, { rootMargin: "400px" });
+const complete = (row) => {
+  seen.unobserve(row);
+  if (!row.lastChild.hasChildNodes()) row.lastChild.append(preview(Number(row.dataset.k)));
+};
 
 // Where the table shows but one column of figures, the heads do not suffice for sorting.
 const sorter = h("select", { "aria-label": "Sort by", onchange: () => { state.sort = sorter.value; state.byFit = false; state.falling = !column(state.sort).rising; arrange(); markOpen(route()[1]); } },
@@ -118,7 +120,10 @@ const showRows = (upTo) => {
 const showMoreRows = () => { showRows(body.childElementCount + AT_ONCE_ROWS); highlight(); };
 const end = h("div.end");
 new IntersectionObserver((entries) => { if (entries.some((e) => e.isIntersecting)) showMoreRows(); }, { rootMargin: "1500px" }).observe(end);
-addEventListener("beforeprint", () => showRows(all.length));
+addEventListener("beforeprint", () => {
+  showRows(all.length);
+  [...body.rows].forEach(complete);
+});
 
 const arrange = () => {
   state.order = ranked() ? matching() : matching().sort(compare());

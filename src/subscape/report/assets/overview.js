@@ -6,14 +6,14 @@ const preview = (k, outputs = 2) => {
   const parts = standing(subnetwork) ? [h("span.standing", null, STANDINGS[standing(subnetwork)])] : [];
   if (nameFor(k)) parts.push(h("span.rule", null, nameFor(k)));
   const pictured = hasImages ? subnetwork.top_samples.map((s) => [s, shownOf(s)]).filter(([, shown]) => shown.image).slice(0, 6) : [];
-  if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map(([s, { image, label }]) => h("img", { src: image, alt: label ?? `sample ${s.sample}`, width: 24, height: 24, loading: "lazy", decoding: "async" }))));
+  if (pictured.length) parts.push(h("span.thumbs", null, ...pictured.map(([s, { image, label }]) => h("img", { src: image, alt: label ?? `sample ${s.sample}`, width: 24, height: 24, decoding: "async" }))));
   else if (subnetwork.top_samples.length) {
     const found = headlines(k).slice(0, 4);
     const values = meanOfTop(k);
     if (found.length) for (const [head, times] of found) parts.push(h("span.head", null, headChip(head), times > 1 ? h("small", null, `×${times}`) : null));
     else if (values.length) parts.push(strip(values, 90, 16));
   }
-  const top = data.moving?.near ? null : subnetwork.top_outputs;
+  const top = nearTexts ? null : subnetwork.top_outputs;
   for (const [direction, mark, name] of [["up", "▲", "raises"], ["down", "▼", "lowers"]]) {
     const list = (top ? top[direction] : []).slice(0, outputs);
     if (list.length) parts.push(h(`span.moves.${direction}`, null, h("span", { role: "img", "aria-label": name }, mark), ...list.map(([i]) => token(outputName(i)))));

@@ -41,7 +41,7 @@ const outcomes = (outputs, caption) => {
 /** The sliders of a shared report: outputs of a few rows at the δ of its sweep, in between on a line. */
 const pushPanel = (k) => {
   const rows = data.moving?.rows[k];
-  if (!rows || !all[k].sweep) return null;
+  if (!rows || !all[k].sweep || nearTexts) return null;
   const deltas = [...all[k].sweep.delta].sort((a, b) => a - b);
   const most = Math.abs(ownDelta(k));
   const between = (line, delta) => {

@@ -149,6 +149,10 @@ const tokensOf = (row) => {
   if (!texts.has(row.sample)) texts.set(row.sample, ids.map((i) => measures.names.tokens[i] ?? String(i)));
   return texts.get(row.sample);
 };
+/** Where a whole text has one output, such as an embedding, none of its tokens stands out. */
+const wholeTexts = measures.rows === "sample" && !measures.logits;
+/** Whether outputs are shown by texts that lie near, their numbers having no names. */
+const nearTexts = Boolean(data.moving?.near);
 const placeIn = (tokens, row) => row.position ?? tokens.length - 1;
 
 const WORD_END = /[\p{L}\p{N}'’]{0,12}$/u;
@@ -159,6 +163,7 @@ const headline = (sample) => {
   const { label } = shownOf(sample);
   const tokens = tokensOf(sample);
   if (!tokens) return label === undefined ? null : ["", label, ""];
+  if (wholeTexts) return ["", tokens.join("").trim(), ""];
   const at = placeIn(tokens, sample);
   const text = tokens[at];
   const begins = WORD_START.exec(text)[0] !== "";
