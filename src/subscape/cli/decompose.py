@@ -28,7 +28,7 @@ from subscape.cli.loading import (
     refuse_code,
 )
 from subscape.cli.models import Pooling, is_image_classifier
-from subscape.cli.picks import is_classifier, middle_mlp, picked
+from subscape.cli.picks import is_classifier, l0_of_classes, middle_mlp, picked
 from subscape.cli.run_folder import CONFIG
 from subscape.cli.texts import is_pairs
 from subscape.data import Samples
@@ -339,7 +339,12 @@ def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     open_ = {k: v for k, v in picks.items() if getattr(settings, k) in (None, ())}
     settings = replace(settings, **open_)
     rows = settings.rows or "sample"
-    training = settings.training.of_rows(rows)
+    training = settings.training
+    open_ = training.l0 is None and training.active_fraction is None
+    of_classes = rows == "sample" and settings.divergence == "kl"
+    if open_ and of_classes and settings.recipe == "whitened":
+        training = replace(training, l0=l0_of_classes(training.n_subnetworks))
+    training = training.of_rows(rows)
     training = replace(training, start=training.start or start_of(settings.recipe, rows))
     return replace(settings, training=training)
 

@@ -10,12 +10,24 @@ from subscape.cli.loading import is_code, load_labels
 from subscape.training.decompose import Prepared
 
 
+OF_CLASSES = 0.02
+"""Share of the subnetworks that is active in a row of a classifier."""
+
+
 def is_classifier(model: nn.Module, data: str) -> bool:
     """Whether outputs are logits of classes: the model's class says it, or classes lie beside the data."""
     if type(model).__name__.endswith("Classification"):
         return True
     labels = None if is_code(data) else load_labels(data)
     return labels is not None and labels.dim() == 1 and not labels.is_floating_point()
+
+
+def l0_of_classes(n_subnetworks: int) -> float:
+    """Active subnetworks per row of a classifier: fewer than elsewhere, as then they are more of one class each.
+
+    (docs/geometry.md, image classifier.)
+    """
+    return max(1.0, OF_CLASSES * n_subnetworks)
 
 
 def middle_mlp(model: nn.Module) -> tuple[str, ...] | None:
