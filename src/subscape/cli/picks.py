@@ -9,7 +9,6 @@ from torch import nn
 from subscape.cli.loading import is_code, load_labels
 from subscape.training.decompose import Prepared
 
-
 OF_CLASSES = 0.02
 """Share of the subnetworks that is active in a row of a classifier."""
 
