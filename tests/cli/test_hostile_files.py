@@ -3,6 +3,8 @@
 Every case is one change of one file, and the words that the refusal must have.
 """
 
+import gc
+import io
 import json
 import pickle
 import shutil
@@ -349,6 +351,17 @@ ZIPPED = {
 def test_a_hostile_npz(folder, unharmed, kind):
     (folder / "a.npz").write_bytes(ZIPPED[kind](folder))
     unharmed("decompose small_model_of_commands:model --data a.npz --rank 1 --out new", "data")
+
+
+def test_a_cut_npz_is_closed_again(folder):
+    from subscape.cli.loading import load_data
+
+    (folder / "a.npz").write_bytes(ZIPPED["cut"](folder))
+    with pytest.raises(ValueError, match="^data: ") as refused:  # whose traceback holds the file
+        load_data("a.npz", "", 1)
+    assert refused.value
+    files = [f for f in gc.get_objects() if type(f) is io.BufferedReader]
+    assert not [f for f in files if str(f.name).endswith("a.npz") and not f.closed]
 
 
 @pytest.mark.parametrize("kind", [">f4", "<f4", ">f8", "f2"])

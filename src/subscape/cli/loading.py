@@ -185,8 +185,10 @@ def load_array(path: Path, name: str) -> torch.Tensor:
 def _arrays(path: Path) -> dict[str, torch.Tensor]:
     """The arrays of an .npy or .npz file."""
     try:
-        content = numpy.load(path, allow_pickle=False)
-        with content if path.suffix == ".npz" else contextlib.nullcontext({"": content}) as arrays:
+        # Opened here, as numpy leaves a file that it refuses open.
+        with path.open("rb") as file:
+            content = numpy.load(file, allow_pickle=False)
+            arrays = content if path.suffix == ".npz" else {"": content}
             # Bytes in this machine's order.
             return {
                 name: torch.from_numpy(
