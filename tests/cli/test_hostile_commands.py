@@ -434,7 +434,7 @@ def test_an_interrupt_says_whether_the_command_goes_on(monkeypatch, capsys, comm
 
     monkeypatch.setattr(main_module, "_run", fail)
     assert call(command) == 130
-    assert ("goes on" in capsys.readouterr().err) == resumed
+    assert ("to resume" in capsys.readouterr().err) == resumed
 
 
 def test_an_interrupt_that_a_package_swallows_is_still_one(monkeypatch, capsys):

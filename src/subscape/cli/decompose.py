@@ -49,7 +49,7 @@ from subscape.training.checkpoint import is_checkpoint
 from subscape.training.contrastive import paired
 from subscape.training.decompose import Prepared
 from subscape.training.loggers import logger_of
-from subscape.training.recipes import RecipeName, recipe_of, start_of
+from subscape.training.recipes import RecipeName, recipe_of, with_start
 
 LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
@@ -344,8 +344,7 @@ def with_picks(settings: DecomposeRun, model: nn.Module) -> DecomposeRun:
     of_classes = rows == "sample" and settings.divergence == "kl"
     if open_ and of_classes and settings.recipe == "whitened":
         training = replace(training, l0=l0_of_classes(training.n_subnetworks))
-    training = training.of_rows(rows)
-    training = replace(training, start=training.start or start_of(settings.recipe, rows))
+    training = with_start(training.of_rows(rows), settings.recipe, rows)
     return replace(settings, training=training)
 
 

@@ -58,7 +58,7 @@ def replaced(out: Path, overwrite: bool) -> Generator[bool]:
         if fresh and (out / CHECKPOINT).exists():
             if aside.exists():
                 kept = f"the earlier run is kept in {aside} until this one is done"
-                print(f"subscape: {kept}, which goes on without --overwrite", file=sys.stderr)
+                print(f"subscape: {kept}, which resumes without --overwrite", file=sys.stderr)
         elif fresh:
             _put_back(out, aside)
         raise

@@ -58,7 +58,8 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> bool:
         "other values than its checksum says",
         "Copy it again from its source, or start over (--overwrite).",
     )
-    found = json.loads(said["state"])
+    # Runs of before there was a choice started at random.
+    found = {"start": "random"} | json.loads(said["state"])
     # Once through JSON, as what was written: tuples become lists.
     expected = json.loads(json.dumps(_identity(trainer)))
     hashed = json.loads(json.dumps(_identity(trainer, hashed=True)))

@@ -31,7 +31,7 @@ from subscape.training.callbacks import Callback, tell_end, telling
 from subscape.training.checkpoint import NAME as CHECKPOINT
 from subscape.training.config import TrainingConfig
 from subscape.training.estimate import GIB, estimate
-from subscape.training.recipes import RecipeName, start_of, with_recipe
+from subscape.training.recipes import RecipeName, with_recipe, with_start
 from subscape.training.run import train
 
 HELDOUT_SHARE = 0.1
@@ -230,7 +230,7 @@ def prepare(
         )
     target = model if isinstance(model, Target) else Target(model, parameters, outputs=outputs)
     config = with_settings(config or TrainingConfig(), settings).of_rows(rows)
-    config = replace(config, start=config.start or start_of(recipe, rows))
+    config = with_start(config, recipe, rows)
     given = {"reference": reference, "row_weight": row_weight, "metric": metric}
     geometry = with_recipe(recipe, rows, given)
     rule: str | Reference = geometry.pop("reference")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from subscape._checks import nearest, require
 from subscape.rows import RowKind
-from subscape.training.config import Start
+from subscape.training.config import Start, TrainingConfig
 
 RecipeName = Literal["whitened", "published"]
 
@@ -39,6 +40,12 @@ def start_of(recipe: str, rows: RowKind) -> Start:
     text are many, and there both come to the same.
     """
     return "clusters" if recipe == "whitened" and rows == "sample" else "random"
+
+
+def with_start(config: TrainingConfig, recipe: str, rows: RowKind) -> TrainingConfig:
+    """With where subnetworks start, and for how long all of them are then active."""
+    config = replace(config, start=config.start or start_of(recipe, rows))
+    return replace(config, dense_warmup=config.warmup)
 
 
 def with_recipe(recipe: str, rows: RowKind, chosen: Mapping[str, Any]) -> dict[str, Any]:
