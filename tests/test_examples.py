@@ -21,7 +21,7 @@ FENCE = re.compile(
 )
 FEW = {
     "decompose": "--steps 5 --n-heldout-rows 64 --n-subnetworks 18 --batch-size 32",
-    "evaluate": "--leave-out twin adversary probes selectivity --n-rows 64",
+    "evaluate": "--leave-out twin adversary probes --n-rows 64 --n-fit 64 --n-pushed 2 --n-agree 512",
     "measure": "--n-rows 48 --n-references 2 --n-others 2 --n-deltas 2 --n-top 2 --n-partners 1",
 }
 """Later flags win, so those of a document's command are cut short."""

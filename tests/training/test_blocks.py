@@ -21,6 +21,7 @@ SETTINGS = {
     "steps": 12,
     "batch_size": 32,
     "resample_every": 5,
+    "start": "random",
     "n_heldout_rows": 40,
     "progress": False,
 }
@@ -68,7 +69,7 @@ def assert_same(found, alone, tolerance=1e-10):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        {"start": "clusters"},
         {"engine": "rule"},
         {"engine": "loop"},
         {"recipe": "published"},
@@ -78,7 +79,7 @@ def assert_same(found, alone, tolerance=1e-10):
         {"n_restarts": 2, "group_size": 2, "engine": "rule"},
         {"consolidate": True, "engine": "rule"},
     ],
-    ids=lambda options: "-".join(f"{k}={v}" for k, v in options.items()) or "default",
+    ids=lambda options: "-".join(f"{k}={v}" for k, v in options.items()),
 )
 @pytest.mark.filterwarnings("ignore:Row gradients of")
 def test_each_block_comes_out_as_it_does_alone(model, data, options):
@@ -97,7 +98,7 @@ def test_one_forward_pass_a_batch_serves_all_blocks(model, data, micro_batch_siz
     for blocks in (["first"], ["first", "second"]):
         model.calls = 0
         # Without what looks for new directions, which each block does for itself.
-        some: Any = options | {"resample_every": 0, "start": "random"}
+        some: Any = options | {"resample_every": 0}
         decompose_blocks(model, data, blocks=blocks, **some)
         calls[len(blocks)] = model.calls
     assert calls[2] == calls[1]

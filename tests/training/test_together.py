@@ -1,11 +1,13 @@
 """Several processes get what one gets: one command, whatever it is started by, and resumed by another number."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from filelock import FileLock
 
 from subscape._io import read_metadata
 from subscape.subnetworks.decomposition import Decomposition
@@ -24,12 +26,27 @@ LONG = (200, (2, 4))
 def folder(request, tmp_path_factory):
     """Results of one process and of several."""
     steps, sizes = request.param
-    path = tmp_path_factory.mktemp("together")
+    # One for all workers of the test run, whichever comes first.
+    path = shared_by_workers(tmp_path_factory) / f"together-{steps}"
+    with FileLock(f"{path}.lock"):
+        if not (path / "done").exists():
+            run_together(path, steps, sizes)
+            (path / "done").touch()
+    return path
+
+
+def shared_by_workers(tmp_path_factory):
+    """The temporary folder of the whole test run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def run_together(path, steps, sizes):
+    path.mkdir(exist_ok=True)
     command = [sys.executable, "-W", "error", "-m", "tests.training.together", str(path)]
     command += map(str, [steps, 1, *sizes])
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return path
 
 
 def load(path):
