@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from geometry import SETTINGS, folder_of, options_of
 from geometry_measures import FOUND, LENGTH, MLP, Text, decomposed, plants_of, reachable
-from subscape.scorecard.areas import aurocs
 from tables import table as markdown
 from tables import write_into
 from torch import Tensor, nn
 
 from subscape import GradientSource
 from subscape._io import read_json, write_json
+from subscape.measures.two_sets import aurocs
 from subscape.planted import Planted, mixture
 from subscape.rows import generator_of
 
