@@ -23,6 +23,18 @@ from subscape.lowrank.metric import Metric
 
 Maker = Callable[[], RowGradients]
 
+KEPT = 2**30
+"""Bytes of gradients that are kept where they are asked for several times."""
+
+
+def kept_if_small(makers: Sequence[Maker]) -> list[Maker]:
+    """The same gradients: made now and handed out, or made anew every time if they are large."""
+    first = makers[0]()
+    if len(makers) * _bytes(first) > KEPT:
+        return list(makers)
+    kept = [first, *(make() for make in makers[1:])]
+    return [lambda made=made: made for made in kept]
+
 
 @dataclass(frozen=True)
 class MicroBatches:
@@ -141,3 +153,14 @@ class _Inner(torch.autograd.Function):
             total += torch.autograd.grad(products, leaf, grad)[0]
             del part, products  # before the next one is made
         return total, None, None
+
+
+def _bytes(gradients: RowGradients) -> int:
+    """Memory that factored gradients hold on to."""
+    storages = {}
+    for tensor in gradients.factored().tensors.values():
+        for values in vars(tensor).values():
+            if isinstance(values, Tensor):
+                storage = values.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())

@@ -25,7 +25,7 @@ from subscape.divergences import Divergence, Values, as_divergence, output_gradi
 from subscape.gradients.engines import jacobian, row_outputs
 from subscape.gradients.geometry import Geometry, RowWeight, check_row_weight, kronecker
 from subscape.gradients.memory import MemoryUse
-from subscape.gradients.micro_batches import MicroBatches
+from subscape.gradients.micro_batches import MicroBatches, kept_if_small
 from subscape.gradients.passes import JacobianPass, LoopPass, Pass
 from subscape.gradients.plan import Plan, choose, samples_to_try
 from subscape.gradients.prefix import Kept, PrefixChanged, find_prefix
@@ -48,8 +48,6 @@ METRIC_ROWS = 4096
 """Rows from which a metric is estimated at most."""
 METRIC_BATCH = 256
 """Rows of a batch for it."""
-KEPT = 2**30
-"""Bytes of gradients that are kept between the passes of that estimate."""
 MEAN_SAMPLES = 2048
 """Samples over which a `mean` reference is estimated at most."""
 MEAN_BATCH = 32
@@ -379,11 +377,8 @@ class GradientSource(Printed):
     def _estimated_from(self) -> tuple[Callable[[], Iterable[RowGradients]], Ranks]:
         """The gradients that a metric is estimated from; made anew for each of its passes if they are large."""
         rows, ranks = self.ranks.share(list(self._some_rows()))
-        first = self.gradients(rows[0])
-        if len(rows) * bytes_of(first) > KEPT:
-            return lambda: map(self.gradients, rows), ranks
-        kept = [first, *map(self.gradients, rows[1:])]
-        return lambda: kept, ranks
+        makers = kept_if_small([lambda part=part: self.gradients(part) for part in rows])
+        return lambda: (make() for make in makers), ranks
 
     def _some_rows(self) -> Iterator[Rows]:
         """Rows from which geometry is estimated: the first of an epoch, a batch at a time."""
@@ -446,14 +441,3 @@ def _mask(data: Samples, n_positions: int) -> Tensor | None:
 
 def _rms(squares: Float[Tensor, " row"]) -> float:
     return float(squares.mean().sqrt()) or 1.0
-
-
-def bytes_of(gradients: RowGradients) -> int:
-    """Memory that factored gradients hold on to."""
-    storages = {}
-    for tensor in gradients.factored().tensors.values():
-        for values in vars(tensor).values():
-            if isinstance(values, Tensor):
-                storage = values.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())

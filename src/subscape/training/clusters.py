@@ -9,23 +9,20 @@ each middle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Generator, Tensor
 
 from subscape._shapes import Float
 from subscape.gradients import GradientSource, RowGradients
-from subscape.gradients.source import KEPT, bytes_of
+from subscape.gradients.contraction import DENSE_BUDGET
+from subscape.gradients.micro_batches import MicroBatches, kept_if_small
 from subscape.lowrank import Layout, Stack
 from subscape.lowrank.project import project
 from subscape.lowrank.stack import unit
-from subscape.rows import generator_of
+from subscape.rows import generator_of, joined
 
 ROWS_PER_CLUSTER, MOST_ROWS = 50, 2048
-"""How many rows are clustered: so many for each, and not more than these together, of which all are kept."""
-DENSE_BUDGET = 64 * 2**20
-"""Bytes of middles that are made in full at once."""
+"""How many rows are clustered: so many for each, and not more than these together."""
 MOST_ROUNDS = 30
 
 
@@ -35,11 +32,16 @@ def clustered(
 ) -> Stack:
     """Directions [restart, subnetwork] at clusters of a source's rows; those beyond them as they were.
 
-    Every restart has clusters of its own draw, of the rows of the first steps.
+    Every restart has clusters of its own draw, of the rows of the first steps: which these are does not depend on
+    how many are made at once.
     """
     n_restarts, n = start.weights.shape[:2]
-    parts = _rows_of(source, ROWS_PER_CLUSTER * n, batch_size, micro_batch_size)
-    gram = torch.cat([torch.cat([a.gram(b) for b in parts], dim=1) for a in parts])
+    n_steps = -(-min(MOST_ROWS, ROWS_PER_CLUSTER * n) // batch_size)
+    rows = joined([source.rows(step, batch_size) for step in range(n_steps)])
+    parts = rows.micro_batches(min(batch_size, micro_batch_size or batch_size))
+    makers = kept_if_small([lambda part=part: source.gradients(part) for part in parts])
+    gradients = MicroBatches(makers, [len(part) for part in parts])
+    gram = gradients.gram()
     norms = gram.diagonal().clamp_min(0).sqrt()
     alive = (norms > 0).nonzero()[:, 0]
     if not len(alive):
@@ -51,35 +53,15 @@ def clustered(
         own = middles(cosines, min(n, len(alive)), generator_of(source.seed, 5, restart))
         mix = norms.new_zeros(len(own), len(norms))
         mix[:, alive] = own.to(mix) * scale
-        weights[restart, : len(own)] = combined(parts, mix, start.layout).weights
+        weights[restart, : len(own)] = combined(gradients, mix, start.layout).weights
     return Stack(start.layout, weights)
 
 
-def _rows_of(
-    source: GradientSource, n_rows: int, batch_size: int, micro_batch_size: int | None
-) -> list[RowGradients]:
-    """Gradients of the first steps' rows, as many as may be kept."""
-    n_steps = -(-min(MOST_ROWS, n_rows) // batch_size)
-    parts: list[RowGradients] = []
-    for step in range(n_steps):
-        rows = source.rows(step, batch_size)
-        parts.append(source.gradients(rows, micro_batch_size=micro_batch_size))
-        if bytes_of(parts[0]) * (step + 2) > KEPT:
-            break
-    return parts
-
-
-def combined(parts: Sequence[RowGradients], mix: Tensor, layout: Layout) -> Stack:
-    """Unit directions nearest to Σ_i w_i g_i, for every line of weights over the rows of all parts."""
-    of_parts = mix.split([part.n_rows for part in parts], dim=1)
+def combined(gradients: RowGradients, mix: Tensor, layout: Layout) -> Stack:
+    """Unit directions nearest to Σ_i w_i g_i, for every line of weights."""
     at_once = max(1, DENSE_BUDGET // (layout.n_parameters * mix.element_size()))
-    weights = []
-    for first in range(0, len(mix), at_once):
-        some = slice(first, first + at_once)
-        dense = sum(p.combined(w[some]) for p, w in zip(parts, of_parts, strict=True))
-        assert isinstance(dense, Tensor)
-        weights.append(unit(project(layout, dense)).weights)
-    return Stack(layout, torch.cat(weights))
+    parts = [unit(project(layout, gradients.combined(some))).weights for some in mix.split(at_once)]
+    return Stack(layout, torch.cat(parts))
 
 
 def middles(

@@ -55,7 +55,7 @@ class TrainingConfig:
     """Steps between two decays (published for toys: 100 epochs, which are 3,200 steps)."""
     start: Start | None = None
     """Where subnetworks start: at `random` directions, or at the middles of `clusters` of training rows; by
-    default clusters where rows are samples and the recipe is whitened."""
+    default clusters where rows are samples, the recipe is whitened and subnetworks are single directions."""
     dense_warmup: float | None = None
     """Share of the steps, at the start, in which all coefficients are active; by default 0.1 from random
     directions, and 0 from clusters, which it would mix."""

@@ -43,8 +43,12 @@ def start_of(recipe: str, rows: RowKind) -> Start:
 
 
 def with_start(config: TrainingConfig, recipe: str, rows: RowKind) -> TrainingConfig:
-    """With where subnetworks start, and for how long all of them are then active."""
-    config = replace(config, start=config.start or start_of(recipe, rows))
+    """With where subnetworks start, and for how long all of them are then active.
+
+    Groups start at random: the directions of one would be clusters that have nothing to do with each other.
+    """
+    start = start_of(recipe, rows) if config.group_size == 1 else "random"
+    config = replace(config, start=config.start or start)
     return replace(config, dense_warmup=config.warmup)
 
 

@@ -65,6 +65,7 @@ def train_side_by_side(
     if folder is not None:
         resumed(folder, trainer)
     trainer.agree()
+    trainer.begin()
     if trainer.step_number < config.steps:
         # Found now, not after a whole run on nothing; the trainer keeps these rows for its step.
         check_not_zero(trainer.stream.gradients(trainer.step_number).squared_norm().sum(-1))

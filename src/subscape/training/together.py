@@ -44,6 +44,8 @@ def train_together(
     trainers = trainers_of(blocks, config)
     for name, folder in (folders or {}).items():
         resumed(folder, trainers[name])
+    for trainer in trainers.values():
+        trainer.begin()
     started, at = time.perf_counter(), consolidation_step(config)
     first = min(trainer.step_number for trainer in trainers.values())
     shown = {"total": config.steps, "initial": first, "unit": "step", "mininterval": 0.5}

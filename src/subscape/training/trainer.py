@@ -62,19 +62,14 @@ class Trainer:
         layout = make_layout(self.sources[0].shapes, config.rank, config.form)
         like = self.sources[0].target.like
         lead = (config.n_restarts, config.n_directions)
-        start = [
-            initial_stack(layout, lead, generator_of(source.seed, 2), like)
+        start = torch.stack([
+            initial_stack(layout, lead, generator_of(source.seed, 2), like).weights
             for source in self.sources
-        ]
+        ])
+        self._start(Stack(layout, start))
         at_once = config.micro_batch_size
         if at_once is None and len(self.sources) == 1 and self.sources[0].plan is not None:
             at_once = estimate(self.sources[0], config).rows_within
-        if config.start == "clusters":
-            start = [
-                self.ranks.decided(partial(clustered, source, random, config.batch_size, at_once))
-                for source, random in zip(self.sources, start, strict=True)
-            ]
-        self._start(Stack(layout, torch.stack([s.weights for s in start])))
         self.stream = Stream(
             self.sources,
             layout,
@@ -84,6 +79,20 @@ class Trainer:
             n_directions=config.n_restarts * config.n_directions,
         )
         self.step_number = 0
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Put subnetworks that have made no step where they start, if that is not at random."""
+        if self.step_number > 0 or self.config.start != "clusters":
+            return
+        starts = [self.ranks.decided(partial(self._clusters, i)) for i in range(len(self.sources))]
+        weights = torch.stack(starts).to(self.dictionary.decoder_weights)
+        self._start(Stack(self.dictionary.layout, weights))
+
+    def _clusters(self, index: int) -> Tensor:
+        random = self.dictionary.select(index).decoder
+        sizes = self.config.batch_size, self.stream.micro_batch_size
+        return clustered(self.sources[index], random, *sizes).weights.cpu()
 
     def _start(self, directions: Stack) -> None:
         """A fresh dictionary of these directions, and its optimiser."""
