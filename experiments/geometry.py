@@ -70,6 +70,7 @@ SETTINGS = {
     "half-kronecker-few": setting(row_weight=0.5, **WHITE, **FEW),
     "three-quarters-kronecker-few": setting(row_weight=0.75, **WHITE, **FEW),
     "unit-kronecker-few": setting(row_weight="unit", **WHITE, **FEW),
+    "unit-kronecker-few-clusters": setting(row_weight="unit", start="clusters", **WHITE, **FEW),
     "half-kronecker-few-long": setting(row_weight=0.5, **WHITE, **FEW, **LONG),
     "output-kronecker-p.25": setting(row_weight="output", metric_power=0.25, **WHITE),
     "norm-kronecker-p.25": setting(metric_power=0.25, **WHITE),

@@ -143,27 +143,29 @@ def figures(data: Images, name: str, out: Path) -> dict[str, Any]:
 
     of_training = torch.cat([g.flat for g in in_parts(result.source(data.network, data.trained))])
     principal = torch.linalg.svd(of_training, full_matrices=False).Vh[: len(result)]
-    units = of_training / of_training.norm(dim=1, keepdim=True)
+    units = torch.nn.functional.normalize(of_training, dim=1)
     clusters = KMeans(len(result), n_init=1, random_state=0)  # pyright: ignore[reportArgumentType]
-    centres = clusters.fit(units.numpy()).cluster_centers_
+    centres = torch.from_numpy(clusters.fit(units.numpy()).cluster_centers_)
+    centres = torch.nn.functional.normalize(centres, dim=1)
     chance = chance_of(result)
     flat, random = result.decoder.flat(), chance.decoder.flat()
     return {
         **{key: result.metrics[key] for key in ("fvu", "l0", "dead")},
         "fvu_principal": oracle(rows, principal, result.metrics["l0"]).fvu,
+        "fvu_k-means": oracle(rows, centres, result.metrics["l0"]).fvu,
         "stable": counterparts(codes(result), codes(other))[0],
         "subnetworks": impact(flat) | pushed(result, source, rows @ flat.mT),
         "random": impact(random)
         | pushed(replace(chance, geometry=result.geometry), source, rows @ random.mT),
         "principal": impact(principal),
-        "k-means": impact(torch.from_numpy(centres)),
+        "k-means": impact(centres),
         "channels": by_class(channels(data.network, data.held), data.classes),
     }
 
 
 def table(found: dict[str, Any]) -> str:
     """Settings, with what stands beside each."""
-    head = ["setting", "K", "L0", "start", "FVU", "dead", "classes", "AUROC"]
+    head = ["setting", "K", "L0", "start", "FVU (principal, k-means)", "dead", "classes", "AUROC"]
     head += ["pushed: ratio; AUROC; share", "stable"]
     head += [f"{name}: classes, AUROC" for name in ("random", "principal", "k-means", "channels")]
     lines = []
@@ -175,7 +177,7 @@ def table(found: dict[str, Any]) -> str:
             str(options["n_subnetworks"]),
             f"{own['l0']:.3g}",
             options["start"],
-            f"{own['fvu']:.2f} (principal {own['fvu_principal']:.2f})",
+            f"{own['fvu']:.2f} ({own['fvu_principal']:.2f}, {own['fvu_k-means']:.2f})",
             f"{own['dead']:.0%}",
             f"{ours['agree']:.0%}",
             f"{ours['auroc']:.2f}",

@@ -213,14 +213,13 @@ def judged(
     alone = torch.zeros_like(shares)
     alone[torch.arange(len(used)), used // settings.size**2] = 1.0
     single = cosines(atoms, partners, alone, source, planted.directions()).amax(1)
-    own, fvu = codes_of(atoms, judge, N_HELD, settings.l0)
+    _, fvu = codes_of(atoms, judge, N_HELD, settings.l0)
     labels = held.labels[: N_HELD // LENGTH].flatten()
     positive = torch.stack([labels == rule for rule in range(len(planted.triggers))], dim=1)
     sizes = torch.cat([
         atoms.coefficients(flat)[:, used].detach().abs() for flat in in_parts(judge, N_HELD)
     ])
     best = torch.stack([aurocs(part, positive).amax(1) for part in sizes.split(256, dim=1)]).amax(0)
-    del own
     return {
         "fvu": fvu,
         "scalars": settings.l0,

@@ -15,11 +15,11 @@ const verdict = () => {
   const rivals = measures.quality.baselines.filter((b) => b.l0 <= 1.5 * measures.quality.l0);
   const explained = (fvu) => h("strong", null, percent(Math.max(0, 1 - fvu)));
   const parts = [h("p", null, `${plural(all.length, "subnetwork")}, ${fixed(quality.l0, 1)} active in an average row, explain `, explained(quality.fvu), " of the squared gradient",
-    rivals.length ? [". Baselines with about as many active:  ", ...rivals.flatMap(({ name, fvu }, i) => [i ? "; " : "", name, " ", explained(fvu)])] : null, ".")];
+    rivals.length ? [". Baselines with about as many active: ", ...rivals.flatMap(({ name, fvu }, i) => [i ? "; " : "", name, " ", explained(fvu)])] : null, ".")];
   if (pushed.length) {
     const [own, chance] = [mean(pushed.map((s) => s.selectivity.auroc)), mean(pushed.map((s) => s.selectivity.auroc_random))];
     const better = pushed.filter((s) => s.selectivity.auroc > s.selectivity.auroc_random).length;
-    parts.push(h("p", null, `When pushed, ${better} of ${count(pushed.length)} change their own rows more selectively than a random direction of the same norm and rank does: mean  `,
+    parts.push(h("p", null, `When pushed, ${better} of ${count(pushed.length)} change their own rows more selectively than a random direction of the same norm and rank does: mean `,
       term("AUROC", "auroc"), " ", h("strong", null, fixed(own)), `, random `, h("strong", null, fixed(chance)), own > chance ? "." : ": no better than chance."));
   }
   return h("div.verdict", null, ...parts);
