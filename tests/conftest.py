@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tests import type_checks
 
-type_checks.install()
+if "SUBSCAPE_CHECK_EVERY_CALL" not in os.environ:
+    type_checks.install()
 
 # xdist runs one worker per core; more threads in each would only compete for the same cores.
 torch.set_num_threads(1)

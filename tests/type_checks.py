@@ -1,7 +1,8 @@
 """Types and shapes of the library's own calls, checked while tests run.
 
 `--jaxtyping-packages` decorates every function of the package, nested ones anew at each call.
-Checking all calls was a third of the tests' time: here a function's calls 1, 8, 64 ... in a test are.
+Checking all calls was a third of the tests' time: here a function's calls 1, 8, 64 ... in a test are. With
+SUBSCAPE_CHECK_EVERY_CALL=1, as in CI, all of them are.
 """
 
 import dataclasses

@@ -170,6 +170,8 @@ def find_prefix(target: Target, inputs: Samples) -> Prefix | None:
     Verified to the bit: the outputs from there on are those of the whole forward pass.
     """
     model, three = target.model, partial(take, inputs, slice(0, 3))
+    if len(target.names) == sum(1 for _ in model.parameters()):
+        return None  # whatever multiplies by weights is chosen
     leaves = {n: p.detach().clone().requires_grad_(True) for n, p in target.parameters.items()}
     with frozen(model), torch.no_grad():
         with torch.enable_grad(), _seen(model) as reached:
