@@ -8,7 +8,10 @@ Prints one JSON line for the model and one for every number of subnetworks; READ
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,11 +20,15 @@ import torch
 from _lib.memory import GIB, in_own_process, peak, start_peak
 from _lib.shapes import stories260k
 from _lib.timing import in_turns, wall_over_cpu
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from subscape import Decomposition, GradientSource, Target, measure, write_report
+from subscape.lowrank import Stack
+from subscape.measures import Impact
+from subscape.measures.card import Scene
 from subscape.subnetworks.evaluation import calibrate, evaluate
 from subscape.training import Trainer, TrainingConfig
 from subscape.training.blocks import prepare_blocks
@@ -36,9 +43,11 @@ REPETITIONS = 2
 MIB = 2**20
 LITTLE: dict[str, Any] = {
     **dict(n_rows=256, n_references=1, n_top=1, n_others=2),
-    **dict(n_outputs=1, n_deltas=1, n_partners=1, batch_size=64),
+    **dict(n_outputs=1, n_deltas=1, n_partners=1),
 }
-"""Of a subnetwork, so that thousands are measured in minutes."""
+"""What is measured of a subnetwork."""
+PUSHED = 4
+"""Subnetworks that are pushed: one after the other, so that thousands take hours and no more memory."""
 
 
 def blocks() -> dict[str, Any]:
@@ -118,6 +127,25 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@contextmanager
+def few_pushed() -> Iterator[None]:
+    """`measure` with `PUSHED` subnetworks pushed, and of the others all that one pass over the data tells."""
+    module = import_module("subscape.measures.measure")
+    card = module.card
+
+    def one(scene: Scene, k: int, way: Stack, beside: Stack, found: Impact, idle: Tensor) -> Any:
+        top = found.top[k]
+        still = (*found.top[:k], replace(top, impact=0 * top.impact), *found.top[k + 1 :])
+        of = found if k < PUSHED else replace(found, top=still)
+        return card(scene, k, way, beside, of, idle)
+
+    module.card = one
+    try:
+        yield
+    finally:
+        module.card = card
+
+
 def growth(n: int) -> dict[str, Any]:
     """Two steps and a resampling between them, an evaluation, measures and a report of so many subnetworks."""
     shape = stories260k()
@@ -142,7 +170,8 @@ def growth(n: int) -> dict[str, Any]:
         del trainer
         settings = {"rows": "token", "divergence": "kl", "reference": "mean"}
         made = Decomposition(dictionary, target.fingerprint(), settings)
-        found = measure(made, target, shape.data, **LITTLE, progress=False)
+        with few_pushed():
+            found = measure(made, target, shape.data, **LITTLE, progress=False)
         with TemporaryDirectory() as folder:
             page = write_report(Path(folder) / "page.html", made, found, title="growth")
             page_bytes = page.stat().st_size

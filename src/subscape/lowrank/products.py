@@ -22,7 +22,7 @@ FEWEST = 16
 
 @torch.no_grad()
 def blocks_of_products(one: Stack, other: Stack) -> Iterator[Float[Tensor, "some other"]]:
-    """⟨v_k, u_l⟩ for some k after the other and all l, of the same tensors in the same order, whatever the ranks."""
+    """⟨v_k, u_l⟩ for some k after the other and all l, of the same tensors, in order, whatever the ranks."""
     entry = one.weights.element_size()
     largest = max(t.numel for t in one.layout.tensors)
     rank = max(max(t.ranks) for stack in (one, other) for t in stack.layout.tensors)

@@ -376,10 +376,10 @@ def _coactivation(kept: Mapping[str, Tensor]) -> Neighbours | None:
     """What a file holds, in which earlier ones have the matrix of all pairs."""
     if "coactivation" in kept:
         return Neighbours.of([kept["coactivation"]])
-    parts = [kept.get(f"coactivation.{f.name}") for f in fields(Neighbours)]
-    others, values = parts
-    right = others is not None and values is not None and others.shape == values.shape
-    return Neighbours(others, values) if right else None
+    others, values = kept.get("coactivation.others"), kept.get("coactivation.values")
+    if others is None or values is None or others.shape != values.shape:
+        return None
+    return Neighbours(others, values)
 
 
 @dataclass(frozen=True)
