@@ -8,7 +8,7 @@ Prints one JSON line for the model and one for every number of subnetworks; READ
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -128,9 +128,9 @@ class Largest(TorchDispatchMode):
 
 
 @contextmanager
-def few_pushed() -> Iterator[None]:
+def few_pushed() -> Generator[None]:
     """`measure` with `PUSHED` subnetworks pushed, and of the others all that one pass over the data tells."""
-    module = import_module("subscape.measures.measure")
+    module: Any = import_module("subscape.measures.measure")
     card = module.card
 
     def one(scene: Scene, k: int, way: Stack, beside: Stack, found: Impact, idle: Tensor) -> Any:
