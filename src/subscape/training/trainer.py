@@ -7,7 +7,6 @@ What flows out: a dictionary with the axes [source, restart, subnetwork].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
