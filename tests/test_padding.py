@@ -1,11 +1,14 @@
 """Padded positions are no rows: the same gradients, means, metric and measures as without padding."""
 
+import math
+
 import pytest
 import torch
 
 from subscape import GradientSource, Target, decompose, measure
 from subscape.measures.impact import impact
 from subscape.rows import RowDraws
+from subscape.scorecard.kinds import UNKNOWN, kinds_of
 from subscape.scorecard.score import score
 from subscape.training import TrainingConfig
 from tests.conftest import tiny
@@ -70,7 +73,8 @@ def test_impact_is_that_of_the_texts_without_padding(run):
         impact(found, found.source(model, data), progress=False) for data in (texts(), padded)
     )
     assert other.n_rows == N * LENGTH
-    for name in ("mean", "signed", "active_rate", "together"):
+    assert torch.equal(other.coactivation.others, one.coactivation.others)
+    for name in ("mean", "signed", "active_rate"):
         torch.testing.assert_close(getattr(other, name), getattr(one, name), **CLOSE)
     for mine, theirs in zip(one.top, other.top, strict=True):
         assert torch.equal(mine.rows.samples, theirs.rows.samples)
@@ -85,10 +89,38 @@ def test_measures_point_to_tokens_only(run):
     assert positions and max(positions) < LENGTH
 
 
-def test_the_scorecard_refuses_padding(run):
+def test_the_scorecard_is_that_of_the_texts_without_padding(run):
     model, padded, found = run
-    with pytest.raises(ValueError, match="windows without padding"):
-        score(found, model, padded, progress=False)
+    known = found.source(model, padded, seed=0)
+    labels = torch.arange(N * (LENGTH + EXTRA)).view(N, -1) % 3
+    settings = {"n_references": 1, "n_pushed": 2, "n_attacked": 1, "n_ascent": 2}
+    # All rows are of one length: which of them are the loudest is rounding.
+    settings["leave_out"] = ("twin", "loudness")
+    one, other = (
+        score(found, model, data, labels=given, token_names=str, progress=False, **settings)
+        for data, given in ((texts(), labels[:, :LENGTH]), (padded, labels))
+    )
+    # Five samples to score and five to fit on; padding in neither.
+    assert (other.n_rows, other.n_fit) == (one.n_rows, one.n_fit)
+    assert other.n_rows + other.n_fit == known.n_rows == N * LENGTH
+    pairs = list(zip(one.sections, other.sections, strict=True))
+    assert {a.key for a, _ in pairs if a.left_out is None} >= {"agreement", "selectivity"}
+    for mine, theirs in pairs:
+        assert (mine.left_out, mine.notes) == (theirs.left_out, theirs.notes)
+        for a, b in zip(mine.lines, theirs.lines, strict=True):
+            assert a.name == b.name
+            given, expected = ([math.nan if v is None else v for v in x.values] for x in (b, a))
+            assert given == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+def test_what_comes_next_of_the_last_token_is_not_known(run):
+    model, padded, found = run
+    source = found.source(model, padded)
+    kinds = kinds_of(source, torch.tensor([7, 2]), None, None)
+    ids = padded["input_ids"][[7, 2], :LENGTH]
+    assert kinds["token"].tolist() == ids.flatten().tolist()
+    assert kinds["next token"].view(2, LENGTH)[:, -1].tolist() == [UNKNOWN, UNKNOWN]
+    assert torch.equal(kinds["next token"].view(2, LENGTH)[:, :-1], ids[:, 1:])
 
 
 def draws(kind="token"):

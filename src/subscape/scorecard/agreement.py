@@ -75,9 +75,8 @@ def looked_at(source: GradientSource, n_rows: int) -> Int[Tensor, " sample"]:
 
 def over_all(kinds: Kinds, samples: Int[Tensor, " sample"], source: GradientSource) -> Kinds:
     """What is known of the rows of some samples, by place among all rows."""
-    per_sample = source.draws.per_sample
-    at = (samples[:, None] * per_sample + torch.arange(per_sample)).flatten()
-    nothing = torch.full((source.n_rows,), UNKNOWN)
+    at = source.rows_of(samples).index
+    nothing = torch.full((len(source) * source.draws.per_sample,), UNKNOWN)
     return {kind: nothing.scatter(0, at, values) for kind, values in kinds.items()}
 
 

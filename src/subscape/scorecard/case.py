@@ -41,7 +41,7 @@ class Part:
     """What is known of every row."""
 
     def __len__(self) -> int:
-        return len(self.samples) * self.source.draws.per_sample
+        return len(self.rows)
 
     @cached_property
     def rows(self) -> Rows:

@@ -34,24 +34,28 @@ def kinds_of(
     labels: Tensor | None,
     token_names: Callable[[int], str] | None,
 ) -> Kinds:
-    """What is known of the rows of given samples, one sample after the other.
+    """What is known of the rows of given samples, one sample after the other; padding is no row.
 
     Without labels the class that a classifier predicts stands for them.
     """
     per_sample = source.draws.per_sample
-    ids = token_ids(source.data)
+    ids, rows = token_ids(source.data), source.rows_of(samples)
     kinds: dict[str, Tensor] = {}
     if source.kind == "token" and ids is not None and ids.shape[1] == per_sample:
         windows = ids[samples].cpu().long()
         last = torch.full((len(windows), 1), UNKNOWN)
-        kinds[TOKEN] = windows.flatten()
-        kinds[NEXT] = torch.cat([windows[:, 1:], last], 1).flatten()
+        known = windows
+        if source.draws.mask is not None:
+            known = windows.where(source.draws.mask[samples.cpu()], UNKNOWN)
+        kinds[TOKEN] = windows.flatten()[rows.place]
+        kinds[NEXT] = torch.cat([known[:, 1:], last], 1).flatten()[rows.place]
         if token_names is not None:
             texts = {i: token_names(i) for i in windows.unique().tolist()}
             named = [word_classes([texts[i] for i in window]) for window in windows.tolist()]
-            kinds[WORD] = torch.tensor([_number(name) for line in named for name in line])
+            words = torch.tensor([_number(name) for line in named for name in line])
+            kinds[WORD] = words[rows.place]
     if labels is not None:
-        kinds[LABEL] = _of_rows(torch.as_tensor(labels), source, samples)
+        kinds[LABEL] = _by_place(torch.as_tensor(labels), source, samples)[rows.place]
     elif source.divergence.logits and source.kind == "sample":
         outputs = [source.outputs_at(source.rows_of(part)) for part in samples.split(256)]
         top = torch.cat(outputs).argmax(-1)
@@ -60,7 +64,7 @@ def kinds_of(
     return kinds
 
 
-def _of_rows(labels: Tensor, source: GradientSource, samples: Tensor) -> Int[Tensor, " row"]:
+def _by_place(labels: Tensor, source: GradientSource, samples: Tensor) -> Int[Tensor, " place"]:
     n, per_sample = n_samples(source.data), source.draws.per_sample
     right = list(labels.shape) in ([n], [n, per_sample]) and not labels.is_floating_point()
     expected = f"a whole number for each of the {n} samples"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 
 import torch
 from torch import Tensor
 
-from subscape._shapes import Bool, Float
+from subscape._shapes import Bool, Float, Int
 from subscape.data import Samples, take, to_device
 from subscape.divergences import Divergence
 from subscape.gradients import GradientSource
@@ -48,12 +48,14 @@ class Scene:
     samples: Samples
     """Samples, every row of each."""
     per_sample: int
-    """Rows of a sample."""
+    """Places of a sample: its positions where each is a row or padding, else one."""
+    place: Int[Tensor, " row"]
+    """Place of every row."""
     divergence: Divergence
     """Between outputs."""
     aim: float
     """Median change of the top rows to aim at."""
-    own: Float[Tensor, "row *output"]
+    own: Float[Tensor, "place *output"]
     """The model's own outputs."""
 
     @classmethod
@@ -61,15 +63,15 @@ class Scene:
         """All rows of some samples of a source."""
         divergence, chosen = source.divergence.of_changes, take(source.data, samples)
         per_sample = source.draws.per_sample
-        scene = cls(source.target, chosen, per_sample, divergence, aim, torch.empty(0))
-        every = torch.arange(len(samples))
-        own = scene.outputs(every, {})
-        return cls(source.target, chosen, per_sample, divergence, aim, own.flatten(0, 1))
+        place = source.rows_of(samples).place
+        scene = cls(source.target, chosen, per_sample, place, divergence, aim, torch.empty(0))
+        own = scene.outputs(torch.arange(len(samples)), {})
+        return replace(scene, own=own.flatten(0, 1))
 
     @torch.no_grad()
     def outputs(
         self, at: Tensor, changed: Mapping[str, Tensor]
-    ) -> Float[Tensor, "sample row *output"]:
+    ) -> Float[Tensor, "sample place *output"]:
         """Outputs of some samples with other parameters."""
         device = self.target.like.device
         parts = [
@@ -81,7 +83,7 @@ class Scene:
 
     def moved(
         self, direction: Mapping[str, Tensor], delta: float, at: Tensor
-    ) -> Float[Tensor, "sample row"]:
+    ) -> Float[Tensor, "sample place"]:
         """Change of the outputs of some samples, mean over both signs of δ."""
         own = self.own.unflatten(0, (-1, self.per_sample))[at].flatten(0, 1)
         both = []
@@ -94,13 +96,12 @@ class Scene:
 
 def pushed(scene: Scene, directions: Stack, sizes: Float[Tensor, "row direction"]) -> list[Push]:
     """Push along each direction; those that cannot move their rows so far are left out."""
-    n_rows = len(scene.own)
-    n_top = n_top_of(n_rows)
+    n_top = n_top_of(len(scene.place))
     found = []
     for k in range(sizes.shape[1]):
         direction = directions.select(k).dense()
-        top = torch.zeros(n_rows, dtype=torch.bool)
-        top[sizes[:, k].topk(n_top).indices.cpu()] = True
+        top = torch.zeros(len(scene.own), dtype=torch.bool)
+        top[scene.place[sizes[:, k].topk(n_top).indices.cpu()]] = True
         one = push(scene, direction, top)
         if one is not None:
             found.append(one)
@@ -112,7 +113,7 @@ def n_top_of(n_rows: int) -> int:
     return min(max(LEAST, round(TOP_SHARE * n_rows)), n_rows - 1)
 
 
-def push(scene: Scene, direction: Mapping[str, Tensor], top: Bool[Tensor, " row"]) -> Push | None:
+def push(scene: Scene, direction: Mapping[str, Tensor], top: Bool[Tensor, " place"]) -> Push | None:
     """Push along one direction; None if nothing moves its top rows so far."""
     by_sample = top.view(-1, scene.per_sample)
     some = by_sample.any(1).nonzero()[:, 0]
@@ -125,6 +126,7 @@ def push(scene: Scene, direction: Mapping[str, Tensor], top: Bool[Tensor, " row"
     if delta is None:
         return None
     change = scene.moved(direction, delta, torch.arange(len(by_sample))).flatten().cpu()
+    change, top = change[scene.place], top[scene.place]
     if not bool(torch.isfinite(change).all()):
         return None
     rest = change[~top]

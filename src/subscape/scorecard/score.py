@@ -193,13 +193,6 @@ def _case(
     config: ScoreConfig,
 ) -> Case:
     """Rows to score, and rows to fit on."""
-    require(
-        source.draws.mask is None,
-        "data",
-        "windows without padding",
-        "an attention_mask that leaves positions out",
-        "Cut them to one length: subscape.data.text_windows.",
-    )
     per_sample = source.draws.per_sample
 
     def part(of: GradientSource, samples: Int[Tensor, " sample"], known: Tensor | None) -> Part:

@@ -51,7 +51,7 @@ def selectivity(case: Case, measures: Measures | None) -> Pushed:
     )
     unit = case.held.source.divergence.of_changes.unit
     notes = [
-        f"{len(order)} of them, each until the median change of its {n_top_of(len(scene.own))} top rows is "
+        f"{len(order)} of them, each until the median change of its {n_top_of(len(scene.place))} top rows is "
         f"{scene.aim:.3g} {unit}; medians. Ratio: of the median change of these and of "
         "the others; share: of all change that falls on them."
     ]

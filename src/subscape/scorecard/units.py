@@ -49,10 +49,12 @@ def units_of(
             outputs += [] if made is None else [made]
     if "" in seen:
         seen[""] = outputs
-    n_batches = -(-len(samples) // BATCH)
+    n_batches, place = -(-len(samples) // BATCH), source.rows_of(samples).place
     # A module that runs twice a pass has no output of its own for every row.
     whole = {
-        name: torch.cat(parts).float() for name, parts in seen.items() if len(parts) == n_batches
+        name: torch.cat(parts)[place].float()
+        for name, parts in seen.items()
+        if len(parts) == n_batches
     }
     neurons = [whole[name] for name in holders if name in whole]
     return torch.cat(neurons, 1) if neurons else None, whole.get(block)
