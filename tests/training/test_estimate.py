@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from subscape import GradientSource, Target, TrainingConfig
+from subscape.gradients.memory import Passing
 from subscape.training.decompose import prepare
 from subscape.training.estimate import GIB, Estimate, estimate
 
@@ -94,7 +95,7 @@ def test_memory_by_parameter(words, rows):
     n_terms = {"sample": 3, "sampled-token": 1, "token": 1}[rows]
     terms = dict.fromkeys(("table.weight", "middle.bias", "head.bias"), 0)
     assert dict(use.terms) == terms | {"middle.weight": 3, "head.weight": n_terms}
-    assert use.per_row == use.graph + use.outputs
+    assert use.per_row == use.graph + use.outputs + use.temporaries
     # Five copies of a row's logits.
     assert use.outputs == 5 * 8 * 7 * (3 if rows == "sample" else 1)
 
@@ -107,6 +108,26 @@ def test_the_graph_of_a_linear_layer_by_hand():
     use = source.memory
     assert use.graph % 4 == 0
     assert 10 + 3 <= use.graph // 4 <= 10 + 4 * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_patches_of_a_convolution_are_counted_in_their_dtype(dtype):
+    # A patch of 2 · 9 numbers at each of 25 places; beside it the padded input, 2 · 49, and the outputs'
+    # gradients, 3 · 25.
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten()).to(dtype)
+    source = GradientSource(Target(model), torch.randn(5, 2, 5, 5).to(dtype), engine="rule")
+    entries = source.memory.temporaries / dtype.itemsize
+    assert 18 * 25 <= entries <= 18 * 25 + 2 * 49 + 3 * 25
+
+
+def test_what_passes_is_the_peak_above_what_is_left():
+    with Passing() as passing:
+        kept = torch.ones(10)
+        _ = (kept + 1).sum()  # ten numbers more for a while, and one
+        del _
+        kept = kept[:5]  # no storage of its own
+    assert passing.bytes == 4 * 11
+    assert len(kept) == 5
 
 
 def test_longer_chains_keep_more():

@@ -19,7 +19,7 @@ from subscape._shapes import Int
 from subscape.data import Samples, n_samples, take
 from subscape.gradients.capture import UnsafeModuleError
 from subscape.gradients.engines import gradients_at, loop_products
-from subscape.gradients.memory import MemoryUse, watched
+from subscape.gradients.memory import MemoryUse, Passing, watched
 from subscape.gradients.one_pass import EngineError, OnePass
 from subscape.gradients.row_gradients import check_finite
 from subscape.gradients.survey import Choice, Survey, candidates, forced, survey
@@ -217,8 +217,9 @@ class _Trial:
             at = torch.arange(N_TRIED) * length + position
             e = torch.zeros_like(one.outputs)
             e[at] = self._e
-        made = one.gradients(e)
-        self.memory = MemoryUse.of(storages, one, made, N_TRIED)
+        with Passing() as passing:
+            made = one.gradients(e)
+        self.memory = MemoryUse.of(storages, one, made, passing)
         return {name: dense[at] for name, dense in made.dense().items()}
 
 
