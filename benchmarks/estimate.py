@@ -4,6 +4,7 @@ Prints one JSON line per dtype and choice of parameters, each in its own process
 """
 
 import json
+import os
 import sys
 
 import torch
@@ -63,6 +64,8 @@ def main() -> None:
     if sys.argv[1:2] == ["run"]:
         print(json.dumps(run(*sys.argv[2:])))
         return
+    # What is freed goes back to the system, or the peak is also that of malloc's holes.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000")
     for dtype in DTYPES:
         for chosen in CHOSEN:
             found = in_own_process(__file__, "run", dtype, chosen)
