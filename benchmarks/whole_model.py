@@ -2,25 +2,34 @@
 
 Prints one JSON line for the model and one for every number of subnetworks; README.md says how to read them.
 
-    python benchmarks/whole_model.py [blocks] [growth]
+    python benchmarks/whole_model.py [blocks] [growth [NUMBER ...]]
 """
 
 import json
 import math
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from _lib.memory import GIB, in_own_process, peak, start_peak
 from _lib.shapes import stories260k
 from _lib.timing import in_turns, wall_over_cpu
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from subscape import GradientSource, Target
-from subscape.subnetworks.evaluation import evaluate
+from subscape import Decomposition, GradientSource, Target, measure, write_report
+from subscape.lowrank import Stack
+from subscape.measures import Impact
+from subscape.measures.card import Scene
+from subscape.subnetworks.evaluation import calibrate, evaluate
 from subscape.training import Trainer, TrainingConfig
 from subscape.training.blocks import prepare_blocks
 from subscape.training.estimate import estimate
@@ -32,6 +41,13 @@ N_SUBNETWORKS, RANK = 200, 4
 NUMBERS = (1_000, 4_000, 16_000)
 REPETITIONS = 2
 MIB = 2**20
+LITTLE: dict[str, Any] = {
+    **dict(n_rows=256, n_references=1, n_top=1, n_others=2),
+    **dict(n_outputs=1, n_deltas=1, n_partners=1),
+}
+"""What is measured of a subnetwork."""
+PUSHED = 4
+"""Subnetworks that are pushed: one after the other, so that thousands take hours and no more memory."""
 
 
 def blocks() -> dict[str, Any]:
@@ -111,8 +127,27 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@contextmanager
+def few_pushed() -> Generator[None]:
+    """`measure` with `PUSHED` subnetworks pushed, and of the others all that one pass over the data tells."""
+    module: Any = import_module("subscape.measures.measure")
+    card = module.card
+
+    def one(scene: Scene, k: int, way: Stack, beside: Stack, found: Impact, idle: Tensor) -> Any:
+        top = found.top[k]
+        still = (*found.top[:k], replace(top, impact=0 * top.impact), *found.top[k + 1 :])
+        of = found if k < PUSHED else replace(found, top=still)
+        return card(scene, k, way, beside, of, idle)
+
+    module.card = one
+    try:
+        yield
+    finally:
+        module.card = card
+
+
 def growth(n: int) -> dict[str, Any]:
-    """A step in the warm-up, a resampling, a step after, and an evaluation of so many subnetworks."""
+    """Two steps and a resampling between them, an evaluation, measures and a report of so many subnetworks."""
     shape = stories260k()
     assert shape is not None
     loaded = start_peak()
@@ -128,10 +163,23 @@ def growth(n: int) -> dict[str, Any]:
         trainer.step()
         dictionary = trainer.dictionary.select(0).select(0)
         size, parts = config.batch_size, trainer.stream.micro_batch_size
-        evaluate(source, dictionary, n_rows=size, batch_size=size, micro_batch_size=parts)
+        amount = {"n_rows": size, "batch_size": size, "micro_batch_size": parts}
+        evaluate(source, dictionary, **amount)
+        calibrate(dictionary, source, **amount)
+        trained = peak()
+        del trainer
+        settings = {"rows": "token", "divergence": "kl", "reference": "mean"}
+        made = Decomposition(dictionary, target.fingerprint(), settings)
+        with few_pushed():
+            found = measure(made, target, shape.data, **LITTLE, progress=False)
+        with TemporaryDirectory() as folder:
+            page = write_report(Path(folder) / "page.html", made, found, title="growth")
+            page_bytes = page.stat().st_size
     return {
         "above": peak() - loaded,
+        "trained": trained - loaded,
         "in_all": peak(),
+        "page": page_bytes,
         "estimated": estimate(source, config).total,
         "largest": seen.bytes,
         "squared": seen.squared,
@@ -148,6 +196,7 @@ def main() -> None:
         case ["run", n]:
             print(json.dumps(growth(int(n))))
             return
+    numbers = tuple(int(n) for n in sys.argv[1:] if n.isdigit()) or NUMBERS
     parts = sys.argv[1:] or ["blocks", "growth"]
     if "blocks" in parts:
         line = in_own_process(__file__, "run", "blocks")
@@ -155,19 +204,20 @@ def main() -> None:
     if "growth" not in parts:
         return
     peaks = []
-    for n in NUMBERS:
+    for n in numbers:
         found = in_own_process(__file__, "run", str(n))
         peaks.append(found["above"])
         line = {
             "benchmark": "whole_model",
             "subnetworks": n,
-            "peak_gib": {key: round(found[key] / GIB, 2) for key in ("above", "in_all")},
+            "peak_gib": {key: round(found[key] / GIB, 2) for key in ("trained", "above", "in_all")},
+            "page_mb": round(found["page"] / 1e6, 1),
             "estimated_gib": round(found["estimated"] / GIB, 2),
             "largest_tensor_mib": round(found["largest"] / MIB, 1),
             "largest_squared_mib": round(found["squared"] / MIB, 1),
         }
         if len(peaks) > 1:
-            grown = math.log(peaks[-1] / peaks[-2]) / math.log(n / NUMBERS[len(peaks) - 2])
+            grown = math.log(peaks[-1] / peaks[-2]) / math.log(n / numbers[len(peaks) - 2])
             line["exponent"] = round(grown, 2)
         print(json.dumps(line), flush=True)
 

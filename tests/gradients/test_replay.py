@@ -223,16 +223,3 @@ def test_a_weight_under_a_parametrization_is_replayed_with_its_module():
     originals = [f"2.parametrizations.weight.original{n}" for n in (0, 1)]
     assert source.engines == {"2.bias": "rule"} | dict.fromkeys(originals, "replay (2)")
     assert_right(source)
-
-
-def test_a_recurrent_layer_with_samples_second_cannot_be_replayed_and_goes_through_the_loop():
-    # Its states have no sample axis first, and vmap does not know it.
-    lstm = nn.LSTM(4, 3)
-    model = Made(lambda self, x: self.recurrence(x.transpose(0, 1))[0][-1], recurrence=lstm)
-    case = Case(model, torch.randn(N_SAMPLES, 5, 4).double(), "*")
-    with pytest.raises(ValueError, match="outputs of recurrence have no sample axis first"):
-        made_source(case, "sample")
-    with pytest.warns(UserWarning, match="made one by one.* replay of recurrence: "):
-        source = made_source(case, "sample", {"*": "auto"})
-    assert set(source.engines.values()) == {"loop"}
-    assert_right(source)

@@ -12,6 +12,7 @@ from subscape.lowrank import Stack, make_layout
 from subscape.measures import Impact, RowSet, TopRows
 from subscape.measures.card import Scene, card
 from subscape.measures.record import OutputEffect, TopOutputs, TopSample
+from subscape.subnetworks.neighbours import Neighbours
 
 
 class Diagonal(nn.Module):
@@ -46,7 +47,8 @@ def top_of(samples, impact):
 
 def card_of(scene, top, which, control=None):
     one = torch.tensor([2.0])
-    parts = one, -one, one * math.nan, one / 4, one[None] / 4, (top,)
+    alone = Neighbours.of([one[None]])
+    parts = one, -one, one * math.nan, one / 4, alone, (top,)
     found = Impact(*parts, n_rows=9, n_references=3)
     return card(scene, 0, UNITS.select(0), control or UNITS.select(1), found, which)
 

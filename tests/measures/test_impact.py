@@ -16,7 +16,7 @@ from subscape.measures.contexts import context_keys
 from subscape.measures.impact import coefficients_over_references, draws_of, impact
 from subscape.rows import permutation
 
-TENSORS = ("mean", "signed", "normalised", "active_rate", "together")
+TENSORS = ("mean", "signed", "normalised", "active_rate")
 
 
 def source_of(made, rows="sample", **options):
@@ -72,9 +72,9 @@ def assert_right(made, source, found, plain, n_top, repeat):
     torch.testing.assert_close(found.normalised, size.mean(0) / plain.norms.mean(), **close)
     flat = active.flatten(0, 1)
     torch.testing.assert_close(found.active_rate, flat.mean(0), rtol=1e-14, atol=0)
-    torch.testing.assert_close(found.together, flat.T @ flat / len(flat), rtol=1e-14, atol=0)
     correlation = torch.corrcoef(flat.T)
-    torch.testing.assert_close(found.coactivation(), correlation, equal_nan=True)
+    known = correlation.fill_diagonal_(1).float()
+    torch.testing.assert_close(found.coactivation.matrix(), known, equal_nan=True)
     assert correlation.isfinite().sum() > len(correlation)
     by_share = source.kind == "sample"
     value = size / plain.norms.mean(1, keepdim=True) if by_share else size
@@ -151,8 +151,7 @@ def test_small_numbers_by_hand(make_decomposition):
     assert found.normalised.tolist() == pytest.approx([10.5 / sum(lengths), 6 / sum(lengths)])
     # At or above 2: rows 0 and 1 for both.
     assert found.active_rate.tolist() == [0.5, 0.5]
-    assert found.together.tolist() == [[0.5, 0.5], [0.5, 0.5]]
-    assert found.coactivation().tolist() == [[1, 1], [1, 1]]
+    assert found.coactivation.matrix().tolist() == [[1, 1], [1, 1]]
     assert [t.rows.samples.tolist() for t in found.top] == [[1, 0], [0, 1]]
     assert [t.impact.tolist() for t in found.top] == [[8, 2], [4, 2]]
     assert [t.signed.tolist() for t in found.top] == [[8, 2], [4, -2]]
@@ -181,7 +180,7 @@ def test_coactivation_of_one_that_is_always_active_is_nan(small):
     options = {"n_references": 3, "batch_size": 7, "progress": False}
     found = impact(made.decomposition, source_of(made), **options)
     assert found.active_rate.tolist() == [1.0] * 5
-    assert found.coactivation().isnan().all()
+    assert found.coactivation.values.isnan().all()
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convolution"])
@@ -352,3 +351,21 @@ def test_wrong_arguments(small):
     ):
         with pytest.raises(ValueError, match=message):
             impact(made.decomposition, source, progress=False, **options)
+
+
+def test_no_more_rows_are_listed_than_fit(small, monkeypatch):
+    """Co-activation is then of the rows that came first, and all else is of all."""
+    made = small("mlp", n=23)
+    options = {"n_references": 1, "progress": False}
+    whole = impact(made.decomposition, source_of(made), batch_size=23, **options)
+    monkeypatch.setattr(impact_module, "LISTED", 1)
+    short = impact(made.decomposition, source_of(made), batch_size=8, **options)
+    source = source_of(made)
+    first, *_ = draws_of(source, permutation(len(source), source.seed, 0), 1, 8, first=0)
+    found, _ = coefficients_over_references(source, first, made.decomposition.encoder)
+    active = made.decomposition.dictionary.selection.alone(found[0]).double()
+    assert 8 <= len(active) < len(source)
+    torch.testing.assert_close(short.active_rate, whole.active_rate, rtol=1e-12, atol=0)
+    known = torch.corrcoef(active.mT).fill_diagonal_(1).float()
+    torch.testing.assert_close(short.coactivation.matrix(), known, equal_nan=True)
+    assert not torch.equal(known.nan_to_num(), whole.coactivation.matrix().nan_to_num())

@@ -88,7 +88,7 @@ def test_groups_are_measured_direction_by_direction(small):
     rates = [entry.active_rate for entry in found]
     assert rates[0] == rates[1]
     assert rates[2] == rates[3]
-    assert float(found.coactivation[0, 1]) == 1
+    assert float(found.coactivation.row(0)[1]) == 1
     assert found.quality.l0 == 1.0
     # Principal directions have as many coefficients a row.
     assert [base.l0 for base in found.quality.baselines] == [2.0, 2.0]
@@ -133,7 +133,7 @@ def test_the_record_is_complete_and_clean(small, kind, tmp_path):
     assert chosen.l0 == pytest.approx(found.quality.l0)
     assert all(0 <= of.fvu < 1 for of in (fixed, chosen))
     assert [entry.index for entry in found] == list(range(5))
-    assert found.coactivation.shape == (5, 5)
+    assert found.coactivation.others.shape == (5, 4)
     shares = torch.stack(list(made.decomposition.norms().values()), 1).square()
     for entry in found:
         assert entry.impact > 0
@@ -218,7 +218,7 @@ def test_a_model_in_place_of_a_target_and_settings_by_keyword(whole):
 def test_one_alone_and_one_that_is_dead(small):
     found = run(make(small, "mlp", k=1))
     assert found[0].partners == ()
-    assert found.coactivation.tolist() == [[1.0]]
+    assert found.coactivation.matrix().tolist() == [[1.0]]
     made = make(small, "mlp")
     weights = made.decomposition.encoder.weights.clone()
     weights[2] = 0
@@ -228,7 +228,7 @@ def test_one_alone_and_one_that_is_dead(small):
     assert entry.impact == entry.active_rate == 0
     assert entry.top_samples == ()
     assert (entry.delta, entry.sweep, entry.selectivity, entry.top_outputs) == (None,) * 4
-    assert found.coactivation[2].isnan().all()
+    assert found.coactivation.values[2].isnan().all()
     render_page(page_data(made.decomposition, found, title="x"))
 
 

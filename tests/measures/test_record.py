@@ -22,6 +22,7 @@ from subscape.measures.record import (
     TopSample,
     number,
 )
+from subscape.subnetworks.neighbours import Neighbours
 
 
 def entry_of(k, auroc=None, **more):
@@ -43,7 +44,7 @@ def measures_of(*entries):
         quality=Quality(0.25, 1.5, 100, (Baseline("2 principal directions", 2.0, 0.5),)),
         names=Names({3: "three"}, {7: " a"}),
         subnetworks=entries,
-        coactivation=torch.tensor([[1.0, math.nan], [math.nan, 1.0]]),
+        coactivation=Neighbours(torch.tensor([[1], [0]]), torch.tensor([[math.nan], [0.5]])),
         samples={"index": torch.tensor([4, 1]), "inputs": torch.zeros(2, 3)},
     )
 
@@ -136,7 +137,8 @@ def test_saved_and_loaded(tmp_path):
     made.save(tmp_path)
     loaded = Measures.load(tmp_path)
     assert loaded.record == made.record
-    assert torch.equal(loaded.coactivation.isnan(), made.coactivation.isnan())
+    assert loaded.coactivation.others.tolist() == [[1], [0]]
+    assert str(loaded.coactivation.values.tolist()) == "[[nan], [0.5]]"
     assert loaded.samples.keys() == {"index", "inputs"}
     assert torch.equal(loaded.samples["index"], made.samples["index"])
     assert {p.name for p in tmp_path.iterdir()} == {"measures.json", "measures.safetensors"}
@@ -151,6 +153,14 @@ def test_saved_and_loaded(tmp_path):
     assert record["subnetworks"][1]["sweep"] is None
     assert record["names"] == {"outputs": {"3": "three"}, "tokens": {"7": " a"}}
     assert record["settings"]["n_top"] == 2
+
+
+def test_a_file_of_before_has_the_matrix_of_all_pairs(tmp_path):
+    measures_of(FULL, entry_of(1)).save(tmp_path)
+    matrix = torch.tensor([[1.0, 0.25], [0.25, 1.0]])
+    tensors = {"coactivation": matrix, "samples.index": torch.tensor([4])}
+    write_tensors(tmp_path / "measures.safetensors", tensors)
+    assert torch.equal(Measures.load(tmp_path).coactivation.matrix(), matrix)
 
 
 DAMAGED = {

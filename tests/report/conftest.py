@@ -78,7 +78,8 @@ def synthetic(kind="tokens", n=24, n_samples=20, context=16, seed=0, moving=Fals
 
     from subscape.measures import MeasureConfig
     from subscape.measures.record import Record
-    from subscape.report.build import packed
+    from subscape.report.build import related
+    from subscape.subnetworks.neighbours import Neighbours
 
     draw = np.random.default_rng(seed)
     title, model, tensors = KINDS[kind]
@@ -113,8 +114,8 @@ def synthetic(kind="tokens", n=24, n_samples=20, context=16, seed=0, moving=Fals
         settings=kinds | training,
         heldout=metrics | dict(fvu_row_by_row=0.612, l0_row_by_row=10.3),
         notes=["Fused attention was replaced by plain attention to differentiate forward."],
-        similarity=packed(torch.from_numpy(cosines)),
-        coactivation=packed(torch.from_numpy(together)),
+        similarity=related(Neighbours.of([torch.from_numpy(cosines)])),
+        coactivation=related(Neighbours.of([torch.from_numpy(together)])),
         samples={},
         figures=[dict(title="Ranks.", caption="FVU by rank.", image=image) for image in images[:1]],
         measures=record,

@@ -26,6 +26,7 @@ from subscape.report.page import render_page
 from subscape.scorecard import Scorecard, ScoreConfig
 from subscape.scorecard.record import Section
 from subscape.subnetworks.dictionary import Dictionary
+from subscape.subnetworks.neighbours import Neighbours
 from subscape.subnetworks.selection import BatchTopK
 
 SHAPES = {"weight": (3, 2), "bias": (3,)}
@@ -74,7 +75,7 @@ def measures(samples, tokens=None, positions=(None, None)):
         quality=Quality(0.5, 1.5, 30, (Baseline("b", 1.0, 0.9),)),
         names=Names({0: "<i>zero</i>", 1: "one"}, tokens or {}),
         subnetworks=(entry(0, 3.0), entry(1, 1.0)),
-        coactivation=torch.tensor([[1.0, math.nan], [math.nan, 1.0]]),
+        coactivation=Neighbours.of([torch.tensor([[1.0, math.nan], [math.nan, 1.0]])]),
         samples={"index": torch.tensor([4, 7])} | samples,
     )
 

@@ -48,7 +48,7 @@ def test_the_other_row_is_of_one_seldom_active_together(small):
     moved = moving(found, measures, small[0])
     for k, rows in moved["rows"].items():
         other = rows[-1]["subnetwork"]
-        together = measures.coactivation[k].abs().nan_to_num(torch.inf)
+        together = measures.coactivation.row(k).abs().nan_to_num(torch.inf)
         candidates = [j for j in range(4) if j != k and measures[j].top_samples]
         assert together[other] == min(together[j] for j in candidates)
 

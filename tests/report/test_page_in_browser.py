@@ -11,6 +11,7 @@ import pytest
 from subscape.measures.record import Record
 from subscape.report.build import thinned
 from subscape.report.page import write_page
+from subscape.subnetworks import neighbours
 from tests.browser import READY, Page
 
 logger = logging.getLogger(__name__)
@@ -494,6 +495,31 @@ def test_the_list_keeps_room_for_what_a_subnetwork_is_for(page):
         inside = page.js("const r = document.querySelector('#list .rows');"
                          "return r.scrollWidth <= r.clientWidth")  # fmt: skip
         assert inside, width
+
+
+def test_of_very_many_the_nearest_are_listed_in_place_of_maps(make_data, make_page, monkeypatch):
+    monkeypatch.setattr(neighbours, "WHOLE", 7)
+    monkeypatch.setattr(neighbours, "KEPT", 6)
+    data = make_data("tokens", n=8, n_samples=4)
+    page = make_page(data).open()
+    assert not page.all("canvas, #map-order")
+    near, dead = data["similarity"], 5
+    assert (len(near["others"]), len(near["others"][3])) == (8, 6)
+    i, j, value = max(
+        ((i, j, v) for i in range(8) for j, v in zip(near["others"][i], near["values"][i], strict=True)),
+        key=lambda pair: pair[2],
+    )  # fmt: skip
+    first = page.one(".pairs").text.split(" · ")[0].replace("−", "-")
+    assert first in {f"Strongest: {a}–{b} {value:.2f}" for a, b in ((i, j), (j, i))}
+    # Every pair once.
+    pairs = [" ".join(t.split()[:-1]) for t in page.one(".pairs").text[11:].split(" · ")]
+    assert len({frozenset(p.split("–")) for p in pairs}) == len(pairs) == 6
+    page.open("#subnetwork-3")
+    shown = [e.text.split()[0] for e in page.all("[aria-label='Most similar'] li")]
+    assert shown == [str(j) for j in near["others"][3]]
+    assert set(data["coactivation"]["values"][dead]) == {None}
+    page.open(f"#subnetwork-{dead}")
+    assert not page.all("[aria-label='Active together']")
 
 
 def test_maps_have_axes_in_the_order_shown(page, subnetworks):

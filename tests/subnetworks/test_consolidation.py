@@ -45,7 +45,9 @@ def test_two_halves_of_one_circuit_become_the_direction_between_them():
     (gone,) = found.gone
     assert gone.merged_into == 1 - gone.subnetwork
     assert gone.cosine == pytest.approx(3 / 5)
-    union = found.mix @ torch.stack([*halves, E[2]])
+    assert found.parts[1] == {2: 1.0}
+    v = torch.stack([*halves, E[2]])
+    union = torch.stack([sum(w * v[k] for k, w in parts.items()) for parts in found.parts])
     # What both rebuild has its most energy along x: each with (4/5) along x, (1/5) along y.
     torch.testing.assert_close(union[0].abs(), E[0])
     torch.testing.assert_close(union[1], E[2])
@@ -69,7 +71,7 @@ def test_what_explains_less_than_a_quarter_of_its_share_is_dropped_and_what_expl
 def test_nothing_changes_where_all_are_of_their_own():
     found = consolidated(rows(3.0, 2.0, 2.5), *E[:3])
     assert (found.kept, found.gone, found.l0) == ([0, 1, 2], [], 1.0)
-    assert torch.equal(found.mix, torch.eye(3).double())
+    assert found.parts == [{0: 1.0}, {1: 1.0}, {2: 1.0}]
     stack = Stack(make_layout({"w": (4,)}, 1), E[:3])
     assert torch.equal(found.applied_to(stack).weights, stack.weights)
 

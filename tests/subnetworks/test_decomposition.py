@@ -94,6 +94,7 @@ def test_similarity_is_the_matrix_of_cosines(made):
     vectors = torch.stack([torch.cat([d.flatten() for d in s.dense().values()]) for s in made])
     cosines = nn.functional.cosine_similarity(vectors[:, None], vectors, dim=-1)
     torch.testing.assert_close(made.similarity(), cosines)
+    assert made.neighbours(1).others.tolist() == cosines.fill_diagonal_(-2).topk(1).indices.tolist()
 
 
 def test_repr_says_what_it_is(made):

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from subscape._checks import require
+from subscape._shapes import Float, Int
+from subscape.lowrank import Stack
+from subscape.lowrank.products import blocks_of_products
 from subscape.measures.control import random_like
 from subscape.measures.record import Measures, rounded
 from subscape.measures.rule_names import rule_names
 from subscape.report.brief import brief
-from subscape.scorecard.compare import cosines, shapes_of
+from subscape.scorecard.compare import shapes_of
 from subscape.subnetworks.decomposition import Decomposition
 
 
@@ -32,10 +37,9 @@ def beside(decomposition: Decomposition, measures: Measures, other: Beside) -> d
     shapes = shapes_of(mine)
     expected = f"a run over the same tensors, {list(shapes)}"
     require(shapes == shapes_of(theirs), "beside", expected, f"{list(shapes_of(theirs))}")
-    near = cosines(mine, theirs).abs()
-    best, partner = near.max(1)
-    back = near.argmax(0)
-    chance = cosines(random_like(mine), theirs).abs().amax(1)
+    best, partner = _nearest(mine, theirs)
+    back = _nearest(theirs, mine)[1]
+    chance = _nearest(random_like(mine), theirs)[0]
     pairs = [
         (k, j, rounded(float(best[k])), int(back[j]) == k) for k, j in enumerate(partner.tolist())
     ]
@@ -47,3 +51,11 @@ def beside(decomposition: Decomposition, measures: Measures, other: Beside) -> d
         "chance": rounded(float(chance.median())),
         "cards": {j: {"name": names.get(j, "")} | brief(other.measures, j) for j in shown},
     }
+
+
+def _nearest(
+    one: Stack, other: Stack
+) -> tuple[Float[torch.Tensor, " one"], Int[torch.Tensor, " one"]]:
+    """The largest |cosine| of every direction with the others, and which one that is."""
+    largest = [rows.abs().max(1) for rows in blocks_of_products(one, other)]
+    return torch.cat([m.values for m in largest]), torch.cat([m.indices for m in largest])

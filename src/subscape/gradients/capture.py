@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from subscape._checks import require
 from subscape._shapes import Int
+from subscape.gradients.recurrent_calls import Recurrent, as_it_is, given_to, turns_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Call:
     """Version counters of what was handed on."""
     versions: list[int]
     """Version counters of its tensor inputs."""
+    recurrent: Recurrent | None = None
+    """Of a recurrent layer, what it was given with samples first."""
 
     def inputs(self) -> list[Any]:
         """The leaves of its arguments."""
@@ -46,6 +49,8 @@ class Call:
 
     def first_input(self) -> Tensor:
         """The tensor that a rule is about."""
+        if self.recurrent is not None:
+            return self.recurrent.inputs
         return next(x for x in self.inputs() if isinstance(x, Tensor))
 
     def gave(self, outputs: Tensor) -> bool:
@@ -95,24 +100,26 @@ def _keep(
 ) -> Any:
     """Forward hook: one more call; gives what the model goes on with."""
     leaves, form = tree_flatten(output)
-    # A recurrent layer's states have samples second; they are kept with samples first.
-    states = isinstance(module, nn.RNNBase) and module.batch_first and len(leaves) <= 3
+    given, turns = None, None
+    if isinstance(module, nn.RNNBase) and isinstance(output, tuple) and len(output) == 2:
+        given = given_to(module, args, kwargs)
+        turns = partial(turns_of, module, output)
     kept: list[Tensor] = []
     handed_on: list[Tensor] = []
     for place, leaf in enumerate(leaves):
         if not (isinstance(leaf, Tensor) and leaf.is_floating_point()):
             continue
-        turned = states and place > 0 and leaf.dim() == 3
-        leaf = leaf.transpose(0, 1) if turned else leaf
+        first, as_before = turns(place) if turns else (as_it_is, as_it_is)
+        leaf = first(leaf)
         if not watch:
             if not leaf.requires_grad:
                 leaf = leaf.detach().requires_grad_(True)
-            leaves[place] = leaf.transpose(0, 1).clone() if turned else leaf.clone()
+            leaves[place] = as_before(leaf).clone()
         kept.append(leaf)
         handed_on.append(leaves[place])
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-    versions = [[x._version for x in group] for group in (handed_on, tensors)]
-    calls.append(Call(args, kwargs, kept, handed_on, *versions))
+    given_on, taken = [[x._version for x in group] for group in (handed_on, tensors)]
+    calls.append(Call(args, kwargs, kept, handed_on, given_on, taken, given))
     return None if watch else tree_unflatten(leaves, form)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from subscape._checks import out_of_memory, problem
 from subscape._shapes import Float, Int
@@ -220,10 +220,11 @@ class OnePass:
         try:
             with torch.no_grad():
                 inputs = self._rows_of(call.first_input().detach(), module)
-                if isinstance(self._modules[module], nn.RNNBase):
-                    given = [x.transpose(0, 1) for x in call.inputs()[1:] if isinstance(x, Tensor)]
-                    states = [self._rows_of(x.detach(), module) for x in given]
-                    made = rule(self._modules[module], inputs, es, states)
+                if call.recurrent is not None:
+                    _, lengths, states = call.recurrent
+                    lengths = None if lengths is None else self._rows_of(lengths, module)
+                    states = [self._rows_of(x.detach(), module) for x in states]
+                    made = rule(self._modules[module], inputs, es, states, lengths)
                 else:
                     made = rule(self._modules[module], inputs, es[0])
         except (RuntimeError, IndexError, TypeError, ValueError) as error:

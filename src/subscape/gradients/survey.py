@@ -104,7 +104,10 @@ def survey(target: Target, inputs: Samples, kind: RowKind) -> Survey:
         name: len(few[name]) == len(many[name])
         and all(_first_axis(c) == 2 for c in few[name])
         and all(_first_axis(c) == 3 for c in many[name])
-        and all(True in leaves for leaves in batched[name])
+        and all(
+            call.recurrent is not None or True in leaves
+            for call, leaves in zip(few[name], batched[name], strict=True)
+        )
         for name in around
     }
     head = _head(linear, many, outputs)

@@ -150,8 +150,21 @@ def _tile(left: Tensor, left_other: Tensor, right: Tensor, right_other: Tensor) 
     """Inner products of some directions with others."""
     sides = [s.mT.flatten(-3, -2) for s in (left, left_other, right, right_other)]
     products = (sides[0] @ sides[1].mT) * (sides[2] @ sides[3].mT)
-    rank = left.shape[-1]
-    return products.unflatten(-1, (-1, rank)).sum(-1).unflatten(-2, (-1, rank)).sum(-2)
+    by_other = products.unflatten(-1, (-1, left_other.shape[-1])).sum(-1)
+    return by_other.unflatten(-2, (-1, left.shape[-1])).sum(-2)
+
+
+def inner(
+    tensor: TensorLayout, pieces: list[Tensor], other: TensorLayout, of_other: list[Tensor]
+) -> Float[Tensor, "n m"]:
+    """Inner products of n directions of a tensor with m others, which may have other ranks."""
+    ranks = pair_rank(tensor), pair_rank(other)
+    rank = None if None in ranks else max(r or 0 for r in ranks)
+    if rank is None or not _thin_is_cheaper(tensor, rank, len(pieces[0])):
+        dense = [compose(t, p).flatten(1) for t, p in ((tensor, pieces), (other, of_other))]
+        return dense[0] @ dense[1].mT
+    (left, right), (left_other, right_other) = pair(tensor, pieces), pair(other, of_other)
+    return _tile(left, left_other, right, right_other)
 
 
 def squared_norm(tensor: TensorLayout, pieces: list[Tensor]) -> Float[Tensor, "*lead"]:

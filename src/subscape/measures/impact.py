@@ -22,11 +22,13 @@ from subscape._shapes import Bool, Float, Int
 from subscape.data import take
 from subscape.gradients import GradientSource
 from subscape.lowrank import Stack
+from subscape.measures.coactivation import LISTED, blocks_of_coactivation, listed
 from subscape.measures.config import RankBy
 from subscape.measures.contexts import context_keys
 from subscape.measures.rows import RowSet
 from subscape.rows import Rows, permutation
 from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.neighbours import Neighbours
 
 N_REFERENCES = 10
 N_TOP = 20
@@ -48,8 +50,10 @@ class Sums:
     """Σ_i of the mean coefficient over references, with its sign."""
     active: Float[Tensor, " subnetwork"]
     """(Row, reference) pairs with a coefficient at or above the threshold: counts, hence exact."""
-    together: Float[Tensor, "subnetwork subnetwork"]
-    """(Row, reference) pairs in which both are active."""
+    listed: Int[Tensor, " entry"]
+    """Who is active in which pair; see `coactivation`."""
+    n_listed: Int[Tensor, ""]
+    """Pairs that are listed."""
     norm: Float[Tensor, ""]
     """Σ_i of the mean ‖g_i‖ over references."""
     top_value: Float[Tensor, "subnetwork top"]
@@ -78,20 +82,14 @@ class Impact:
     """`mean` over the mean length of a row gradient; 1 if all gradients lie along the subnetwork."""
     active_rate: Float[Tensor, " subnetwork"]
     """Share of (row, reference) pairs whose coefficient reaches the threshold."""
-    together: Float[Tensor, "subnetwork subnetwork"]
-    """Share of (row, reference) pairs in which both are active."""
+    coactivation: Neighbours
+    """Correlation of being active over the pairs listed; NaN with a subnetwork that is never or always active."""
     top: tuple[TopRows, ...]
     """The top rows of every subnetwork, of distinct contexts; none without impact."""
     n_rows: int
     """Rows measured."""
     n_references: int
     """References per row."""
-
-    def coactivation(self) -> Float[Tensor, "subnetwork subnetwork"]:
-        """Correlation of being active; NaN for a subnetwork that is never or always active."""
-        p = self.active_rate
-        spread = (p * (1 - p)).sqrt()
-        return (self.together - torch.outer(p, p)) / torch.outer(spread, spread)
 
 
 @dataclass(frozen=True)
@@ -218,6 +216,7 @@ def _nothing(n: int, n_top: int) -> Sums:
     each, top = torch.zeros(n, dtype=torch.float64), torch.zeros(n, n_top, dtype=torch.float64)
     none, count = each.new_zeros(()), torch.zeros((), dtype=torch.long)
     sums = {"size": each, "signed": each, "active": each, "norm": none}
+    sums |= {"listed": count.new_zeros(0), "n_listed": count}
     tops = {
         "top_value": top,
         "top_key": top.long(),
@@ -226,7 +225,7 @@ def _nothing(n: int, n_top: int) -> Sums:
         "top_sample": top.long(),
         "top_position": top.long(),
     }
-    return Sums(n_batches=count, n_rows=count, together=each.new_zeros(n, n), **sums, **tops)
+    return Sums(n_batches=count, n_rows=count, **sums, **tops)
 
 
 def _added(
@@ -244,7 +243,7 @@ def _added(
     coefficients, per_sample = coefficients.cpu(), rows.per_sample
     size = coefficients.abs().mean(0).double()
     signed = coefficients.mean(0).double()
-    flat, norm = active.cpu().float(), norms.cpu().double().mean(0)
+    active, norm = active.cpu(), norms.cpu().double().mean(0)
     n_rows, total, total_signed = len(size), size.sum(0), signed.sum(0)
     value = size / norm[:, None].clamp_min(1e-300) if share else size
     value, size, signed = (rows.at_every_place(each) for each in (value, size, signed))
@@ -258,6 +257,7 @@ def _added(
         "top_position": (sums.top_position, place % per_sample),
     }
     both = {name: torch.cat(pair, 1) for name, pair in merged.items()}
+    few = len(sums.listed) < LISTED
     # Of equal rows those seen first stay, however the pass is cut.
     both["top_value"], keep = _distinct(both["top_value"], both["top_key"], sums.top_value.shape[1])
     return replace(
@@ -266,8 +266,9 @@ def _added(
         n_rows=sums.n_rows + n_rows,
         size=sums.size + total,
         signed=sums.signed + total_signed,
-        active=sums.active + flat.sum(0).double(),
-        together=sums.together + (flat.T @ flat).double(),
+        active=sums.active + active.sum(0).double(),
+        listed=listed(active, sums.listed, int(sums.n_listed)) if few else sums.listed,
+        n_listed=sums.n_listed + len(active) * few,
         norm=sums.norm + norm.sum(),
         **{
             name: values if name == "top_value" else values.gather(1, keep)
@@ -299,7 +300,7 @@ def _distinct(
 
 
 def _finished(sums: Sums, n_references: int, token_rows: bool) -> Impact:
-    n = sums.n_rows.double()
+    n, n_subnetworks = sums.n_rows.double(), len(sums.size)
     top = []
     for value, size, signed, sample, position in zip(
         sums.top_value,
@@ -317,7 +318,9 @@ def _finished(sums: Sums, n_references: int, token_rows: bool) -> Impact:
         signed=sums.signed / n,
         normalised=sums.size / sums.norm,
         active_rate=sums.active / (n * n_references),
-        together=sums.together / (n * n_references),
+        coactivation=Neighbours.of(
+            blocks_of_coactivation(sums.listed, int(sums.n_listed), n_subnetworks)
+        ),
         top=tuple(top),
         n_rows=int(sums.n_rows),
         n_references=n_references,

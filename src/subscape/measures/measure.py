@@ -56,7 +56,7 @@ IMPACT, CARDS = "impact.safetensors", "subnetworks.jsonl"
 FILES = {
     IMPACT: b'"n_references"',
     CARDS: b"subscape-measures",
-    TENSORS: b'"coactivation"',
+    TENSORS: b'"coactivation',
     NAME: b"subscape-measures",
     "samples.safetensors": b'"index"',
 }
@@ -160,7 +160,7 @@ def measure(
             quality=quality_of(decomposition, source, config),
             names=names_of(cards, source.data, token_names, output_names),
             subnetworks=tuple(cards),
-            coactivation=found.coactivation().float(),
+            coactivation=found.coactivation,
             samples=samples_of([top.rows for top in found.top], source.data, labels),
         )
         if where is not None:
@@ -261,8 +261,7 @@ def _with_partners(
     progress: bool,
 ) -> list[SubnetworkMeasures]:
     """With interaction indices with the subnetworks most often active together, each at its own δ."""
-    together = torch.nan_to_num(found.coactivation(), nan=-1.0).fill_diagonal_(-1.0)
-    n = min(n_partners, len(cards) - 1)
+    others = found.coactivation.others[:, :n_partners].tolist()
 
     def pushed(k: int, delta: float) -> tuple[RowSet, Direction]:
         direction = decomposition.directions.select(k).dense()
@@ -270,7 +269,7 @@ def _with_partners(
 
     def partners(k: int) -> tuple[Partner, ...]:
         pairs = []
-        for other in together[k].topk(n).indices.tolist():
+        for other in others[k]:
             deltas = cards[k].delta, cards[other].delta
             if deltas[0] is None or deltas[1] is None:
                 continue
@@ -280,7 +279,7 @@ def _with_partners(
                 pairs.append(Partner(other, rounded(index)))
         return tuple(pairs)
 
-    shown = bar("interactions", cards, progress=progress and n > 0)
+    shown = bar("interactions", cards, progress=progress and n_partners > 0)
     return [replace(entry, partners=partners(entry.index)) for entry in shown]
 
 

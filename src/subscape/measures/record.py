@@ -19,11 +19,11 @@ from subscape._checks import problem, require
 from subscape._hash import sha256_of
 from subscape._html import Printed, table
 from subscape._io import read_tensors, write_json, write_tensors
-from subscape._shapes import Float
 from subscape.measures.config import MeasureConfig
 from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
+from subscape.subnetworks.neighbours import Neighbours
 
 FORMAT = "subscape-measures/2"
 NAME, TENSORS = "measures.json", "measures.safetensors"
@@ -270,8 +270,8 @@ class Record:
 class Measures(Record):
     """The measures of a decomposition: a sequence of `SubnetworkMeasures`, and what they have in common."""
 
-    coactivation: Float[Tensor, "subnetwork subnetwork"]
-    """Correlation of being active; NaN for a subnetwork that never or always is."""
+    coactivation: Neighbours
+    """Correlation of being active, of each with the others; NaN for a subnetwork that never or always is."""
     samples: Mapping[str, Tensor]
     """The samples that top rows point to: `index` in the data, inputs by name, `labels` if there were any."""
 
@@ -343,7 +343,8 @@ class Measures(Record):
         """Write `measures.json` and `measures.safetensors`; those of an earlier measurement are replaced."""
         out = Path(out)
         samples = {f"samples.{name}": values for name, values in self.samples.items()}
-        write_tensors(out / TENSORS, {"coactivation": self.coactivation} | samples)
+        maps = {f"coactivation.{name}": kept for name, kept in vars(self.coactivation).items()}
+        write_tensors(out / TENSORS, maps | samples)
         write_json(out / NAME, msgspec.to_builtins(self.record))
         return out
 
@@ -364,11 +365,21 @@ class Measures(Record):
         require(version == FORMAT, str(file), f"measures of format {FORMAT}", version, AGAIN)
         record, kept = decoded(text, Record, str(file)), read_tensors(tensors)
         samples = {n[8:]: values for n, values in kept.items() if n.startswith("samples.")}
-        n = len(record.subnetworks)
-        whole = "coactivation" in kept and "index" in samples
-        whole = whole and list(kept["coactivation"].shape) == [n, n]
+        near = _coactivation(kept)
+        whole = near is not None and len(near) == len(record.subnetworks) and "index" in samples
         require(whole, str(tensors), "coactivation and samples.index", f"{list(kept)}", AGAIN)
-        return cls(**vars(record), coactivation=kept["coactivation"], samples=samples)
+        assert near is not None
+        return cls(**vars(record), coactivation=near, samples=samples)
+
+
+def _coactivation(kept: Mapping[str, Tensor]) -> Neighbours | None:
+    """What a file holds, in which earlier ones have the matrix of all pairs."""
+    if "coactivation" in kept:
+        return Neighbours.of([kept["coactivation"]])
+    others, values = kept.get("coactivation.others"), kept.get("coactivation.values")
+    if others is None or values is None or others.shape != values.shape:
+        return None
+    return Neighbours(others, values)
 
 
 @dataclass(frozen=True)

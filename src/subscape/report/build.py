@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from subscape._checks import require
 from subscape._shapes import Float, Int
 from subscape.measures.kept import tokens_at
-from subscape.measures.record import Measures, Record, TopOutputs, TopSample, rounded
+from subscape.measures.record import Measures, Record, TopOutputs, TopSample, number, rounded
 from subscape.measures.rule_names import SHARE, RuleNames, rule_names
 from subscape.report.images import data_uri, is_images
 from subscape.report.labels import Labels
@@ -27,6 +27,7 @@ from subscape.report.moving import moving
 from subscape.report.page import write_page
 from subscape.scorecard import Scorecard
 from subscape.subnetworks.decomposition import Decomposition
+from subscape.subnetworks.neighbours import Neighbours
 from subscape.targets import Target
 
 LONGEST_VECTOR = 64
@@ -47,6 +48,8 @@ SETTINGS = (
 METRICS = ["fvu", "l0", "dead", "heldout_rows", "fvu_row_by_row", "l0_row_by_row"]
 MANY = 1_000
 """Above so many subnetworks a map has one byte a pair instead of two: it has more cells than a screen."""
+N_NEAR = 6
+"""Others that a card names."""
 FEW = 3
 """Outputs of a single top row that such a page keeps, raised and lowered each."""
 Pictures = Sequence[tuple[str, str, str | Path]]
@@ -129,8 +132,8 @@ def page_data(
             if isinstance(v := metrics.get(m), int | float) and math.isfinite(v)
         },
         "notes": [*_notes(measures), _of_names(by_rule, len(measures))],
-        "similarity": packed(decomposition.similarity()),
-        "coactivation": packed(measures.coactivation),
+        "similarity": related(decomposition.neighbours()),
+        "coactivation": related(measures.coactivation),
         "samples": _samples(measures),
         "rule_names": {
             k: v for k, v in by_rule.names.items() if k not in given or given[k].name != v
@@ -189,6 +192,15 @@ def shown_sample(sample: Float[Tensor, "..."] | Int[Tensor, "..."]) -> dict[str,
     if sample.numel() <= LONGEST_VECTOR:
         return {"values": [rounded(float(v)) for v in sample.flatten()]}
     return {}
+
+
+def related(neighbours: Neighbours) -> str | dict[str, list[Any]]:
+    """A map of all pairs; of more subnetworks than one shows, the few others that a card names."""
+    if neighbours.whole:
+        return packed(neighbours.matrix())
+    few = slice(0, N_NEAR)
+    values = [[number(v) for v in row] for row in neighbours.values[:, few].tolist()]
+    return {"others": neighbours.others[:, few].tolist(), "values": values}
 
 
 def packed(symmetric: Float[Tensor, "n n"]) -> str:

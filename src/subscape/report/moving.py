@@ -83,7 +83,7 @@ def _nearest(target: Target, measures: Measures) -> Callable[[Tensor], dict[str,
 def _rows_of(measures: Measures, entry: SubnetworkMeasures) -> list[tuple[int, int]]:
     """Whose top row, and which of them."""
     own = [(entry.index, i) for i in range(min(N_OWN, len(entry.top_samples)))]
-    together = measures.coactivation[entry.index].abs().nan_to_num(torch.inf)
+    together = measures.coactivation.row(entry.index).abs().nan_to_num(torch.inf)
     order = together.argsort().tolist()
     others = [k for k in order if k != entry.index and measures[k].top_samples]
     return [*own, *((k, 0) for k in others[:1])]

@@ -13,14 +13,13 @@ from subscape._html import table
 from subscape._shapes import Float
 from subscape.data import Samples, as_samples, n_samples, take
 from subscape.lowrank import Stack
+from subscape.lowrank.products import blocks_of_products
 from subscape.measures.recovery import match
 from subscape.rows import generator_of, permutation
 from subscape.scorecard.stability import CORRELATED, correlations
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Target
 
-AT_ONCE = 64
-"""Directions made dense at once."""
 N_SHOWN = 10
 """Pairs in a notebook's table."""
 
@@ -147,11 +146,7 @@ def compare(
 
 def cosines(one: Stack, other: Stack) -> Float[Tensor, "one other"]:
     """Cosines of unit directions over the same tensors, whatever their ranks."""
-    each = [torch.arange(len(stack.weights)).split(AT_ONCE) for stack in (one, other)]
-    return torch.cat([
-        torch.cat([one.select(i).flat() @ other.select(j).flat().mT for j in each[1]], 1)
-        for i in each[0]
-    ])
+    return torch.cat(list(blocks_of_products(one, other)))
 
 
 def shapes_of(stack: Stack) -> dict[str, tuple[int, ...]]:

@@ -75,8 +75,8 @@ class Consolidation:
     """Those that went, in order."""
     l0: float
     """Active subnetworks per row: as asked, or as many as are worth a place."""
-    mix: Float[Tensor, "kept before"]
-    """What of the directions before makes each of those that stay: a unit direction."""
+    parts: list[dict[int, float]]
+    """What of the directions before makes each of those that stay, a unit direction: places and weights."""
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
@@ -91,9 +91,11 @@ class Consolidation:
     def applied_to(self, stack: Stack, *, normalise: bool = False) -> Stack:
         """The directions that stay, of the same ranks; encoders are merged as decoders are, without a norm."""
         weights = stack.weights[self.kept].clone()
-        for place in (self.mix != 0).sum(1).gt(1).nonzero()[:, 0].tolist():
-            parts = self.mix[place].nonzero()[:, 0]
-            union = self.mix[place, parts].to(weights) @ stack.select(parts).flat()
+        for place, parts in enumerate(self.parts):
+            if len(parts) == 1:
+                continue
+            which = torch.tensor(list(parts), device=weights.device)
+            union = weights.new_tensor(list(parts.values())) @ stack.select(which).flat()
             merged = project(stack.layout, union[None])
             weights[place] = (unit(merged) if normalise else merged).weights[0]
         return Stack(stack.layout, weights)
@@ -113,14 +115,14 @@ class Worth(NamedTuple):
     """Σ s_k² with the best codes."""
     lost: Float[Tensor, " subnetwork"]
     """What is explained less without it."""
-    taken_over: Float[Tensor, "subnetwork other"]
-    """How much Σ s² of each other grows without it, in the rows where it was active."""
     explained: Float[Tensor, ""]
     """Energy that all explain together."""
     codes: Float[Tensor, "row subnetwork"]
     """The best codes."""
     l0: float
     """Active ones per row: as asked, or as many as are worth a place."""
+    price: Float[Tensor, ""]
+    """What a place is worth."""
 
 
 def consolidate(
@@ -135,18 +137,18 @@ def consolidate(
         gram: ⟨v_k, v_l⟩.
         l0_of: active subnetworks per row, where there are so many subnetworks.
     """
-    inner, gram = inner.double(), gram.double()
-    mix = torch.eye(len(gram)).to(gram)
+    inner, gram = inner.to(torch.float64, copy=True), gram.to(torch.float64, copy=True)
     kept, gone = list(range(len(gram))), []
+    parts = [{k: 1.0} for k in kept]
     while True:
-        cosines = mix @ gram @ mix.mT
-        worth = worths(inner @ mix.mT, cosines, l0_of(len(kept)))
-        out = _out(worth, cosines)
+        worth = worths(inner, gram, l0_of(len(kept)))
+        out = _out(worth, gram)
         if not out:
             break
         fair = worth.explained / len(kept)
+        unions = []
         for k in out:
-            into, cosine = _heir(worth, cosines, k, out)
+            into, cosine = _heir(worth, inner, gram, k, out)
             unique, share = worth.lost[k] / worth.use[k], worth.lost[k] / fair
             gone.append(
                 Gone(
@@ -158,13 +160,21 @@ def consolidate(
                 )
             )
             if into is not None:
-                mix[into] = (
-                    _union(worth.codes[:, [into, k]], cosines[[into, k]][:, [into, k]])
-                    @ mix[[into, k]]
-                )
-        stay = [place for place in range(len(kept)) if place not in out]
-        kept, mix = [kept[place] for place in stay], mix[stay]
-    return Consolidation(kept, gone, worth.l0, mix)
+                pair = [into, k]
+                unions.append((pair, _union(worth.codes[:, pair], gram[pair][:, pair])))
+        for (into, k), weights in unions:
+            inner[:, into] = inner[:, [into, k]] @ weights
+            gram[into] = weights @ gram[[into, k]]
+            gram[:, into] = gram[:, [into, k]] @ weights
+            mine, theirs = weights.tolist()
+            both = parts[into].keys() | parts[k].keys()
+            parts[into] = {
+                p: mine * parts[into].get(p, 0.0) + theirs * parts[k].get(p, 0.0) for p in both
+            }
+        stay = [place for place in range(len(kept)) if place not in set(out)]
+        kept, parts = [kept[place] for place in stay], [parts[place] for place in stay]
+        inner, gram = inner[:, stay], gram[stay][:, stay]
+    return Consolidation(kept, gone, worth.l0, parts)
 
 
 def worths(
@@ -177,24 +187,29 @@ def worths(
     n_active = spread(explained, budget)
     own = explained.gather(1, n_active[:, None])[:, 0]
     codes = codes_of(inner, gram, chosen, n_active)
-    lost, taken_over = inner.new_zeros(n), inner.new_zeros(n, n)
+    lost = inner.new_zeros(n)
+    with_it = own - price * n_active
     for k in range(n):
         rows = codes[:, k].nonzero()[:, 0]
-        if len(rows) == 0:
-            continue
-        others = torch.arange(n, device=gram.device) != k
-        rest, cosines = inner[rows][:, others], gram[others][:, others]
-        most = max(1, int(n_active[rows].max()))
-        explained_by, chosen_now = pursuit(rest, cosines, min(most, n - 1))
-        places = torch.arange(explained_by.shape[1], device=gram.device)
-        best, n_now = (explained_by - price * places).max(1)
-        lost[k] = (own[rows] - price * n_active[rows] - best).clamp_min(0).sum()
-        grown = codes_of(rest, cosines, chosen_now, n_now).square().sum(0)
-        taken_over[k, others] = grown - codes[rows][:, others].square().sum(0)
+        if len(rows):
+            best = _without(k, inner[rows], gram, n_active[rows], price).worth
+            lost[k] = (with_it[rows] - best).clamp_min(0).sum()
     use = (codes.square().sum(0) - price * (codes != 0).sum(0)).clamp_min(0)
-    return Worth(
-        use, lost, taken_over, own.sum() - price * n_active.sum(), codes, min(l0, budget / n_rows)
-    )
+    return Worth(use, lost, with_it.sum(), codes, min(l0, budget / n_rows), price)
+
+
+class _Without(NamedTuple):
+    worth: Float[Tensor, " row"]
+    codes: Float[Tensor, "row subnetwork"]
+
+
+def _without(k: int, inner: Tensor, gram: Tensor, n_active: Tensor, price: Tensor) -> _Without:
+    """What the others do in some rows without subnetwork k: with no more active ones than there were."""
+    n = len(gram)
+    most = min(max(1, int(n_active.max())), n - 1)
+    explained, chosen = pursuit(inner, gram, most, without=k)
+    best, n_now = (explained - price * torch.arange(most + 1, device=gram.device)).max(1)
+    return _Without(best, codes_of(inner, gram, chosen, n_now))
 
 
 def _budget(explained: Tensor, l0: float) -> tuple[int, Tensor]:
@@ -224,9 +239,16 @@ def _out(worth: Worth, gram: Tensor) -> list[int]:
     return out[: n - 1]
 
 
-def _heir(worth: Worth, gram: Tensor, k: int, out: list[int]) -> tuple[int | None, float]:
+def _heir(
+    worth: Worth, inner: Tensor, gram: Tensor, k: int, out: list[int]
+) -> tuple[int | None, float]:
     """Who of the others makes up for most of what can be made up for, if k is replaceable; and the cosine."""
-    growth = worth.taken_over[k].clone()
+    rows = worth.codes[:, k].nonzero()[:, 0]
+    growth = inner.new_zeros(len(gram))
+    if len(rows):
+        n_active = (worth.codes[rows] != 0).sum(1)
+        codes = _without(k, inner[rows], gram, n_active, worth.price).codes
+        growth = (codes.square() - worth.codes[rows].square()).sum(0)
     cosines = gram[k].abs().clone()
     growth[out], cosines[out] = -torch.inf, -torch.inf
     into = int(growth.argmax())

@@ -26,6 +26,7 @@ from subscape.gradients.geometry import Geometry
 from subscape.gradients.row_gradients import DenseRowGradients, RowGradients
 from subscape.gradients.source import Engine, GradientSource
 from subscape.lowrank import Layout, Stack
+from subscape.lowrank.products import blocks_of_products
 from subscape.lowrank.stack import unit
 from subscape.references import MEAN, FixedOutput, Pairs, Reference
 from subscape.rows import RowKind
@@ -36,6 +37,7 @@ from subscape.subnetworks.evaluation import Evaluation, evaluate
 from subscape.subnetworks.formats import local_folder
 from subscape.subnetworks.hub import card, push
 from subscape.subnetworks.lora import save_lora
+from subscape.subnetworks.neighbours import Neighbours
 from subscape.subnetworks.saving import load, save
 from subscape.subnetworks.subnetwork import Subnetwork
 from subscape.targets import Outputs, Target, check_same
@@ -342,8 +344,16 @@ class Decomposition:
         return dict(zip(self.layout.names, self.directions.norms().unbind(-1), strict=True))
 
     def similarity(self) -> Float[Tensor, "subnetwork subnetwork"]:
-        """Cosines between the subnetworks."""
+        """Cosines between the subnetworks; of thousands rather ask for `neighbours`."""
         return self.decoder.gram()
+
+    def neighbours(self, n: int | None = None) -> Neighbours:
+        """The most similar others of every subnetwork, by cosine; in memory that grows with their number.
+
+        Args:
+            n: how many of each; by default all, of more than 2,000 subnetworks 20.
+        """
+        return Neighbours.of(blocks_of_products(self.decoder, self.decoder), n)
 
     def show(self, subnetwork: int | None = None, measures: Any = None, **options: Any) -> Any:
         """Show a subnetwork's card, or the list of all, in a notebook; see `subscape.show`.

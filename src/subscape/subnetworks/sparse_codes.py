@@ -28,15 +28,21 @@ class Pursuit(NamedTuple):
 
 
 def pursuit(
-    inner: Float[Tensor, "row direction"], gram: Float[Tensor, "direction direction"], largest: int
+    inner: Float[Tensor, "row direction"],
+    gram: Float[Tensor, "direction direction"],
+    largest: int,
+    *,
+    without: int | None = None,
 ) -> Pursuit:
-    """Orthogonal least squares with up to `largest` directions a row.
+    """Orthogonal least squares with up to `largest` directions a row, if need be without one of them.
 
     Gram-Schmidt in the space of inner products: u_1, u_2, … is the orthonormal basis of a row's chosen
     directions, `basis[i]` holds ⟨u_i, t_l⟩ for every l.
     """
     residual = inner.clone()
     outside = gram.diagonal().expand_as(inner).clone()
+    if without is not None:
+        outside[:, without] = 0
     explained, steps = [inner.new_zeros(len(inner))], []
     basis: list[Tensor] = []
     for _ in range(largest):

@@ -7,7 +7,6 @@ What flows out: a dictionary with the axes [source, restart, subnetwork].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -197,8 +196,7 @@ class Trainer:
         best = int(restarts.reconstruct(rows).fvu.argmin())
         decoder = restarts.decoder.select(best)
         inner = self.stream.inner(index, self.step_number, decoder, CONSOLIDATION_ROWS)
-        found = consolidate(inner, decoder.gram(), self.config.n_active_of)
-        return best, replace(found, mix=found.mix.cpu())
+        return best, consolidate(inner, decoder.gram(), self.config.n_active_of)
 
     def agree(self) -> None:
         """Take over the first process's state, such as what it read from a checkpoint."""

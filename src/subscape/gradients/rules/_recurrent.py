@@ -19,35 +19,37 @@ State = tuple[Tensor, ...]
 """Of one layer and direction: hidden, and cell of an LSTM; each [row, hidden]."""
 
 
-@register_rule(
-    nn.LSTM, nn.GRU, nn.RNN, when=lambda module: module.batch_first and not module.proj_size
-)
+@register_rule(nn.LSTM, nn.GRU, nn.RNN)
 def recurrent(
     module: nn.RNNBase,
     inputs: Tensor,
     output_gradients: Sequence[Tensor],
     states: Sequence[Tensor] = (),
+    lengths: Tensor | None = None,
 ) -> dict[str, TensorGradient]:
-    """Rule of `nn.LSTM`, `nn.GRU` and `nn.RNN` with `batch_first`.
+    """Rule of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
 
-    Of the output, the last states and the first states rows are the first axis.
+    Of inputs, output, last states and first states rows are the first axis, whatever the layer's own layout.
     """
     n_ways = 2 if module.bidirectional else 1
     if not states:
-        zeros = inputs.new_zeros(len(inputs), module.num_layers * n_ways, module.hidden_size)
-        states = [zeros] * (2 if isinstance(module, nn.LSTM) else 1)
+        sizes = [module.proj_size or module.hidden_size, module.hidden_size]
+        shape = len(inputs), module.num_layers * n_ways
+        sizes = sizes if isinstance(module, nn.LSTM) else sizes[:1]
+        states = [inputs.new_zeros(*shape, size) for size in sizes]
     runs: list[_Run] = []
     values = inputs
     with torch.enable_grad():
         for number in range(module.num_layers * n_ways):
             layer, way = divmod(number, n_ways)
             start = tuple(state[:, number] for state in states)
-            runs.append(_run(module, f"_l{layer}" + "_reverse" * way, values, start, way == 1))
+            suffix = f"_l{layer}" + "_reverse" * way
+            runs.append(_run(module, suffix, values, start, lengths, back=way == 1))
             if way == n_ways - 1:
                 values = torch.cat([torch.stack(run.outputs, 1) for run in runs[-n_ways:]], 2)
         last = (torch.stack(each, 1) for each in zip(*(run.last for run in runs), strict=True))
         terms = [(y * e).sum() for y, e in zip((values, *last), output_gradients, strict=True)]
-    gates = [gate for run in runs for gate in (*run.of_inputs, *run.of_states)]
+    gates = [g for run in runs for g in (*run.of_inputs, *run.of_states, *run.projected)]
     flowing = iter(torch.autograd.grad(terms, gates, allow_unused=True, materialize_grads=True))
     made: dict[str, TensorGradient] = {}
     for run in runs:
@@ -56,6 +58,11 @@ def recurrent(
             shape = (e.shape[2], given.shape[2])
             made[f"weight_{side}{run.suffix}"] = OuterGradient(e, given.detach(), shape)
             made[f"bias_{side}{run.suffix}"] = DenseGradient(e.sum(1))
+        if run.projected:
+            e = torch.stack([next(flowing) for _ in run.projected], 1)
+            inner = torch.stack(run.inner, 1).detach()
+            shape = (e.shape[2], inner.shape[2])
+            made[f"weight_hr{run.suffix}"] = OuterGradient(e, inner, shape)
     return made
 
 
@@ -73,25 +80,45 @@ class _Run:
     """What the state before adds."""
     before: list[Tensor]
     """That state."""
+    inner: list[Tensor]
+    """What an LSTM's projection takes in."""
+    projected: list[Tensor]
+    """What it gives; none without one."""
     outputs: list[Tensor]
     """The hidden state."""
     last: State
     """The state at the end."""
 
 
-def _run(module: nn.RNNBase, suffix: str, inputs: Tensor, state: State, back: bool) -> _Run:
+def _run(
+    module: nn.RNNBase,
+    suffix: str,
+    inputs: Tensor,
+    state: State,
+    lengths: Tensor | None,
+    *,
+    back: bool,
+) -> _Run:
     def of(side: str, values: Tensor) -> Tensor:
-        bias = getattr(module, f"bias_{side}{suffix}").detach() if module.bias else None
+        bias = module.bias and side != "hr"
+        bias = getattr(module, f"bias_{side}{suffix}").detach() if bias else None
         added = linear(values, getattr(module, f"weight_{side}{suffix}").detach(), bias)
         # The graph starts here where nothing before it is part of one.
         return added if added.requires_grad else added.detach().requires_grad_(True)
 
     steps = []
-    for values in inputs.unbind(1)[:: -1 if back else 1]:
-        of_input, of_state = of("ih", values), of("hh", state[0])
-        before, state = state[0], _step(module, of_input, of_state, state)
-        steps.append((of_input, of_state, before, state[0]))
-    columns = (list(column) for column in zip(*steps[:: -1 if back else 1], strict=True))
+    for t in range(inputs.shape[1])[:: -1 if back else 1]:
+        of_input, of_state = of("ih", inputs[:, t]), of("hh", state[0])
+        inner, *cell = _step(module, of_input, of_state, state)
+        hidden = of("hr", inner) if module.proj_size else inner
+        before, after = state[0], (hidden, *cell)
+        if lengths is not None:  # a row that has ended, or not begun from behind, keeps its state
+            there = (t < lengths)[:, None]
+            after = tuple(torch.where(there, a, b) for a, b in zip(after, state, strict=True))
+        state = after
+        steps.append((of_input, of_state, before, inner, hidden, state[0]))
+    columns = [list(column) for column in zip(*steps[:: -1 if back else 1], strict=True)]
+    columns[4] *= bool(module.proj_size)
     return _Run(suffix, inputs, *columns, last=state)
 
 

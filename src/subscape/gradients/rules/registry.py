@@ -2,7 +2,7 @@
 
 A rule is a function `(module, inputs, output_gradient) -> {local parameter name: TensorGradient}` with the
 input of one call of the module [row, ...] and ∂D/∂output of that call [row, ...]. That of a recurrent layer takes
-∂D/∂ all its outputs, and its first states.
+∂D/∂ all its outputs, its first states, and the lengths of packed sequences.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-// The two n × n maps: unpacking, ordering, drawing on canvas, reading out.
+// The two n × n maps: unpacking, ordering, drawing on canvas, reading out. Of very many subnetworks there are lists alone.
 
-/** Undo `build.packed`: upper triangle, one or two bytes an entry. */
+/** Undo `build.related`: an upper triangle, one or two bytes an entry; or the nearest of each. */
 const unpack = (text) => {
+  if (text.others) return (i, j) => text.values[i][text.others[i].indexOf(j)] ?? text.values[j][text.others[j].indexOf(i)] ?? null;
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const n = all.length;
   const wide = bytes.length === n * (n + 1);
@@ -21,15 +22,21 @@ const MAPS = {
   coactivation: memo(() => unpack(data.coactivation)),
 };
 
+const everyone = memo(() => all.map((_, k) => k));
+/** Those whose value with k the page has. */
+const listed = (name, k) => data[name].others?.[k] ?? everyone();
 /** The others by value on a map, largest first. */
 const neighbours = (name, k, howMany) => {
   const at = MAPS[name]();
-  return all.map((_, j) => [j, j === k ? null : at(k, j)]).filter(([, v]) => v !== null)
+  return listed(name, k).map((j) => [j, j === k ? null : at(k, j)]).filter(([, v]) => v !== null)
     .sort((a, b) => b[1] - a[1]).slice(0, howMany);
 };
-const strongest = (at, howMany) => {
+const strongest = (name, howMany) => {
+  const at = MAPS[name]();
   const found = [];
-  for (let i = 0; i < all.length; i++) for (let j = i + 1; j < all.length; j++) {
+  const once = (i, j) => i < j || (i > j && data[name].others && !listed(name, j).includes(i));
+  for (let i = 0; i < all.length; i++) for (const j of listed(name, i)) {
+    if (!once(i, j)) continue;
     const v = at(i, j);
     if (v === null || (found.length >= howMany && Math.abs(v) <= Math.abs(found[found.length - 1][2]))) continue;
     found.push([i, j, v]);
@@ -75,7 +82,9 @@ const rgb = (name) => {
 const heatMap = (name, title) => {
   const n = all.length;
   const at = MAPS[name]();
-  const pairs = strongest(at, 6);
+  const pairs = strongest(name, 6);
+  const list = pairs.length ? h("p.pairs", null, "Strongest: ", ...pairs.flatMap(([i, j, v], p) => [p ? " · " : "", link(i), "–", link(j), ` ${fixed(v)}`])) : null;
+  if (data[name].others) return { node: h("div.map", null, h("div.map-head", null, h("h3", null, term(title, name))), list) };
   // To the largest entry off the diagonal, or the map would be as good as blank.
   const top = Math.min(1, Math.max(0.05, pairs.length ? Math.ceil(Math.abs(pairs[0][2]) * 20) / 20 : 1));
   const canvas = h("canvas", { width: 720, height: 720, tabindex: "0", role: "img",
@@ -154,7 +163,6 @@ const heatMap = (name, title) => {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 
   const key = h("div.key", { "aria-hidden": "true" }, `${MINUS}${top}`, h("span.ramp"), `${top}`);
-  const list = pairs.length ? h("p.pairs", null, "Strongest: ", ...pairs.flatMap(([i, j, v], p) => [p ? " · " : "", link(i), "–", link(j), ` ${fixed(v)}`])) : null;
   const node = h("div.map", null, h("div.map-head", null, h("h3", null, term(title, name)), key),
     h("div.field", { style: { "max-width": `${Math.max(180, Math.min(620, 26 * n)) + 30}px` } }, h("div.ticks-box", { "aria-hidden": "true" }, down), canvas, h("div", { "aria-hidden": "true" }, across, axisName)), readout, list);
   return { node, order: (key) => { order = ORDERS[key](); cell = null; label(key); paint(); } };
@@ -162,6 +170,7 @@ const heatMap = (name, title) => {
 
 const maps = () => {
   const both = [heatMap("similarity", "Similarity"), heatMap("coactivation", "Co-activation")];
+  if (!both[0].order) return h("div.maps", null, ...both.map((m) => m.node));
   const select = h("select", { id: "map-order", onchange: () => both.forEach((m) => m.order(select.value)) },
     ...Object.keys(ORDERS).map((name) => h("option", { value: name }, name)));
   both.forEach((m) => m.order("similar together"));
