@@ -8,7 +8,7 @@ from subscape.lowrank import products as module
 from subscape.lowrank.products import blocks_of_products
 from tests.conftest import normal
 
-SHAPES = {"w": (70, 65), "b": (5,), "c": (4, 3, 2)}
+SHAPES = {"w": (70, 65), "b": (5,), "c": (4, 3, 2), "scalar": ()}
 
 
 RANKS = [("tucker", 2, 3), ("cp", 3, 3), ("tucker", 0.95, 2)]

@@ -25,7 +25,7 @@ def blocks_of_products(one: Stack, other: Stack) -> Iterator[Float[Tensor, "some
     """⟨v_k, u_l⟩ for some k after the other and all l, of the same tensors, in order, whatever the ranks."""
     entry = one.weights.element_size()
     largest = max(t.numel for t in one.layout.tensors)
-    rank = max(max(t.ranks) for stack in (one, other) for t in stack.layout.tensors)
+    rank = max(1, *(r for s in (one, other) for t in s.layout.tensors for r in t.ranks))
     dense = max(FEWEST, LARGEST_PRODUCT // (largest * entry))
     n = min(dense, max(FEWEST, LARGEST_BLOCK // (len(other.weights) * entry)))
     m = min(dense, max(FEWEST, LARGEST_BLOCK // (n * rank**2 * entry)))

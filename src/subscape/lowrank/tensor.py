@@ -161,7 +161,8 @@ def inner(
     ranks = pair_rank(tensor), pair_rank(other)
     rank = None if None in ranks else max(r or 0 for r in ranks)
     if rank is None or not _thin_is_cheaper(tensor, rank, len(pieces[0])):
-        dense = [compose(t, p).flatten(1) for t, p in ((tensor, pieces), (other, of_other))]
+        both = (tensor, pieces), (other, of_other)
+        dense = [compose(t, p).reshape(len(p[0]), -1) for t, p in both]
         return dense[0] @ dense[1].mT
     (left, right), (left_other, right_other) = pair(tensor, pieces), pair(other, of_other)
     return _tile(left, left_other, right, right_other)
