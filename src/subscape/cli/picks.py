@@ -13,7 +13,7 @@ OF_CLASSES = 0.02
 """Share of the subnetworks that is active in a row of a classifier."""
 SAMPLES_EACH = 75
 """Samples a subnetwork wants: with 75 each half came out again from another seed, with 15 next to none
-(docs/geometry.md, image classifier)."""
+(docs/geometry.md, image classifiers)."""
 
 
 def is_classifier(model: nn.Module, data: str) -> bool:
@@ -27,7 +27,7 @@ def is_classifier(model: nn.Module, data: str) -> bool:
 def l0_of_classes(n_subnetworks: int) -> float:
     """Active subnetworks per row of a classifier: fewer than elsewhere, as then they are more of one class each.
 
-    (docs/geometry.md, image classifier.)
+    (docs/geometry.md, image classifiers.)
     """
     return max(1.0, OF_CLASSES * n_subnetworks)
 
