@@ -1,8 +1,9 @@
-"""What the subnetworks of an image classifier are good for: one block of a CIFAR ResNet-20.
+"""What the subnetworks of an image classifier are good for: a block of a CIFAR ResNet-20, or of an MLP for digits.
 
     SUBSCAPE_DATA=… python experiments/image_classes.py --out runs/classes --write docs/geometry.md
+    SUBSCAPE_DATA=… python experiments/image_classes.py digits --out runs/digits --write docs/geometry.md
 
-Decomposes `layer2.1` under the settings of `SETTINGS` with two seeds each and prints a table:
+Decomposes it under the settings of `SETTINGS` with two seeds each and prints a table:
 
 - classes: share of the subnetworks of whose 10 held-out images of largest impact (|g · direction to push|, by
   which a report ranks them) at least 8 show one class; AUROC with which that impact tells the class from the rest;
@@ -13,8 +14,8 @@ Decomposes `layer2.1` under the settings of `SETTINGS` with two seeds each and p
 - beside them random directions, principal directions and k-means centres of the training gradients in the same
   geometry, and the channels of the block's output.
 
-1,500 images are trained on, 500 are judged; two to three minutes of processor time a run. What was measured is
-kept under --out.
+`layer2.1` of the ResNet: 1,500 images are trained on, 500 are judged. The map between the MLP's hidden layers:
+8,000 and 2,000. Two to three minutes of processor time a run. What was measured is kept under --out.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import digits
+import resnet20
 import torch
-from resnet20 import images, labels, model
 from sklearn.cluster import KMeans
 from tables import table as markdown
 from tables import write_into
@@ -40,11 +42,11 @@ from subscape.scorecard.chance import chance_of
 from subscape.scorecard.pushes import Scene
 from subscape.scorecard.stability import figures as counterparts
 
-N_TRAINED, N_SUBNETWORKS, N_TOP, ENOUGH, N_PUSHED, AIM = 1_500, 100, 10, 8, 30, 0.1
+N_TOP, ENOUGH, N_PUSHED, AIM = 10, 8, 30, 0.1
 COMMON: dict[str, Any] = {
-    "rank": {"*.conv*": (8, 8, 3, 3), "*": 1},  # a quarter of the channels, kernels whole
-    "n_subnetworks": N_SUBNETWORKS,
-    "steps": 200,
+    "n_subnetworks": 100,
+    "learning_rate": 0.004,
+    "divergence": "kl",
     "start": "clusters",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -74,13 +76,16 @@ def by_class(values: Tensor, classes: Tensor) -> dict[str, float]:
     return {"agree": float(agree), "auroc": sum(own) / len(own)}
 
 
-def channels(network: nn.Module, x: Tensor) -> Tensor:
-    """Mean of every channel of the block's output."""
+def channels(data: "Images") -> Tensor:
+    """Mean of every channel of the block's output, or its neurons."""
     seen: list[Tensor] = []
-    block = network.get_submodule("layer2.1")
-    hook = block.register_forward_hook(lambda _, __, output: seen.append(output.mean((2, 3))))
+
+    def see(_: nn.Module, __: Any, output: Tensor) -> None:
+        seen.append(output.flatten(2).mean(2) if output.dim() > 2 else output)
+
+    hook = data.network.get_submodule(data.block).register_forward_hook(see)
     with torch.no_grad():
-        network(x)
+        data.network(data.held)
     hook.remove()
     return seen[0]
 
@@ -90,16 +95,33 @@ class Images:
     """The network, and images with their classes."""
 
     network: nn.Module
+    block: str
     trained: Tensor
     held: Tensor
     classes: Tensor
     """Of the images held out."""
+    options: dict[str, Any]
+    """How its block is decomposed."""
 
     @classmethod
-    def load(cls) -> "Images":
-        order = torch.randperm(2_000, generator=generator_of(0, 31))
-        trained, held = order[:N_TRAINED], order[N_TRAINED:]
-        return cls(model(), images()[trained], images()[held], labels()[held])
+    def load(cls, name: str) -> "Images":
+        package, block, n_trained, options = NETWORKS[name]
+        images, labels = package.images(), package.labels()
+        order = torch.randperm(len(images), generator=generator_of(0, 31))
+        trained, held = order[:n_trained], order[n_trained:]
+        return cls(package.model(), block, images[trained], images[held], labels[held], options)
+
+
+NETWORKS: dict[str, tuple[Any, str, int, dict[str, Any]]] = {
+    "resnet20": (
+        resnet20,
+        "layer2.1",
+        1_500,
+        # A quarter of the channels, kernels whole.
+        {"rank": {"*.conv*": (8, 8, 3, 3), "*": 1}, "batch_size": 128, "steps": 200},
+    ),
+    "digits": (digits, "2", 8_000, {"rank": 0.25, "batch_size": 256, "steps": 400}),
+}
 
 
 def decomposed(data: Images, name: str, seed: int, out: Path) -> Decomposition:
@@ -108,13 +130,10 @@ def decomposed(data: Images, name: str, seed: int, out: Path) -> Decomposition:
         data.network,
         data.trained,
         heldout=data.held,
-        parameters="layer2.1",
-        divergence="kl",
-        learning_rate=0.004,
-        batch_size=128,
+        parameters=data.block,
         seed=seed,
         out=out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}",
-        **(COMMON | SETTINGS[name]),
+        **(COMMON | data.options | SETTINGS[name]),
     )
 
 
@@ -159,7 +178,7 @@ def figures(data: Images, name: str, out: Path) -> dict[str, Any]:
         | pushed(replace(chance, geometry=result.geometry), source, rows @ random.mT),
         "principal": impact(principal),
         "k-means": impact(centres),
-        "channels": by_class(channels(data.network, data.held), data.classes),
+        "channels": by_class(channels(data), data.classes),
     }
 
 
@@ -198,11 +217,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("network", nargs="?", choices=NETWORKS, default="resnet20")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--out", type=Path, default=Path("runs/resnet20"))
+    parser.add_argument("--out", type=Path, default=Path("runs/classes"))
     parser.add_argument("--write", type=Path, help="page to put the table into")
     arguments = parser.parse_args()
-    data, found = Images.load(), {}
+    data, found = Images.load(arguments.network), {}
     for name in arguments.settings:
         file = arguments.out / f"{name}.json"
         if not file.exists():
@@ -210,7 +230,7 @@ def main() -> None:
         found[name] = read_json(file)
         print(table(found), flush=True)
     if arguments.write:
-        write_into(arguments.write, "resnet20", table(found))
+        write_into(arguments.write, arguments.network, table(found))
 
 
 if __name__ == "__main__":

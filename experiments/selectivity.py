@@ -7,7 +7,7 @@ planted in the MLP of layer 3 of stories260k. For every rule, the subnetwork who
 pushed until the median KL of the rule's rows is .001 to 1 nats; how well that movement tells them from all
 others (AUROC) and how much more they move (ratio of medians), mean over rules and signs with the smallest and
 largest. Controls: random directions of the same norms and ranks, pushed until the same rows move as much, and
-the rule's own ΔW, the most that can be expected. About 4 minutes on one core.
+the rule's own ΔW, the most that can be expected. About 8 minutes on one core.
 """
 
 from collections.abc import Mapping
@@ -83,7 +83,7 @@ def of_rules(out: Path, number: int, steps: int, aims: tuple[float, ...]) -> lis
 
 
 def measure(
-    out: Path, *, sets: int = 1, steps: int = 200, aims: tuple[float, ...] = AIMS
+    out: Path, *, sets: int = 1, steps: int = 2_000, aims: tuple[float, ...] = AIMS
 ) -> list[Record]:
     every = [
         r

@@ -76,6 +76,14 @@ def test_an_encoder_is_no_causal_language_model(encoder, tmp_path):
     assert not any("pooler" in name for name, _ in pooled.named_parameters())
 
 
+def test_a_model_of_another_task_is_named(tmp_path):
+    sizes = dict(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    config = transformers.T5Config(**sizes, decoder_start_token_id=0)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match=r"a causal language model, .* \(T5ForConditional"):
+        load_model(str(tmp_path / "t5"))
+
+
 def test_an_incomplete_encoder_is_refused(encoder, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -233,6 +233,7 @@ def test_what_was_picked_is_said(folder, capsys):
         assert f"  {line}" in text
     for flag in ("--rows", "--divergence", "--reference", "--engine", "--rank", "--l0"):
         assert flag in text
+    assert "are few for 4 subnetworks" in text
     assert "  subscape measure run --trust\n" in text
 
 

@@ -87,12 +87,16 @@ def _of_transformers(name: str, pooling: Pooling | None) -> nn.Module:
         model, info = auto.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
     except (OSError, ValueError) as error:
         expected, repair = "a model that transformers itself has the code of", OWN_MODEL
+        got = str(error).splitlines()[0]
         if isinstance(error, OSError):
             expected = (
                 "a folder that exists, package.module:function, or a hub id that can be reached"
             )
             repair = "Check the spelling."
-        got = f"{name!r} ({str(error).splitlines()[0]})"
+        elif got.startswith("Unrecognized configuration class") and _architecture(name):
+            expected = "a causal language model, a classifier of texts or images, or an encoder"
+            got = _architecture(name)
+        got = f"{name!r} ({got})"
         raise ValueError(problem("model", expected, got, repair)) from error
     _check_whole(name, model, sorted(info["missing_keys"]), head)
     return model

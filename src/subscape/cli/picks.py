@@ -11,6 +11,9 @@ from subscape.training.decompose import Prepared
 
 OF_CLASSES = 0.02
 """Share of the subnetworks that is active in a row of a classifier."""
+SAMPLES_EACH = 75
+"""Samples a subnetwork wants: with 75 each half came out again from another seed, with 15 next to none
+(docs/geometry.md, image classifiers)."""
 
 
 def is_classifier(model: nn.Module, data: str) -> bool:
@@ -24,7 +27,7 @@ def is_classifier(model: nn.Module, data: str) -> bool:
 def l0_of_classes(n_subnetworks: int) -> float:
     """Active subnetworks per row of a classifier: fewer than elsewhere, as then they are more of one class each.
 
-    (docs/geometry.md, image classifier.)
+    (docs/geometry.md, image classifiers.)
     """
     return max(1.0, OF_CLASSES * n_subnetworks)
 
@@ -76,6 +79,11 @@ def picked(prepared: Prepared) -> str:
             "--steps, --batch-size, --learning-rate, --start",
         ),
     }
-    return "\n".join(
-        f"  {name:<11} {value!s:<32}  ({flags})" for name, (value, flags) in lines.items()
-    )
+    shown = [f"  {name:<11} {value!s:<32}  ({flags})" for name, (value, flags) in lines.items()]
+    n, n_samples = config.n_subnetworks, len(source)
+    if source.kind == "sample" and n_samples < SAMPLES_EACH * n and n > 1:
+        shown.append(
+            f"  {n_samples:,} samples are few for {n} subnetworks, which may not come out again "
+            f"from another seed: --n-subnetworks {max(1, n_samples // SAMPLES_EACH)}"
+        )
+    return "\n".join(shown)
