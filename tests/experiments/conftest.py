@@ -17,7 +17,7 @@ def text(data_dir):
         patch.syspath_prepend(str(EXPERIMENTS))
         kind = import_module("geometry_measures").Text
         whole = kind.load()
-        return kind(whole.model, whole.texts, whole.trained[:20_000], whole.held[:4000])
+        return kind(whole.model, whole.texts, whole.trained[:2000], whole.held[:500])
 
 
 @pytest.fixture
