@@ -59,6 +59,8 @@ def own_place(tmp_path, monkeypatch, trained_tms, unchecked):
     for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
         monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
     monkeypatch.setattr("subscape.measures.quality.N_ROWS", 64)
+    for name, few in (("MOST_ROUNDS", 2), ("MOST_ROWS", 256)):
+        monkeypatch.setattr(f"subscape.training.clusters.{name}", few)
     few = partialmethod(ScoreConfig.__init__, n_attacked=2, n_ascent=3)
     monkeypatch.setattr(ScoreConfig, "__init__", few)
     monkeypatch.setattr("subscape.toys.tms", lambda seed: copy.deepcopy(trained_tms))

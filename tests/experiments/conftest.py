@@ -28,6 +28,8 @@ def experiments(data_dir, text, monkeypatch, unchecked):
     monkeypatch.setattr("geometry_measures.Text.load", lambda: text)
     for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
         monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
+    for name, few in (("MOST_ROUNDS", 2), ("MOST_ROWS", 256)):
+        monkeypatch.setattr(f"subscape.training.clusters.{name}", few)
 
 
 @pytest.fixture

@@ -69,6 +69,8 @@ def run(monkeypatch, tmp_path, unchecked):
     monkeypatch.setattr(training, "_fit", short)
     for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
         monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
+    for name, few in (("MOST_ROUNDS", 2), ("MOST_ROWS", 256)):
+        monkeypatch.setattr(f"subscape.training.clusters.{name}", few)
     before = set(sys.modules)
 
     def tiny(name, settings):
