@@ -117,6 +117,7 @@ def main() -> None:
         return
     for name in given.shapes:
         if SHAPES[name]() is None:
+            print(json.dumps({"shape": name, "skipped": "set SUBSCAPE_DATA"}), flush=True)
             continue
         one, several = (
             together(n, name, given.rows, given.repetitions) for n in (1, given.processes)

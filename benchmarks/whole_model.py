@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from _lib.memory import GIB, in_own_process, peak, start_peak
-from _lib.shapes import stories260k
+from _lib.shapes import data_folder, stories260k
 from _lib.timing import in_turns, wall_over_cpu
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -202,6 +202,9 @@ def main() -> None:
         line = in_own_process(__file__, "run", "blocks")
         print(json.dumps({"benchmark": "whole_model", **line}), flush=True)
     if "growth" not in parts:
+        return
+    if data_folder() is None:
+        print(json.dumps({"benchmark": "whole_model", "skipped": "growth: set SUBSCAPE_DATA"}))
         return
     peaks = []
     for n in numbers:

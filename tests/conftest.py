@@ -1,5 +1,6 @@
 """Settings and fixtures for all tests."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
+
+
+def pytest_collection_finish():
+    # A million objects of torch and of the tests stay until the end: no collection need visit them.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

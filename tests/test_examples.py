@@ -10,9 +10,12 @@ import re
 import runpy
 import shlex
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
+
+from subscape.scorecard.config import ScoreConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,6 +59,10 @@ def own_place(tmp_path, monkeypatch, trained_tms, unchecked):
     for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
         monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
     monkeypatch.setattr("subscape.measures.quality.N_ROWS", 64)
+    for name, few in (("MOST_ROUNDS", 2), ("MOST_ROWS", 256)):
+        monkeypatch.setattr(f"subscape.training.clusters.{name}", few)
+    few = partialmethod(ScoreConfig.__init__, n_attacked=2, n_ascent=3)
+    monkeypatch.setattr(ScoreConfig, "__init__", few)
     monkeypatch.setattr("subscape.toys.tms", lambda seed: copy.deepcopy(trained_tms))
 
 

@@ -6,6 +6,7 @@ far longer than the commands do.
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import signal
@@ -94,6 +95,8 @@ def serve() -> None:
     for line in sys.stdin:
         if json.loads(line).get("warm"):
             print(json.dumps({"status": warm(json.loads(line)), "events": 0}), flush=True)
+            # A fork that visits all objects has to copy all their pages.
+            gc.freeze()
             continue
         (inlet, outlet), (heard, told) = os.pipe(), os.pipe()
         pid = os.fork()

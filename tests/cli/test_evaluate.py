@@ -24,6 +24,9 @@ FEW = [
     "3",
 ]
 QUICK = [*FEW, "--leave-out", "twin"]
+SLOWER = ["agreement", "selectivity", "separation", "probes", "stability", "adversary", "twin"]
+"""Sections that a test of no section does without."""
+LEAST = [*FEW, "--leave-out", *SLOWER]
 
 
 def test_a_classifier_is_scored_by_its_labels(folder, command):
@@ -54,11 +57,7 @@ def test_a_twin_is_trained_as_the_run_was(folder, command):
     rest = [
         "reconstruction",
         "loudness",
-        "selectivity",
-        "separation",
-        "probes",
-        "stability",
-        "adversary",
+        *(name for name in SLOWER if name not in ("agreement", "twin")),
     ]
     command("evaluate", "stories", *FEW, "--leave-out", *rest)
     section = Scorecard.load("stories/scorecard")["twin"]
@@ -68,7 +67,7 @@ def test_a_twin_is_trained_as_the_run_was(folder, command):
 
 def test_the_report_shows_it(folder, command, refused):
     command("report", "net", "-o", "without.html")
-    command("evaluate", "net", *QUICK)
+    command("evaluate", "net", *LEAST)
     command("report", "net", "-o", "with.html")
     title = "Loudness: how much of"
     assert title in (folder / "with.html").read_text()
@@ -81,9 +80,9 @@ def test_the_report_shows_it(folder, command, refused):
 
 
 def test_another_scorecard_is_not_overwritten_unasked(folder, refused, command):
-    command("evaluate", "net", *QUICK)
+    command("evaluate", "net", *LEAST)
     before = (folder / "net/scorecard/scorecard.json").read_bytes()
-    again = [*QUICK, "--seed", "1"]
+    again = [*LEAST, "--seed", "1"]
     assert "--overwrite" in refused("evaluate", "net", *again)
     assert (folder / "net/scorecard/scorecard.json").read_bytes() == before
     command("evaluate", "net", *again, "--overwrite")
@@ -117,16 +116,16 @@ def test_what_training_set_aside_is_scored_where_nothing_was_held_out(folder, co
 def test_code_that_a_run_names_is_not_called_unasked(folder, capsys):
     from subscape.cli.main import main
 
-    assert main(["evaluate", "net", *QUICK]) == 2
+    assert main(["evaluate", "net", *LEAST]) == 2
     assert "--trust" in capsys.readouterr().err
     # Nor what it was trained on, where other data are scored.
     toml = (folder / "net/run.toml").read_text()
     (folder / "net/run.toml").write_text(toml.replace('"train.safetensors"', '"evil:data"'))
     model = ["--model", "small_model_of_commands:model"]
-    assert main(["evaluate", "net", *model, *QUICK]) == 2
+    assert main(["evaluate", "net", *model, *LEAST]) == 2
     assert "fit: expected code that you name yourself; got 'evil:data'" in capsys.readouterr().err
-    assert main(["evaluate", "net", *model, "--fit", "other.safetensors", *QUICK]) == 0
+    assert main(["evaluate", "net", *model, "--fit", "other.safetensors", *LEAST]) == 0
 
 
 def test_a_run_of_another_model_is_refused(refused):
-    assert "target" in refused("evaluate", "net", "--against", "stories", *QUICK)
+    assert "target" in refused("evaluate", "net", "--against", "stories", *LEAST)

@@ -17,7 +17,7 @@ def text(data_dir):
         patch.syspath_prepend(str(EXPERIMENTS))
         kind = import_module("geometry_measures").Text
         whole = kind.load()
-        return kind(whole.model, whole.texts, whole.trained[:20_000], whole.held[:4000])
+        return kind(whole.model, whole.texts, whole.trained[:2000], whole.held[:500])
 
 
 @pytest.fixture
@@ -28,6 +28,8 @@ def experiments(data_dir, text, monkeypatch, unchecked):
     monkeypatch.setattr("geometry_measures.Text.load", lambda: text)
     for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
         monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
+    for name, few in (("MOST_ROUNDS", 2), ("MOST_ROWS", 256)):
+        monkeypatch.setattr(f"subscape.training.clusters.{name}", few)
 
 
 @pytest.fixture

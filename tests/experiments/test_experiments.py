@@ -45,6 +45,17 @@ TEXT = {
     },
 }
 
+FEWER = {
+    "completeness": {"N_HELDOUT": 200},
+    "contrastive": {"N_PAIRS": 300, "N_HELDOUT": 200},
+    "radius": {"N_TOP": 2, "N_PUSHED": 2},
+    "scaffolding": {"N_SAMPLES": 1100, "N_HELDOUT": 200},
+    "squared_paths": {"N_HELDOUT": 200},
+    "synthetic": {"N_ROWS": 400, "N_HELDOUT": 200},
+    "transfer": {"N_WINDOWS": 100},
+}
+"""Constants of an experiment's module that its settings do not reach."""
+
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, unchecked):
@@ -53,13 +64,19 @@ def run(monkeypatch, tmp_path, unchecked):
     fit = training._fit
 
     def short(recipe, free, x, y, how):
-        return fit(recipe, free, x, y, replace(how, n_steps=min(how.n_steps, 300)))
+        return fit(recipe, free, x, y, replace(how, n_steps=min(how.n_steps, 100)))
 
     monkeypatch.setattr(training, "_fit", short)
+    for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
+        monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
+    for name, few in (("MOST_ROUNDS", 2), ("MOST_ROWS", 256)):
+        monkeypatch.setattr(f"subscape.training.clusters.{name}", few)
     before = set(sys.modules)
 
     def tiny(name, settings):
         module, page = importlib.import_module(name), importlib.import_module("page")
+        for constant, value in FEWER.get(name, {}).items():
+            monkeypatch.setattr(module, constant, value)
         records = module.measure(tmp_path / name, **settings)
         assert records
         text = page.table(records, module.COLUMNS)

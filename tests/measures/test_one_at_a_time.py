@@ -22,7 +22,7 @@ CONFIG = MeasureConfig(
 )
 FILES = ("impact.safetensors", "measures.json", "measures.safetensors", "subnetworks.jsonl")
 OTHER = """
-import os, signal, sys
+import gc, os, signal, sys
 from pathlib import Path
 import torch
 from subscape import Decomposition, Target
@@ -47,6 +47,7 @@ def stopping(*arguments):
     return card(*arguments)
 
 module.card = stopping
+gc.freeze()  # a fork that visits all objects has to copy all their pages
 while line := sys.stdin.readline():
     how, folder = line.split()
     if child := os.fork():

@@ -161,7 +161,8 @@ def test_time_that_is_used_up_leaves_sections_out(truth, monkeypatch):
 
 def test_it_is_kept_gone_on_with_and_not_overwritten(truth, tmp_path):
     model, made, inputs, labels = truth
-    few = FEW | {"labels": labels, "out": tmp_path / "card"}
+    few = FEW | {"n_pushed": 2, "n_attacked": 2, "n_ascent": 3}
+    few |= {"labels": labels, "out": tmp_path / "card"}
     first = score(made, model, inputs, **few, leave_out=("adversary", "twin"))
     assert Scorecard.load(tmp_path / "card") == first
     stamp = (tmp_path / "card" / "scorecard.json").read_bytes()

@@ -3,6 +3,7 @@
 python -m tests.training.together FOLDER STEPS 1 2 4
 """
 
+import gc
 import os
 import shutil
 import socket
@@ -125,6 +126,8 @@ def start(n: int, do: Callable[..., None], *arguments: object) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # A fork that visits all objects has to copy all their pages.
+    gc.freeze()
     pids = []
     for rank in range(n):
         pids.append(os.fork())
