@@ -19,6 +19,7 @@ TOYS = {
     "adversarial": {"seeds": 1, "toy_steps": 20, "n_rows": 1, "steps": 2, "names": ("tms",)},
     "completeness": {"seeds": 1, "steps": 10, "numbers": (5, 10), "stories": ()},
     "curvature": {"seeds": 1, "steps": 10, "names": ("tms",)},
+    "how_many": {"seeds": 1, "steps": 5, "toys": ("tms",), "cells": ((1.0, 1.0),)},
     "radius": {"seeds": 1, "steps": 10, "n_samples": 8, "names": ("tms",)},
     "ranks": {"steps": 4, "true": (2,), "fitted": (1, 2, 4, 8, 16)},
     "references": {"seeds": 1, "steps": 5, "plant_seeds": 0, "references": ("mean of all",)},

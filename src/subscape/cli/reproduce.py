@@ -118,6 +118,9 @@ class ReproduceRun:
     """kronecker: damping, as a share of the mean eigenvalue."""
     side_by_side: int = 20
     """Seeds that share one vectorised run."""
+    explain: bool = False
+    """Train the seeds that fail once more from their true directions, and say whether the search or the loss is
+    to blame."""
     jobs: int = 2
     """all: processes at once, of one thread each."""
     write: Path | None = None
@@ -177,7 +180,7 @@ def run(settings: ReproduceRun) -> dict[str, Any]:
         what = _with_flags(reproduction(settings.name, settings.recipe), settings)
         with writable(path):
             out.mkdir(parents=True, exist_ok=True)
-        results = reproduce(what, seeds, side_by_side=settings.side_by_side, progress=progress)
+        results = reproduce(what, seeds, **_how(settings), progress=progress)
         lines = _toy_lines
     write_json(path, results)
     if settings.json:
@@ -202,7 +205,11 @@ def of_command(command: str, small: Mapping[str, int]) -> dict[str, Any]:
     first, n = settings.first_seed, settings.seeds or SEEDS
     what = _with_flags(reproduction(settings.name, settings.recipe), settings)
     seeds = range(first, first + n)
-    return reproduce(what, seeds, side_by_side=settings.side_by_side, progress=False)
+    return reproduce(what, seeds, **_how(settings), progress=False)
+
+
+def _how(settings: ReproduceRun) -> dict[str, Any]:
+    return {"side_by_side": settings.side_by_side, "explain": settings.explain}
 
 
 def _is_results(path: Path) -> bool:
@@ -293,6 +300,7 @@ def _toy_lines(results: Mapping[str, Any]) -> list[str]:
     return [
         f"\n{results['name']}, {n} seeds, {results['settings']['divergence']}",
         *(f"  {label:<31} {text}" for label, text in rows.items()),
+        *(f"  {f'  seed {seed}':<31} {why}" for seed, why in s["verdicts"].items()),
         "",
     ]
 

@@ -36,6 +36,7 @@ from subscape.reproduce.mixing import mixing_recovery
 from subscape.reproduce.paths import paths
 from subscape.reproduce.purity import purity
 from subscape.reproduce.recipes import Reproduction
+from subscape.reproduce.verdict import from_truth, verdict
 from subscape.rows import generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.evaluation import DEAD_RATE
@@ -58,11 +59,17 @@ VERDICTS = ("mmcs", "min_cosine", "second_cosine", "precision", "all_matched", "
 
 
 def reproduce(
-    what: Reproduction, seeds: Sequence[int], *, side_by_side: int = 20, progress: bool = True
+    what: Reproduction,
+    seeds: Sequence[int],
+    *,
+    side_by_side: int = 20,
+    explain: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Run a reproduction over seeds, `side_by_side` of them in a vectorised run.
 
-    Gives `{"name", "settings", "runs": [one per seed], "summary"}`, ready for JSON.
+    Gives `{"name", "settings", "runs": [one per seed], "summary"}`, ready for JSON. With `explain` seeds that fail
+    are trained once more from their truth; see `verdict`.
     """
     # What does not fit the toy is found before it is trained.
     settings = dict(what.toy_settings) | {"training": ToyTraining(1, n_candidates=1)}
@@ -73,11 +80,13 @@ def reproduce(
     runs: list[dict[str, Any]] = []
     groups = [list(seeds[i : i + side_by_side]) for i in range(0, len(seeds), side_by_side)]
     for group in bar(what.name, groups, progress=progress and len(groups) > 1):
-        runs += _run_group(what, group, progress and len(groups) == 1)
+        runs += _run_group(what, group, explain, progress and len(groups) == 1)
     return {"name": what.name, "settings": asdict(what), "runs": runs, "summary": summarise(runs)}
 
 
-def _run_group(what: Reproduction, seeds: list[int], progress: bool) -> list[dict[str, Any]]:
+def _run_group(
+    what: Reproduction, seeds: list[int], explain: bool, progress: bool
+) -> list[dict[str, Any]]:
     toys = TOYS[what.toy](seeds, **what.toy_settings)
     of_geometry: Any = {name: getattr(what, name) for name in GEOMETRY}
     train = [
@@ -98,10 +107,38 @@ def _run_group(what: Reproduction, seeds: list[int], progress: bool) -> list[dic
     started = time.perf_counter()
     decompositions = train_side_by_side(train, heldout, config, progress=progress)
     seconds = (time.perf_counter() - started) / len(seeds)
-    return [
+    runs = [
         {"seed": seed, **_figures(what, toy, decomposition, held), "seconds": seconds}
         for seed, toy, decomposition, held in zip(seeds, toys, decompositions, heldout, strict=True)
     ]
+    if explain:
+        every = zip(toys, train, heldout, decompositions, runs, strict=True)
+        _explain(what, [one for one in every if not one[-1]["success"]])
+    return runs
+
+
+def _explain(
+    what: Reproduction,
+    failing: Sequence[tuple[Toy, GradientSource, GradientSource, Decomposition, dict[str, Any]]],
+) -> None:
+    """Add to the figures of seeds that fail what becomes of the truth when training begins at it."""
+    if not failing:
+        return
+    truths = [
+        true_directions(toy, what.divergence, other.geometry, other.reference).directions
+        for toy, _, _, other, _ in failing
+    ]
+    config = replace(what.training, n_subnetworks=len(truths[0]), n_heldout_rows=N_HELDOUT)
+    near = from_truth([one[1] for one in failing], [one[2] for one in failing], config, truths)
+    for (toy, *_, run), start in zip(failing, near, strict=True):
+        compared = compared_with_truth(toy, start, what.divergence).recovery
+        fvu, kept = start.metrics["fvu"], compared.success
+        run |= {
+            "fvu_from_truth": fvu,
+            "min_cosine_from_truth": compared.min_cosine,
+            "kept_from_truth": kept,
+            "verdict": verdict(run["fvu"], fvu, kept=kept),
+        }
 
 
 class Comparison(NamedTuple):
@@ -279,4 +316,5 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     summary["truths"] = sum(run["truths"] for run in runs)
     summary["oracle_gap"] = summary["fvu"]["mean"] - summary["fvu_oracle"]["mean"]
     summary["failed_seeds"] = [run["seed"] for run in runs if not run["success"]]
+    summary["verdicts"] = {run["seed"]: run["verdict"] for run in runs if "verdict" in run}
     return summary
