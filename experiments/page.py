@@ -41,7 +41,8 @@ def table(records: Sequence[Record], columns: Columns) -> str:
     """Records as a table of Markdown."""
     cells = ([form.format(**record) for form in columns.values()] for record in records)
     return tables.table(
-        list(columns), [["" if cell.rstrip("%") == "nan" else cell for cell in line] for line in cells]
+        list(columns),
+        [["" if cell.rstrip("%") == "nan" else cell for cell in line] for line in cells],
     )
 
 
