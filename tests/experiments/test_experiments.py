@@ -182,7 +182,7 @@ def test_every_table_of_the_page_has_its_command():
         name = mark.replace("-", "_")
         before, table = text.split(f"<!-- {mark} -->")[0], text.split(f"<!-- {mark} -->\n| ")[1]
         assert f"<!-- end of {mark} -->" in table
-        assert f"    python experiments/{name}.py --write docs/open-questions.md" in before
+        assert f"python experiments/{name}.py --write docs/open-questions.md" in before
         assert (FOLDER / f"{name}.py").is_file()
 
 

@@ -28,7 +28,7 @@ class Neighbours(Printed):
 
     @classmethod
     def of(
-        cls, blocks: Iterable[Float[Tensor, "some subnetwork"]], n: int | None = None
+        cls, blocks: Iterable[Float[Tensor, "_ subnetwork"]], n: int | None = None
     ) -> Neighbours:
         """From rows of the map, some after the other; `n` of each, by default all, or `KEPT` above `WHOLE`."""
         others, values, start = [], [], 0
