@@ -1,7 +1,7 @@
 """Why a seed fails: is it the search, or does the loss have no minimum there?
 
-Training begins once more at the true directions, without warm-up or resampling. Where these are left, and not for
-a higher FVU, no search by this loss can end in them; where they stay, at a lower FVU than what was found, the
+Training begins once more at the true directions, without warm-up or resampling. Where it leaves them, they are no
+minimum of the loss, and no search by it can end in them; where they stay, at a lower FVU than what was found, the
 search is to blame.
 """
 
@@ -21,7 +21,7 @@ from subscape.subnetworks.decomposition import Decomposition
 from subscape.training import Trainer, TrainingConfig
 from subscape.training.run import best_of, run_steps
 
-NO_SUCH_DIRECTION = "no such direction: the truth is left for a lower FVU"
+NO_SUCH_DIRECTION = "no such direction: training leaves the truth"
 LOWER_ELSEWHERE = "the loss: the truth is kept, but another minimum is lower"
 SEARCH = "the search: the truth is kept, at a lower FVU"
 
