@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import subscape
 from subscape import Decomposition, GradientSource, Target
 from subscape._io import read_json, read_tensors, write_json, write_tensors
-from subscape.divergences import KL
 from subscape.measures import auroc
 from subscape.measures.impact import impact
 from subscape.measures.recovery import absolute_cosines
@@ -139,10 +138,11 @@ def agrees(result: Decomposition, source: GradientSource, text: Text) -> tuple[f
 
 
 @torch.no_grad()
-def pushed(result: Decomposition, target: Target, sizes: Tensor, ids: Tensor) -> dict[str, float]:
+def pushed(
+    result: Decomposition, source: GradientSource, sizes: Tensor, samples: Tensor
+) -> dict[str, float]:
     """What pushing single subnetworks does to the rows they are large at, and to the others."""
-    own = target.outputs(ids).flatten(0, 1)
-    scene = Scene(target, ids, LENGTH, KL, AIM, own)
+    scene = Scene.of(source, samples, AIM)
     some = torch.arange(min(N_PUSHED, len(result)))
     found = pushes.pushed(scene, result.directions.select(some), sizes[:, some])
     figures = zip(("ratio", "auroc", "share"), pushes.middle(found), strict=True)
@@ -184,8 +184,8 @@ def block(
         "agree_distinct_random": agree_random[1],
         "stable": counterparts(codes, theirs)[0],
         "seconds": seconds,
-        **pushed(result, source.target, sizes, text.held[samples]),
-        "random": pushed(random, source.target, random_sizes, text.held[samples]),
+        **pushed(result, source, sizes, samples),
+        "random": pushed(random, source, random_sizes, samples),
     }
 
 
