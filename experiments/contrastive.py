@@ -4,16 +4,18 @@
 
 Claim: curated pairs need few subnetworks. Windows of text whose last token is the trigger of one of six rules
 planted in the MLP of layer 3 of stories260k; a row's reference is the model's output on the same window with
-a token there that the text does not have. Six subnetworks, one active per row. Found: a direction to push at
-0.8 or more of the cosine with ΔW that the first singular vector of the rule's own gradients (mean reference,
-no metric) reaches; AUROC of the best code for a rule's rows among those of the others. Controls: the base
-model without rules on the same pairs; and pairs that are shuffled, each window with the counterpart of
-another one. About 4 minutes on one core. Expected: 6 of 6.
+another token there: one that the text does not have, or one drawn from the text for every window. One subnetwork
+is active in a row. The metric is the Euclidean one, that of the pairs' own rows, or that of ordinary text
+(`background`). Found: a direction to push at 0.8 or more of the cosine with ΔW that the first singular vector
+of the rule's own gradients (mean reference, no metric) reaches; AUROC of the best code for a rule's rows among
+those of the others. Controls: the base model without rules on the same pairs; and pairs that are shuffled, each
+window with the counterpart of another one. About 12 minutes on one core. Expected: 6 of 6.
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from geometry_measures import FOUND, MLP, Text
@@ -25,8 +27,9 @@ import subscape
 from subscape import Pairs, Target
 from subscape.measures.recovery import absolute_cosines
 from subscape.rows import generator_of
+from subscape.training.recipes import RecipeName
 
-N_PAIRS, N_HELDOUT, LENGTH = 1_200, 600, 8
+N_PAIRS, N_HELDOUT, LENGTH, RANK = 1_200, 600, 8, 0.1
 
 
 def last_logits(model: Any, ids: Tensor) -> Tensor:
@@ -48,49 +51,68 @@ def unused(ids: Tensor, size: int) -> int:
     return int((counts == 0).nonzero()[:, 0].max())
 
 
-@torch.no_grad()
-def counterparts(model: nn.Module, inputs: Tensor, token: int) -> Tensor:
-    other = inputs.clone()
-    other[:, -1] = token
-    return torch.cat([last_logits(model, part) for part in other.split(128)])
+@dataclass(frozen=True)
+class Setting:
+    """Which rows are compared with what, and measured how."""
+
+    model: Literal["planted", "base"] = "planted"
+    token: Literal["unused", "drawn"] = "drawn"
+    """In the trigger's place in a row's counterpart: one that the text does not have, or drawn from the text."""
+    shuffled: bool = False
+    recipe: RecipeName = "whitened"
+    ordinary: bool = True
+    """Whether the metric is that of ordinary text."""
+    n_subnetworks: int = 6
 
 
-SETTINGS: dict[str, tuple[str, bool, str]] = {
-    "pairs, whitened": ("planted", False, "whitened"),
-    "pairs, published geometry": ("planted", False, "published"),
-    "base model, published geometry": ("base", False, "published"),
-    "shuffled pairs, published geometry": ("planted", True, "published"),
+BEST = Setting(n_subnetworks=12)
+SETTINGS = {
+    "unused token, published geometry": Setting(token="unused", recipe="published", ordinary=False),
+    "unused token, metric of the pairs": Setting(token="unused", ordinary=False),
+    "unused token, metric of text": Setting(token="unused"),
+    "drawn token, metric of the pairs": Setting(ordinary=False),
+    "drawn token, metric of text": Setting(),
+    "the same, 12 subnetworks": BEST,
+    "the same, shuffled pairs": replace(BEST, shuffled=True),
+    "the same, base model": replace(BEST, model="base"),
 }
 
 
-def run(bed: Bed, text: Text, setting: str, seed: int, steps: int) -> Record:
-    on, shuffled, recipe = SETTINGS[setting]
-    model = bed.planted.model if on == "planted" else text.model
-    token = unused(text.trained, len(text.texts))
-    data, rules = windows(text.trained, bed.planted.triggers, N_PAIRS, seed)
-    references = counterparts(model, data, token)
-    if shuffled:
+@torch.no_grad()
+def counterparts(model: nn.Module, inputs: Tensor, text: Text, token: str, seed: int) -> Tensor:
+    """Outputs of the same windows with another token in the trigger's place."""
+    other, pool = inputs.clone(), text.trained.flatten()
+    drawn = pool[torch.randint(len(pool), (len(inputs),), generator=generator_of(seed, 92))]
+    other[:, -1] = unused(text.trained, len(text.texts)) if token == "unused" else drawn
+    return torch.cat([last_logits(model, part) for part in other.split(128)])
+
+
+def run(bed: Bed, text: Text, name: str, seed: int, steps: int) -> Record:
+    setting = SETTINGS[name]
+    model = bed.planted.model if setting.model == "planted" else text.model
+    target = Target(model, MLP, outputs=last_logits)
+    data, _ = windows(text.trained, bed.planted.triggers, N_PAIRS, seed)
+    references = counterparts(model, data, text, setting.token, seed)
+    if setting.shuffled:
         references = references[torch.randperm(len(data), generator=generator_of(seed, 91))]
     result = subscape.decompose(
-        Target(model, MLP, outputs=last_logits),
+        target,
         data,
         reference=Pairs(references),
-        recipe=recipe,
+        background=text.trained[:, -LENGTH:] if setting.ordinary else None,
+        recipe=setting.recipe,
         divergence="kl",
-        n_subnetworks=len(bed.planted.triggers),
+        n_subnetworks=setting.n_subnetworks,
         l0=1.0,
-        rank=1,
+        rank=RANK,
         steps=steps,
         batch_size=128,
         seed=seed,
         progress=False,
     )
     fresh, of_fresh = windows(text.held, bed.planted.triggers, N_HELDOUT, seed + 1)
-    source = result.source(
-        Target(model, MLP, outputs=last_logits),
-        fresh,
-        reference=Pairs(counterparts(model, fresh, token)),
-    )
+    pairs = Pairs(counterparts(model, fresh, text, setting.token, seed + 1))
+    source = result.source(target, fresh, reference=pairs)
     sizes = result.coefficients(source.gradients(source.rows_of(torch.arange(len(fresh))))).abs()
     cosines = absolute_cosines(bed.planted.directions(), result.directions.flat())
     best = cosines.max(1)

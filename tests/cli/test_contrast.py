@@ -4,6 +4,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from subscape import Decomposition
+
 
 def halves(first: str = "a.safetensors", second: str = "b.safetensors") -> None:
     inputs = load_file("x.safetensors")["inputs"].unique(dim=0)
@@ -75,6 +77,24 @@ def test_two_sets_as_partners(folder, command):
     options = ["--data", "a.safetensors", "--contrast", "b.safetensors", "--out", "both", *FEW]
     command("decompose", "small_model_of_commands:model", *options)
     assert 'contrast = "b.safetensors"' in Path("both/run.toml").read_text()
+
+
+def test_the_metric_of_pairs_from_ordinary_data(folder, command, refused):
+    halves()
+    options = ["--data", "a.safetensors", "--contrast", "b.safetensors", *FEW]
+    options = ["decompose", "small_model_of_commands:model", *options]
+    command(*options, "--background", "train.safetensors", "--out", "both")
+    command(*options, "--out", "own")
+    assert 'background = "train.safetensors"' in Path("both/run.toml").read_text()
+    one, other = (Decomposition.from_pretrained(f"{f}/final").geometry for f in ("both", "own"))
+    assert one.metric.state().keys() == other.metric.state().keys()
+    assert one.typical_row != other.typical_row
+    # What a file names may be code.
+    text = Path("both/run.toml").read_text().replace("train.safetensors", "evil:data")
+    Path("other.toml").write_text(text.replace("small_model_of_commands:model", "llama"))
+    error = refused("decompose", "--config", "other.toml", "--out", "new")
+    assert "evil:data" in error
+    assert "--trust" in error
 
 
 def test_what_is_no_pair_is_refused(folder, refused):

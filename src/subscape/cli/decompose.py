@@ -55,7 +55,7 @@ LEAVE = ("overwrite", "trust")
 """What only the command line can say."""
 OF_THE_CALL = (*LEAVE, "json", "device", "out", "log")
 """What run.toml does not keep: the settings of a run hold wherever it is moved to."""
-NAMES = ("model", "data", "heldout", "contrast")
+NAMES = ("model", "data", "heldout", "contrast", "background")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,9 @@ class DecomposeRun:
     output, instead of with a --reference."""
     heldout: str | None = None
     """Held-out data to report FVU on; without it a tenth of the data is set aside."""
+    background: str | None = None
+    """Ordinary data of the same form that the metric is estimated from, where --data are chosen samples, such as
+    pairs: a metric of their own would divide out what they have in common."""
     parameters: tuple[str, ...] = ()
     """Globs over parameter or module names; '!glob' excludes. By default all; of a causal language
     model the MLP of the middle block."""
@@ -212,8 +215,12 @@ def _prepared(
     target = Target(loaded.model, parts or settings.parameters, outputs=loaded.outputs)
     heldout = settings.heldout and _loaded(settings, settings.heldout)
     data, reference = _rows_of(settings, target)
+    background = None if settings.background is None else _loaded(settings, settings.background)
+    if background is not None:
+        check_vocabulary(target, background)
     options: dict[str, Any] = {
         "heldout": heldout,
+        "background": background,
         "divergence": settings.divergence or "mse",
         "rows": settings.rows or "sample",
         "recipe": settings.recipe,

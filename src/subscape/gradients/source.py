@@ -72,6 +72,7 @@ class GradientSource(Printed):
         metric_power: p of F^(−p); ½ whitens.
         metric_damping: λ, as a share of the mean eigenvalue.
         geometry: row weight and metric of an earlier source, instead of these.
+        background: rows whose second moments the metric is made of, instead of those of the data.
         like: a source whose engines, divergence, reference and rows to take over; see `over`.
         ranks: processes that make the rows together, and then all make the same calls.
 
@@ -94,6 +95,7 @@ class GradientSource(Printed):
         metric_power: float = 0.5,
         metric_damping: float = 0.01,
         geometry: Geometry | None = None,
+        background: GradientSource | None = None,
         like: GradientSource | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -130,7 +132,7 @@ class GradientSource(Printed):
         """Which rows a step has."""
         self.reference = self._mean_reference() if reference == MEAN else as_reference(reference)
         self.geometry = geometry or self._geometry(
-            row_weight, metric, power=metric_power, damping=metric_damping
+            row_weight, metric, power=metric_power, damping=metric_damping, background=background
         )
         """How rows are weighted and measured."""
         self.estimated: dict[str, str] = {}
@@ -328,11 +330,8 @@ class GradientSource(Printed):
             self.divergence.from_average(ranks.summed(total) / n).to(self.target.like)
         )
 
-    def _geometry(
-        self, row_weight: RowWeight, metric: MetricName, *, power: float, damping: float
-    ) -> Geometry:
+    def _geometry(self, row_weight: RowWeight, metric: MetricName, **options: Any) -> Geometry:
         """The geometry of all tensors together."""
-        options: dict[str, Any] = {"power": power, "damping": damping}
         return self.geometries([self.target.names], row_weight, metric, **options)[0]
 
     def geometries(
@@ -343,10 +342,12 @@ class GradientSource(Printed):
         *,
         power: float,
         damping: float,
+        background: GradientSource | None = None,
     ) -> list[Geometry]:
         """Estimate typical lengths and the metric from some rows of the data, for each of some blocks of tensors.
 
-        Rows come from here with their outputs weighed from then on, and in no metric.
+        The metric comes from the rows of `background` if there is one. Rows come from here with their outputs
+        weighed from then on, and in no metric.
         """
         names = get_args(MetricName)
         require(metric in names, "metric", f"one of {list(names)}", repr(metric))
@@ -364,7 +365,7 @@ class GradientSource(Printed):
         self.geometry = replace(plain, row_weight="output" if row_weight == "output" else "norm")
         whole = None
         if metric == "kronecker":
-            batches, ranks = self._estimated_from()
+            batches, ranks = (background or self)._estimated_from()
             whole = kronecker(batches, power=power, damping=damping, ranks=ranks)
         gradients, estimated = self.gradients(first), []
         for block in blocks:

@@ -23,7 +23,7 @@ from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
 from subscape.training.config import TrainingConfig
-from subscape.training.decompose import Prepared, check_folder, prepare
+from subscape.training.decompose import Prepared, check_folder, ordinary_rows, prepare
 from subscape.training.estimate import Estimate
 from subscape.training.recipes import RecipeName, with_recipe
 from subscape.training.together import estimate_together, train_together
@@ -140,6 +140,7 @@ def prepare_blocks(
     metric_damping: float = 0.01,
     engine: Engine = "auto",
     heldout: Any = None,
+    background: Any = None,
     config: TrainingConfig | None = None,
     **settings: Any,
 ) -> PreparedBlocks:
@@ -166,11 +167,14 @@ def prepare_blocks(
     require(n_processes == 1, "blocks", "one process", n_processes, "Start it without torchrun.")
     geometry = {k: chosen[k] for k in ("row_weight", "metric")}
     of_metric = {"metric_power": metric_power, "metric_damping": metric_damping}
+    common = {"divergence": divergence, "rows": rows, "engine": engine, "seed": whole.config.seed}
+    ordinary = ordinary_rows(whole.source.target, background, chosen["reference"], geometry, common)
     geometries = whole.source.geometries(
         [target.names for target in targets.values()],
         **geometry,
         power=metric_power,
         damping=metric_damping,
+        background=ordinary,
     )
     # Outputs are weighed for all blocks at once.
     whole.heldout.geometry = whole.source.geometry

@@ -22,7 +22,7 @@ from subscape.divergences import Divergence, Values
 from subscape.gradients import GradientSource
 from subscape.gradients.geometry import RowWeight
 from subscape.gradients.source import Engine, MetricName
-from subscape.references import Pairs, Reference, name_of
+from subscape.references import MEAN, Pairs, Reference, name_of
 from subscape.rows import GROUP, RowKind, generator_of
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.subnetworks.saving import is_decomposition
@@ -47,6 +47,7 @@ def decompose(
     data: Any,
     *,
     heldout: Any = None,
+    background: Any = None,
     parameters: str | Sequence[str] = "*",
     outputs: Outputs | None = None,
     divergence: str | Divergence | Values = "mse",
@@ -74,6 +75,8 @@ def decompose(
         data: inputs; see `subscape.data.as_samples`.
         heldout: inputs not trained on, by which the restart is chosen and FVU is reported; by default a
             tenth of `data` is set aside.
+        background: ordinary inputs that the metric is estimated from, where `data` are chosen ones, such as
+            pairs: their own metric divides out what they have in common.
         parameters: globs over parameter names; see `Target`.
         outputs: how to get a tensor out of the model; see `Target`.
         divergence: `mse`, `half-reference-mse`, `kl`, a `Divergence`, or a function
@@ -107,6 +110,7 @@ def decompose(
         model,
         data,
         heldout=heldout,
+        background=background,
         parameters=parameters,
         outputs=outputs,
         divergence=divergence,
@@ -182,6 +186,7 @@ def prepare(
     data: Any,
     *,
     heldout: Any = None,
+    background: Any = None,
     parameters: str | Sequence[str] = "*",
     outputs: Outputs | None = None,
     divergence: str | Divergence | Values = "mse",
@@ -202,6 +207,7 @@ def prepare(
         model: as for `decompose`, like all the others.
         data: inputs.
         heldout: inputs not trained on.
+        background: ordinary inputs that the metric is estimated from.
         parameters: globs over parameter names.
         outputs: how to get a tensor out of the model.
         divergence: between a row's output and its reference.
@@ -235,18 +241,17 @@ def prepare(
     geometry = with_recipe(recipe, rows, given)
     rule: str | Reference = geometry.pop("reference")
     (samples, pairs), (kept, kept_pairs) = split(as_samples(data), heldout, rule, config.seed)
+    common: dict[str, Any] = {"divergence": divergence, "rows": rows, "engine": engine}
+    common |= {"seed": config.seed, "ranks": current()}
     source = GradientSource(
         target,
         samples,
-        divergence=divergence,
         reference=pairs,
-        rows=rows,
-        engine=engine,
-        seed=config.seed,
         metric_power=metric_power,
         metric_damping=metric_damping,
-        ranks=current(),
+        background=ordinary_rows(target, background, rule, geometry, common),
         **geometry,
+        **common,
     )
     _check_shares(source, config.batch_size)
     if config.steps * config.batch_size >= REUSED * source.n_rows:
@@ -259,8 +264,37 @@ def prepare(
         "metric_power": metric_power,
         "metric_damping": metric_damping,
         **geometry,
+        **(
+            {}
+            if background is None
+            else {"background": f"{n_samples(as_samples(background))} samples"}
+        ),
     }
     return Prepared(source, held, config, names)
+
+
+def ordinary_rows(
+    target: Target,
+    background: Any,
+    reference: str | Reference,
+    geometry: Mapping[str, Any],
+    common: Mapping[str, Any],
+) -> GradientSource | None:
+    """Rows of the background, weighed as those of the data and in no metric; it has no pairs, but a mean."""
+    if background is None:
+        return None
+    require(
+        geometry["metric"] != "euclidean",
+        "background",
+        "a metric to estimate from it",
+        "the euclidean metric, for which nothing is estimated",
+        "Leave it out, or take metric='kronecker'.",
+    )
+    # A power of the gradients' lengths is taken in the metric, so after it.
+    weight = "output" if geometry["row_weight"] == "output" else "norm"
+    rule = MEAN if isinstance(reference, Pairs) else reference
+    samples = as_samples(background)
+    return GradientSource(target, samples, reference=rule, row_weight=weight, **common)
 
 
 def _check_shares(source: GradientSource, batch_size: int) -> None:
