@@ -314,6 +314,8 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     summary["subnetworks"] = dict(Counter(run["subnetworks"] for run in runs))
     summary["matched"] = sum(run["matched"] for run in runs)
     summary["truths"] = sum(run["truths"] for run in runs)
+    if "in_spans" in runs[0]:
+        summary["in_spans"] = sum(run["in_spans"] for run in runs)
     summary["oracle_gap"] = summary["fvu"]["mean"] - summary["fvu_oracle"]["mean"]
     summary["failed_seeds"] = [run["seed"] for run in runs if not run["success"]]
     summary["verdicts"] = {run["seed"]: run["verdict"] for run in runs if "verdict" in run}
