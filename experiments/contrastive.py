@@ -4,12 +4,13 @@
 
 Claim: curated pairs need few subnetworks. Windows of text whose last token is the trigger of one of six rules
 planted in the MLP of layer 3 of stories260k; a row's reference is the model's output on the same window with
-another token there: one that the text does not have, or one drawn from the text for every window. One subnetwork
-is active in a row; of eight starts the one of lowest FVU is kept. The metric is the Euclidean one, that of the
-pairs' own rows, or that of ordinary text (`background`). Found: a direction to push at 0.8 or more of the cosine with ΔW that the first singular vector
-of the rule's own gradients (mean reference, no metric) reaches; AUROC of the best code for a rule's rows among
-those of the others. Controls: the base model without rules on the same pairs; and pairs that are shuffled, each
-window with the counterpart of another one. About 20 minutes on one core. Expected: 6 of 6.
+another token there: one that the text does not have, or one drawn from the text for every window. One
+subnetwork is active in a row; of eight starts the one of lowest FVU is kept. The metric is the Euclidean one,
+that of the pairs' own rows, or that of ordinary text (`background`). Found: a direction to push at 0.8 or
+more of the cosine with ΔW that the first singular vector of the rule's own gradients (mean reference, no
+metric) reaches; AUROC of the best code for a rule's rows among those of the others. Controls: the base model
+without rules on the same pairs; and pairs that are shuffled, each window with the counterpart of another one.
+About 20 minutes on one core. Expected: 6 of 6.
 """
 
 from dataclasses import dataclass, replace
