@@ -120,6 +120,7 @@ def encoder_directions(d: Decomposed) -> dict:
 
 
 def mixing_coefficients(d: Decomposed) -> dict:
+    assert d.toy.mixing is not None
     dense, own = d.found.decoder.dense(), dict(d.toy.model.named_parameters())
     read = mixing_recovery(dense["W_in"], dense["W_out"], own["W_in"], own["W_out"], d.toy.mixing)
     true = d.toy.mixing[:, read.feature].T
@@ -218,8 +219,8 @@ def pair_grid(d: Decomposed, delta: float) -> dict:
     first, second = d.compared.index[:2].tolist()
     rows = RowSet((d.active[:, 0] | d.active[:, 1]).nonzero()[:, 0])
     deltas = [delta * s for s in (-1, -0.5, 0, 0.5, 1)]
-    moves = [displacement(d.found.decoder, {k: 1.0}) for k in (first, second)]
-    outputs = grid(d.target, d.fresh, rows, *moves, deltas)
+    one, other = (displacement(d.found.decoder, {k: 1.0}) for k in (first, second))
+    outputs = grid(d.target, d.fresh, rows, one, other, deltas)
     base = outputs_at(d.target, d.fresh, rows)
     change = [[MSE(cell, base).mean().item() for cell in line] for line in outputs]
     return {"subnetwork": first, "beside": second, "delta": deltas, "change": change, "unit": "mse"}
@@ -240,7 +241,7 @@ def fvu_over(setting: str, values: list, toys: dict, seeds: int, steps: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/figures"))
     parser.add_argument("--quick", action="store_true", help="fewer steps and seeds")
     arguments = parser.parse_args()

@@ -105,6 +105,7 @@ def measured(arguments, seed: int, name: str) -> dict:
     folder = arguments.runs / f"seed{seed}"
     path = Path(arguments.data) / f"rib_modadd/seed{seed}.safetensors"
     task = modular_addition_task(path)
+    assert task.weights is not None
     graph = load_graphs(folder)["lib"]
     modules = find_modules(graph, thresholds(read_json(folder / "ablation.json"), "lib"))
     rank = graph.bases[UNEMBED].rank
