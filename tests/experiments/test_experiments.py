@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -123,6 +124,27 @@ def tiny_text(run, monkeypatch):
 @pytest.mark.parametrize("name", TEXT)
 def test_on_text(run, tiny_text, name):
     run(name, TEXT[name])
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts", "columns"),
+    [
+        ("published", ("attention",), ("agree", "distinct, random", "stable", "FVU")),
+        ("unit-kronecker-few", ("planted", "base"), ("found", "cosine", "plants in base")),
+    ],
+)
+def test_geometry(run, tiny_text, tmp_path, monkeypatch, setting, parts, columns):
+    geometry, measures = (importlib.import_module(n) for n in ("geometry", "geometry_measures"))
+    for constant, few in (("N_AGREE", 320), ("N_DRAWS", 2), ("N_PUSHED", 2), ("N_WINDOWS", 16)):
+        monkeypatch.setattr(measures, constant, few)
+    few = geometry.SETTINGS[setting] | {"n_subnetworks": 6, "l0": 2.0}
+    monkeypatch.setitem(geometry.SETTINGS, setting, few)
+    arguments = SimpleNamespace(seeds=1, plants=1, steps=2, parts=parts)
+    results = {setting: geometry.measured(tmp_path, setting, tiny_text, arguments)}
+    head, _, line = geometry.table(results, arguments.steps).splitlines()
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert all(cells[column] for column in columns)
+    assert geometry.measured(tmp_path, setting, tiny_text, arguments) == results[setting]
 
 
 def test_on_modular_addition(run, tmp_path, monkeypatch):
