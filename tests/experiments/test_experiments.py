@@ -147,6 +147,23 @@ def test_geometry(run, tiny_text, tmp_path, monkeypatch, setting, parts, columns
     assert geometry.measured(tmp_path, setting, tiny_text, arguments) == results[setting]
 
 
+def test_image_classes(run, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    classes = importlib.import_module("image_classes")
+    layers = [torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU()]
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(8, 10)).eval()
+    trained, held = torch.randn(90, 6), torch.randn(60, 6)
+    options = {"n_subnetworks": 5, "rank": 1, "batch_size": 16, "steps": 2}
+    data = classes.Images(network, "2", trained, held, torch.arange(60) % 10, options)
+    monkeypatch.setattr(classes, "N_PUSHED", 2)
+    name = "whitened, L0 2"
+    own = classes.figures(data, name, tmp_path)
+    (line,) = classes.table({name: own}).splitlines()[2:]
+    assert line.startswith(f"| {name} | ")
+    with torch.no_grad():
+        assert own["channels"] == classes.by_class(network[:3](held), data.classes)
+
+
 def test_on_modular_addition(run, tmp_path, monkeypatch):
     d, heads, hidden, tokens = 4, 2, 6, 114
     shapes = {
