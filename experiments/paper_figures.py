@@ -76,6 +76,11 @@ class Decomposed:
         if len(truth.directions) > self.toy.n_groups:  # a circuit for each sign of the input
             self.active = torch.cat([self.fresh > 0, self.fresh < 0], 1)
 
+    @property
+    def matched(self) -> list[tuple[int, int]]:
+        """True subnetworks and those that stand for them; a short run has none for some."""
+        return [(true, k) for true, k in enumerate(self.compared.index.tolist()) if k >= 0]
+
 
 def layers(names: list[str], part: dict) -> list[dict]:
     """A direction as layers of weight and bias."""
@@ -146,7 +151,7 @@ def over_inputs(d: Decomposed, tensors: list[str], delta: float) -> dict:
         inputs[i, :, i] = points
     deltas = [-delta, -delta / 2, 0.0, delta / 2, delta]
     rows = RowSet(torch.arange(n * len(points)))
-    matched = d.compared.index.tolist()
+    matched = [k for _, k in d.matched]
     outputs = []
     for k in matched:
         per_delta = torch.stack([
@@ -179,7 +184,7 @@ def selectivities(d: Decomposed, tensors: list[str]) -> dict:
     size = spread(outputs_at(d.target, d.fresh, rows), MSE)
     control = random_like(d.found.decoder)
     entries = []
-    for j, k in enumerate(d.compared.index.tolist()):
+    for j, k in d.matched:
         active = d.active[:, j]
         by_impact = torch.zeros(N_ROWS, dtype=torch.bool)
         by_impact[impact[:, k].topk(int(active.sum()) // 2).indices] = True
@@ -216,8 +221,8 @@ def selectivities(d: Decomposed, tensors: list[str]) -> dict:
 
 def pair_grid(d: Decomposed, delta: float) -> dict:
     """Change of the outputs that two circuits are for, when both are moved."""
-    first, second = d.compared.index[:2].tolist()
-    rows = RowSet((d.active[:, 0] | d.active[:, 1]).nonzero()[:, 0])
+    (its, first), (others, second) = d.matched[:2]
+    rows = RowSet((d.active[:, its] | d.active[:, others]).nonzero()[:, 0])
     deltas = [delta * s for s in (-1, -0.5, 0, 0.5, 1)]
     one, other = (displacement(d.found.decoder, {k: 1.0}) for k in (first, second))
     outputs = grid(d.target, d.fresh, rows, one, other, deltas)

@@ -164,6 +164,26 @@ def test_image_classes(run, tmp_path, monkeypatch):
         assert own["channels"] == classes.by_class(network[:3](held), data.classes)
 
 
+def test_paper_figures(run, tmp_path, monkeypatch):
+    figures, drawings = (importlib.import_module(n) for n in ("paper_figures", "paper_drawings"))
+    monkeypatch.setattr(figures, "N_ROWS", 200)
+    squared, tmcs = (figures.Decomposed(name, 0, 5) for name in ("squared", "tmcs"))
+    assert -1 in squared.compared.index  # so short a run has nothing for some circuits
+    records = {
+        "networks": figures.drawn_networks(squared),
+        "interventions": figures.over_inputs(squared, ["!layers.4.*"], 0.15),
+        "coefficients": figures.mixing_coefficients(tmcs),
+    }
+    for name, record in records.items():
+        if "subnetworks" in record:  # many panels take long
+            record["subnetworks"] = record["subnetworks"][:2]
+        path = drawings.write_figure(tmp_path, name, record, getattr(drawings, name))
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert figures.pair_grid(squared, 0.5)["change"][2][2] == 0
+    found = figures.selectivities(squared, ["*"])
+    assert len(found["subnetworks"]) == int((squared.compared.index >= 0).sum())
+
+
 def test_on_modular_addition(run, tmp_path, monkeypatch):
     d, heads, hidden, tokens = 4, 2, 6, 114
     shapes = {
