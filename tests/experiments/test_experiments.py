@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 
@@ -182,6 +183,33 @@ def test_paper_figures(run, tmp_path, monkeypatch):
     assert figures.pair_grid(squared, 0.5)["change"][2][2] == 0
     found = figures.selectivities(squared, ["*"])
     assert len(found["subnetworks"]) == int((squared.compared.index >= 0).sum())
+
+
+def test_interaction_basis_of_mlps(run, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER / "interaction_basis"))
+    cifar, path = (importlib.import_module(name) for name in ("cifar_mlp", "along_the_path"))
+    images, page = tmp_path / "images.npz", tmp_path / "page.md"
+    pixels = numpy.random.default_rng(0).integers(0, 256, (80, 32, 32, 3), dtype=numpy.uint8)
+    numpy.savez(images, images=pixels, labels=numpy.arange(80) % 10)
+    marks = "<!-- cifar -->\n<!-- end of cifar -->\n<!-- path -->\n<!-- end of path -->\n"
+    page.write_text(marks, encoding="utf-8")
+
+    def command(module, **flags):
+        flags |= {"out": tmp_path / module.__name__, "write": page}
+        words = (word for flag, value in flags.items() for word in (f"--{flag}", str(value)))
+        monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+        module.main()
+
+    command(cifar, images=images, size=2, hidden=4, epochs=1)
+    monkeypatch.setattr(
+        path, "modular_addition_task", lambda _: cifar.task_of(images, size=2, hidden=4, epochs=1)
+    )
+    command(path, data=tmp_path, points=2)
+    lines = page.read_text(encoding="utf-8").splitlines()
+    starts = [line.split(" | ")[0] for line in lines if line.startswith("| ")]
+    sections = ["| 0 → 2", "| 2 → 4", "| 4 → output", "| all"]
+    assert [s for s in starts if "→" in s or s == "| all"] == sections
+    assert starts[-1] == "| integrated, 2 points"
 
 
 def test_on_modular_addition(run, tmp_path, monkeypatch):
