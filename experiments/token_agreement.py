@@ -100,7 +100,7 @@ def main() -> None:
     order = torch.randperm(len(pool), generator=generator_of(0, 30)).tolist()
     shuffled = [pool[i] for i in order]
     tops["shuffled"] = [shuffled[i : i + N_TOP] for i in range(0, len(shuffled), N_TOP)]
-    line = {"n_rows": arguments.n_rows, "subnetworks": len(found)}
+    line = {"n_rows": arguments.n_rows, "n_subnetworks": len(found)}
     print(json.dumps(line | {n: agreement(g, ids, texts) for n, g in tops.items()}, indent=2))
 
 

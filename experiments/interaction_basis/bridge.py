@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/modadd"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[3])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--settings", nargs="+", default=SETTINGS)
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=decomposing.SETTINGS)
     parser.add_argument("--out", type=Path, default=Path("runs/bridge"))
     parser.add_argument("--write", type=Path, help="page to put the table into")
     arguments = parser.parse_args()
