@@ -25,7 +25,6 @@ import subscape
 from subscape import Pairs, Target
 from subscape.measures.recovery import absolute_cosines
 from subscape.rows import generator_of
-from subscape.training.recipes import RecipeName
 
 N_PAIRS, N_HELDOUT, LENGTH = 1_200, 600, 8
 
@@ -56,7 +55,7 @@ def counterparts(model: nn.Module, inputs: Tensor, token: int) -> Tensor:
     return torch.cat([last_logits(model, part) for part in other.split(128)])
 
 
-SETTINGS: dict[str, tuple[str, bool, RecipeName]] = {
+SETTINGS: dict[str, tuple[str, bool, str]] = {
     "pairs, whitened": ("planted", False, "whitened"),
     "pairs, published geometry": ("planted", False, "published"),
     "base model, published geometry": ("base", False, "published"),
