@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from subscape import Decomposition, SteeredModel, Target
-from subscape.data import take
 from subscape.lowrank import initial_stack, make_layout
 from subscape.subnetworks.dictionary import Dictionary
 from subscape.subnetworks.selection import BatchTopK
@@ -30,11 +29,12 @@ def steered(shape: Shape) -> tuple[SteeredModel, dict[str, int]]:
     """The model along 10 random subnetworks, and the rank of each tensor's directions together."""
     target = Target(shape.model, shape.parameters)
     layout = make_layout(target.shapes, shape.rank)
-    stacks = [
+    encoder, decoder = (
         initial_stack(layout, (N_SUBNETWORKS,), torch.Generator().manual_seed(s), target.like)
         for s in (0, 1)
-    ]
-    dictionary = Dictionary(*stacks, BatchTopK(1.0, torch.Size([N_SUBNETWORKS]), target.like))
+    )
+    selection = BatchTopK(1.0, torch.Size([N_SUBNETWORKS]), target.like)
+    dictionary = Dictionary(encoder, decoder, selection)
     found = Decomposition(dictionary.requires_grad_(False), target.fingerprint())
     ranks = {
         t.name: min(N_SUBNETWORKS * min(t.ranks), *t.shape)
@@ -72,7 +72,8 @@ def compare(name: str, repetitions: int) -> dict[str, object] | None:
     shape = SHAPES[name]()
     if shape is None:
         return None
-    ids = take(shape.data, slice(0, N_SEQUENCES))["input_ids"]
+    assert isinstance(shape.data, dict)
+    ids = shape.data["input_ids"][:N_SEQUENCES]
     ours, ranks = steered(shape)
     one = dict.fromkeys(ranks, min(ranks.values()) // N_SUBNETWORKS or 1)
     models = {"steered": ours, "lora": lora(shape, ranks), "lora_of_one": lora(shape, one)}

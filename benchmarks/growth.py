@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import time
+from typing import Any
 
 import torch
 from _lib.memory import GIB, in_own_process, peak, start_peak
@@ -51,7 +52,7 @@ def measure(axis: str, value: int) -> dict[str, float]:
     sizes = dict(MIDDLE)
     sizes["rows" if axis == "rows_in_parts" else axis] = value
     shape = shape_of(**sizes)
-    settings = {"memory_gib": 1000.0}
+    settings: dict[str, Any] = {"memory_gib": 1000.0}
     if axis == "rows_in_parts":
         middle = trainer_of(shape_of(**MIDDLE), **settings)
         whole = estimate(middle.sources[0], middle.config)

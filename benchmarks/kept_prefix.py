@@ -13,6 +13,7 @@ from _lib.timing import in_turns, wall_over_cpu
 from torch import nn
 
 from subscape import GradientSource, Target
+from subscape.rows import RowKind
 from subscape.training import Trainer, TrainingConfig
 
 REPETITIONS = 3
@@ -46,7 +47,7 @@ class Residual(nn.Module):
         return x + self.block(x)
 
 
-def efficientnet() -> tuple[nn.Module, Any, str, str]:
+def efficientnet() -> tuple[nn.Module, Any, str, RowKind]:
     """An EfficientNet-Lite0 with random weights on images of 224 × 224; block 12 of 16."""
     torch.manual_seed(0)
     blocks, given = [], 32
@@ -74,7 +75,7 @@ def efficientnet() -> tuple[nn.Module, Any, str, str]:
     return model.eval(), torch.randn(64, 3, 224, 224), "blocks.12", "sample"
 
 
-def gpt2() -> tuple[nn.Module, Any, str, str]:
+def gpt2() -> tuple[nn.Module, Any, str, RowKind]:
     """A transformer as deep and wide as GPT-2 small, random weights, 1,000 words; the MLP of layer 10 of 12."""
     from transformers import GPT2Config, GPT2LMHeadModel
 

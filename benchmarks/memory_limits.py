@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from _lib.memory import GIB, in_own_process, peak, start_peak
@@ -29,7 +30,7 @@ def run(case: str) -> dict[str, float]:
     """Peak memory of some steps, above the loaded model and in all, and the time of one."""
     shape = CASES[case]()
     loaded = start_peak()
-    settings = {"memory_gib": BUDGET} if " rows" in case else {}
+    settings: dict[str, Any] = {"memory_gib": BUDGET} if " rows" in case else {}
     trainer = trainer_of(shape, **settings)
     started = time.perf_counter()
     for _ in range(N_STEPS):

@@ -16,7 +16,7 @@ from _lib.timing import in_turns, wall_over_cpu
 from step_vs_training_step import trainer_of
 from torch import Tensor
 
-from subscape.data import take
+from subscape.data import Samples, take
 from subscape.divergences import KL
 from subscape.lowrank import Stack
 from subscape.training import Trainer
@@ -32,7 +32,7 @@ def every_position(model, batch) -> Tensor:
     return model(**batch).logits.flatten(0, 1)
 
 
-def both() -> tuple[Trainer, Algorithm1, dict[str, Tensor], Tensor]:
+def both() -> tuple[Trainer, Algorithm1, Samples, Tensor]:
     """Both sides from the same start, with the first batch and its references."""
     shape = replace(tinystories_8m(), rows="token")
     trainer = trainer_of(shape)

@@ -8,6 +8,7 @@ Prints one JSON line per shape; README.md says how to read it. A GPU is used whe
 import argparse
 import json
 import sys
+from typing import Any
 
 import torch
 from _lib.memory import GIB, in_own_process, peak, start_peak
@@ -25,7 +26,7 @@ REPETITIONS = 2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def trainer_of(shape: Shape, batch_size: int | None = None, **settings) -> Trainer:
+def trainer_of(shape: Shape, batch_size: int | None = None, **settings: Any) -> Trainer:
     """A trainer past the dense warm-up, when only a tenth of the coefficients is active."""
     shape.model.to(DEVICE)
     target = Target(shape.model, shape.parameters)
@@ -49,7 +50,8 @@ class TrainingStep:
             parameter.requires_grad_(False)
         target = Target(shape.model, shape.parameters)
         self.model, self.block = shape.model, list(target.parameters.values())
-        self.batch = to_device(take(shape.data, slice(0, n)), DEVICE)
+        # Images, or tokens by their name.
+        self.batch: Any = to_device(take(shape.data, slice(0, n)), DEVICE)
         self.labels = None if shape.labels is None else shape.labels[:n].to(DEVICE)
 
     def __call__(self) -> None:

@@ -14,9 +14,8 @@ from subscape.measures import pca_fvu
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 torch.set_num_threads(1)  # more threads only wait for each other on tensors this small
-digits = load_digits()
-images = torch.tensor(digits.images, dtype=torch.float32).flatten(1) / 16
-labels = torch.tensor(digits.target)
+pixels, digits = load_digits(return_X_y=True)
+images, labels = torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(digits)
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 optimiser = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -97,7 +97,9 @@ def measure(
                 lambda number=number, l0=l0: of_toys(toys, number, l0, steps),
             )
             records.append({"model": "TMS 40-10", "number": number} | averages(runs))
-    text = Text.load() if stories else None
+    if not stories:
+        return records
+    text = Text.load()
     for number in stories:
         runs = kept(
             out / f"stories-{number}-{stories_steps}.json",

@@ -220,6 +220,8 @@ def other_blocks(results: Mapping[str, list[dict]]) -> str:
 
 
 def _shown(values: list, form: str) -> str:
+    # Where no push moved its rows as far as is aimed at there is nothing to show.
+    values = [v for v in values if (v["ratio"] if isinstance(v, dict) else v) is not None]
     if not values:
         return ""
     if isinstance(values[0], dict):

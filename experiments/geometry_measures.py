@@ -140,8 +140,11 @@ def agrees(result: Decomposition, source: GradientSource, text: Text) -> tuple[f
 @torch.no_grad()
 def pushed(
     result: Decomposition, source: GradientSource, sizes: Tensor, samples: Tensor
-) -> dict[str, float]:
-    """What pushing single subnetworks does to the rows they are large at, and to the others."""
+) -> dict[str, float | None]:
+    """What pushing single subnetworks does to the rows they are large at, and to others.
+
+    None where none moves its rows as far as is aimed at.
+    """
     scene = Scene.of(source, samples, AIM)
     some = torch.arange(min(N_PUSHED, len(result)))
     found = pushes.pushed(scene, result.directions.select(some), sizes[:, some])

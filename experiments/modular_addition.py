@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from page import Record, draw, kept, main
-from token_agreement import chance_of
 from torch import Tensor, nn
 
 import subscape
@@ -27,6 +26,7 @@ from subscape._io import read_tensors
 from subscape.reproduce.fourier import frequency_shares
 from subscape.reproduce.modular_addition import modular_addition_chain, modular_addition_pairs
 from subscape.rows import generator_of
+from subscape.scorecard.chance import chance_of
 from subscape.subnetworks.evaluation import DEAD_RATE
 
 P = 113
@@ -38,19 +38,10 @@ class Mlp(nn.Module):
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
-        w_in, b_in, w_out, b_out = (
-            weights[f"blocks.0.mlp.{name}"].float() for name in ("W_in", "b_in", "W_out", "b_out")
+        self.first, self.last, self.unembed = (
+            linear(weights[f"{name}.W_{kind}"], weights[f"{name}.b_{kind}"])
+            for name, kind in (("blocks.0.mlp", "in"), ("blocks.0.mlp", "out"), ("unembed", "U"))
         )
-        self.first = nn.Linear(*w_in.shape)
-        self.last = nn.Linear(*w_out.shape)
-        self.unembed = nn.Linear(*weights["unembed.W_U"].shape)
-        for layer, (w, b) in (
-            (self.first, (w_in, b_in)),
-            (self.last, (w_out, b_out)),
-            (self.unembed, (weights["unembed.W_U"].float(), weights["unembed.b_U"].float())),
-        ):
-            layer.weight.data.copy_(w.mT)
-            layer.bias.data.copy_(b)
 
     def forward(self, x: Tensor, until: str = "logits") -> Tensor:
         hidden = torch.relu(self.first(x))
@@ -58,6 +49,14 @@ class Mlp(nn.Module):
             return hidden
         stream = x + self.last(hidden)
         return stream if until == "stream" else self.unembed(stream)[..., :P]
+
+
+def linear(w: Tensor, b: Tensor) -> nn.Linear:
+    """x W + b, W as [from, to]."""
+    layer = nn.Linear(w.shape[0], w.shape[1])
+    layer.weight.data.copy_(w.mT)
+    layer.bias.data.copy_(b)
+    return layer
 
 
 def hidden(model: Any, x: Tensor) -> Tensor:
@@ -135,7 +134,7 @@ def decomposed(model: Mlp, x: Tensor, name: str, seed: int, steps: int) -> Recor
         **options,
     )
     # Over all pairs every row has one code, so one partner too: the mean of all.
-    again = {} if result.reference is not None else {"reference": "mean"}
+    again: dict[str, Any] = {} if result.reference is not None else {"reference": "mean"}
     if name.endswith("uniform reference"):
         again = {"reference": "uniform"}
     source = result.source(target, x, **again)

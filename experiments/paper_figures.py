@@ -76,6 +76,11 @@ class Decomposed:
         if len(truth.directions) > self.toy.n_groups:  # a circuit for each sign of the input
             self.active = torch.cat([self.fresh > 0, self.fresh < 0], 1)
 
+    @property
+    def matched(self) -> list[tuple[int, int]]:
+        """True subnetworks and those that stand for them; a short run has none for some."""
+        return [(true, k) for true, k in enumerate(self.compared.index.tolist()) if k >= 0]
+
 
 def layers(names: list[str], part: dict) -> list[dict]:
     """A direction as layers of weight and bias."""
@@ -120,6 +125,7 @@ def encoder_directions(d: Decomposed) -> dict:
 
 
 def mixing_coefficients(d: Decomposed) -> dict:
+    assert d.toy.mixing is not None
     dense, own = d.found.decoder.dense(), dict(d.toy.model.named_parameters())
     read = mixing_recovery(dense["W_in"], dense["W_out"], own["W_in"], own["W_out"], d.toy.mixing)
     true = d.toy.mixing[:, read.feature].T
@@ -145,7 +151,7 @@ def over_inputs(d: Decomposed, tensors: list[str], delta: float) -> dict:
         inputs[i, :, i] = points
     deltas = [-delta, -delta / 2, 0.0, delta / 2, delta]
     rows = RowSet(torch.arange(n * len(points)))
-    matched = d.compared.index.tolist()
+    matched = [k for _, k in d.matched]
     outputs = []
     for k in matched:
         per_delta = torch.stack([
@@ -178,7 +184,7 @@ def selectivities(d: Decomposed, tensors: list[str]) -> dict:
     size = spread(outputs_at(d.target, d.fresh, rows), MSE)
     control = random_like(d.found.decoder)
     entries = []
-    for j, k in enumerate(d.compared.index.tolist()):
+    for j, k in d.matched:
         active = d.active[:, j]
         by_impact = torch.zeros(N_ROWS, dtype=torch.bool)
         by_impact[impact[:, k].topk(int(active.sum()) // 2).indices] = True
@@ -215,11 +221,11 @@ def selectivities(d: Decomposed, tensors: list[str]) -> dict:
 
 def pair_grid(d: Decomposed, delta: float) -> dict:
     """Change of the outputs that two circuits are for, when both are moved."""
-    first, second = d.compared.index[:2].tolist()
-    rows = RowSet((d.active[:, 0] | d.active[:, 1]).nonzero()[:, 0])
+    (its, first), (others, second) = d.matched[:2]
+    rows = RowSet((d.active[:, its] | d.active[:, others]).nonzero()[:, 0])
     deltas = [delta * s for s in (-1, -0.5, 0, 0.5, 1)]
-    moves = [displacement(d.found.decoder, {k: 1.0}) for k in (first, second)]
-    outputs = grid(d.target, d.fresh, rows, *moves, deltas)
+    one, other = (displacement(d.found.decoder, {k: 1.0}) for k in (first, second))
+    outputs = grid(d.target, d.fresh, rows, one, other, deltas)
     base = outputs_at(d.target, d.fresh, rows)
     change = [[MSE(cell, base).mean().item() for cell in line] for line in outputs]
     return {"subnetwork": first, "beside": second, "delta": deltas, "change": change, "unit": "mse"}
@@ -240,7 +246,7 @@ def fvu_over(setting: str, values: list, toys: dict, seeds: int, steps: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/figures"))
     parser.add_argument("--quick", action="store_true", help="fewer steps and seeds")
     arguments = parser.parse_args()

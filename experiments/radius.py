@@ -145,7 +145,7 @@ def measure(
                 runs = [base(out.parent / "stories", Text.load(), steps=stories_steps)]
             else:
                 runs = of_toy(name, seeds, steps)
-            return [figures(*run, n_samples) for run in runs]
+            return [figures(result, source, n_samples) for result, source in runs]
 
         runs = kept(out / f"{name}-{seeds}-{steps}-{stories_steps}.json", make)
         means = {k: mean(r[k] for r in runs) for k in runs[0]}

@@ -38,16 +38,17 @@ def largest(kinds: list) -> int:
 
 def texts_of(tokenizer: Any) -> list[str]:
     """Every token as it stands in a text."""
-    tokens = [tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))]
+    tokens: list[str] = [tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))]
     return [" " + t[1:] if t.startswith("▁") else {"<0x0A>": "\n"}.get(t, t) for t in tokens]
 
 
 def places_of(result: Impact) -> list[list[Place]]:
-    """Sample and position of the top rows of every subnetwork."""
-    return [
-        list(zip(t.rows.samples.tolist(), t.rows.position.tolist(), strict=True))
-        for t in result.top
-    ]
+    """Sample and position of the top rows of every subnetwork, rows being tokens."""
+    places = []
+    for top in result.top:
+        assert top.rows.position is not None
+        places.append(list(zip(top.rows.samples.tolist(), top.rows.position.tolist(), strict=True)))
+    return places
 
 
 def agreement(
@@ -69,7 +70,7 @@ def agreement(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
@@ -78,7 +79,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     texts = texts_of(load_tokenizer(arguments.model))
-    ids = load_data(arguments.data, arguments.model, arguments.window)["input_ids"]
+    data = load_data(arguments.data, arguments.model, arguments.window)
+    assert isinstance(data, dict)
+    ids = data["input_ids"]
     found = Decomposition.from_pretrained(arguments.run / "final")
     source = found.source(load_model(arguments.model).model, {"input_ids": ids})
     tops = {}
@@ -97,14 +100,14 @@ def main() -> None:
     order = torch.randperm(len(pool), generator=generator_of(0, 30)).tolist()
     shuffled = [pool[i] for i in order]
     tops["shuffled"] = [shuffled[i : i + N_TOP] for i in range(0, len(shuffled), N_TOP)]
-    line = {"n_rows": arguments.n_rows, "subnetworks": len(found)}
+    line = {"n_rows": arguments.n_rows, "n_subnetworks": len(found)}
     print(json.dumps(line | {n: agreement(g, ids, texts) for n, g in tops.items()}, indent=2))
 
 
 def _kind(
     kind: str, ids: torch.Tensor, texts: Sequence[str], sample: int, position: int
 ) -> str | int:
-    window = ids[sample].tolist()
+    window: list[int] = ids[sample].tolist()
     if kind == "current token":
         return window[position]
     if kind == "next token":

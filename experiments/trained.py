@@ -51,7 +51,7 @@ class Rows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = x.split([prod(p.shape) for p in self.tensors.values()], dim=-1)
         each = zip(parts, self.tensors.values(), strict=True)
-        return sum(part @ p.flatten() for part, p in each)[:, None]
+        return sum((part @ p.flatten() for part, p in each), torch.zeros(()))[:, None]
 
 
 def output(outputs: Tensor, reference: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
+from subscape.data import Samples
+
 Pieces = Mapping[str, Sequence[Tensor]]
 """Per parameter: a core, then one factor [d, r] for every mode that is not kept whole."""
 
@@ -47,7 +49,7 @@ class Algorithm1:
         every = [p for side in (self.encoder, self.decoder) for ps in side.values() for p in ps]
         self.optimiser = torch.optim.Adam(every, lr=learning_rate)
 
-    def step(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
+    def step(self, x: Samples, reference: Tensor | None = None) -> Tensor:
         """One pass of the algorithm's loop; gives the loss before it."""
         if reference is None:  # outputs of the batch in random order
             with torch.no_grad():
@@ -60,7 +62,7 @@ class Algorithm1:
         self.normalise()
         return loss.detach()
 
-    def loss(self, x: Tensor, reference: Tensor) -> Tensor:
+    def loss(self, x: Samples, reference: Tensor) -> Tensor:
         """Share of the gradients' squared norm that the active subnetworks leave unexplained."""
 
         def divergences(parameters: dict[str, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from subscape.data import Samples, text_windows
+from subscape.rows import RowKind
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -23,7 +24,7 @@ class Shape:
     model: nn.Module
     data: Samples
     parameters: str
-    rows: str
+    rows: RowKind
     n_subnetworks: int
     rank: Any
     batch_size: int = 256
@@ -77,7 +78,8 @@ def resnet20() -> Shape | None:
     """Block layer2.1 of a CIFAR ResNet-20, where the data are at hand."""
     if data_folder() is None:
         return None
-    sys.path.insert(0, str(EXPERIMENTS))
+    # Last: both folders have a module `ranks`.
+    sys.path.append(str(EXPERIMENTS))
     import resnet20 as module
 
     rank = {"*.conv*": (3, 3, 3, 3), "*": 1}

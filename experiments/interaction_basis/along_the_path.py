@@ -48,7 +48,7 @@ def main() -> None:
         some = task.chain.nodes(task.inputs[:500])
         errors = [
             completeness_error(
-                section, *bases.lib[n : n + 2], [some[n]], quadrature=config.quadrature
+                section, bases.lib[n], bases.lib[n + 1], [some[n]], quadrature=config.quadrature
             )
             for n, section in enumerate(task.chain.sections)
         ]

@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/modadd"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[3])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--settings", nargs="+", default=SETTINGS)
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=decomposing.SETTINGS)
     parser.add_argument("--out", type=Path, default=Path("runs/bridge"))
     parser.add_argument("--write", type=Path, help="page to put the table into")
     arguments = parser.parse_args()
@@ -105,6 +105,7 @@ def measured(arguments, seed: int, name: str) -> dict:
     folder = arguments.runs / f"seed{seed}"
     path = Path(arguments.data) / f"rib_modadd/seed{seed}.safetensors"
     task = modular_addition_task(path)
+    assert task.weights is not None
     graph = load_graphs(folder)["lib"]
     modules = find_modules(graph, thresholds(read_json(folder / "ablation.json"), "lib"))
     rank = graph.bases[UNEMBED].rank

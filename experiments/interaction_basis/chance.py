@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -45,7 +46,7 @@ TOLERANCE = 0.02
 
 def untrained_gpt2(seed: int) -> Task:
     torch.manual_seed(seed)
-    sizes = dict(vocab_size=200, n_embd=16, n_layer=2, n_head=2, n_positions=16)
+    sizes: dict[str, Any] = dict(vocab_size=200, n_embd=16, n_layer=2, n_head=2, n_positions=16)
     config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
     model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
     return task_of(model, decoder_chain, torch.randint(0, 200, (100, 12)))

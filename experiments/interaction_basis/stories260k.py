@@ -82,7 +82,7 @@ def main() -> None:
         graphs[method].save(arguments.out / method, overwrite=True)
         times[f"edges_{method}"] = time.time() - start
     for layer in range(len(chain)):
-        row = {"from": chain.names[layer], "to": chain.names[layer + 1]}
+        row: dict[str, Any] = {"from": chain.names[layer], "to": chain.names[layer + 1]}
         for method, graph in graphs.items():
             try:
                 found = edges_required(

@@ -2,16 +2,12 @@
 
 import importlib
 import re
-import sys
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from subscape._io import write_tensors
-from subscape.toys import training
 
 SAMPLED = "token sampled from the prediction"
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -46,78 +42,10 @@ TEXT = {
     },
 }
 
-FEWER = {
-    "completeness": {"N_HELDOUT": 200},
-    "contrastive": {"N_PAIRS": 300, "N_HELDOUT": 200},
-    "radius": {"N_TOP": 2, "N_PUSHED": 2},
-    "scaffolding": {"N_SAMPLES": 1100, "N_HELDOUT": 200},
-    "squared_paths": {"N_HELDOUT": 200},
-    "synthetic": {"N_ROWS": 400, "N_HELDOUT": 200},
-    "transfer": {"N_WINDOWS": 100},
-}
-"""Constants of an experiment's module that its settings do not reach."""
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, unchecked):
-    """From the name of an experiment and its settings to its records; measured, then once more from its files."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    fit = training._fit
-
-    def short(recipe, free, x, y, how):
-        return fit(recipe, free, x, y, replace(how, n_steps=min(how.n_steps, 100)))
-
-    monkeypatch.setattr(training, "_fit", short)
-    for name, few in (("METRIC_ROWS", 256), ("MEAN_SAMPLES", 64)):
-        monkeypatch.setattr(f"subscape.gradients.source.{name}", few)
-    for name, few in (("MOST_ROUNDS", 2), ("MOST_ROWS", 256)):
-        monkeypatch.setattr(f"subscape.training.clusters.{name}", few)
-    before = set(sys.modules)
-
-    def tiny(name, settings):
-        module, page = importlib.import_module(name), importlib.import_module("page")
-        for constant, value in FEWER.get(name, {}).items():
-            monkeypatch.setattr(module, constant, value)
-        records = module.measure(tmp_path / name, **settings)
-        assert records
-        text = page.table(records, module.COLUMNS)
-        assert len(text.splitlines()) == len(records) + 2
-        module.picture(tmp_path / "picture.png", records)
-        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-        written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")}
-        assert written
-        assert page.table(module.measure(tmp_path / name, **settings), module.COLUMNS) == text
-        assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")} == written
-        return records
-
-    yield tiny
-    # Other tests have modules of these names too.
-    for name in set(sys.modules) - before:
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
 
 @pytest.mark.parametrize("name", TOYS)
 def test_on_toys(run, name):
     run(name, TOYS[name])
-
-
-@pytest.fixture
-def tiny_text(run, monkeypatch):
-    """A language model with random weights in the place of the real one, and random tokens."""
-    transformers = pytest.importorskip("transformers")
-    measures = importlib.import_module("geometry_measures")
-    sizes = {"hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 4, "vocab_size": 200}
-    sizes["initializer_range"] = 0.7  # outputs that can be moved by a tenth of a nat
-    config = transformers.LlamaConfig(**sizes, num_attention_heads=2, max_position_embeddings=32)
-    model = transformers.LlamaForCausalLM(config).eval()
-    trained, held = (torch.randint(0, 180, (n, 16)) for n in (400, 300))
-    text = measures.Text(model, [f"w{i}" for i in range(200)], trained, held)
-    monkeypatch.setattr(measures.Text, "load", lambda: text)
-    monkeypatch.setattr(measures, "plant", partial(measures.plant, steps=2))
-    monkeypatch.setitem(importlib.import_module("stories").OPTIONS, "n_subnetworks", 8)
-    monkeypatch.setitem(importlib.import_module("planting").OPTIONS, "n_subnetworks", 8)
-    return text
 
 
 @pytest.mark.parametrize("name", TEXT)
