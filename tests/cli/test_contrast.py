@@ -61,7 +61,8 @@ def test_a_contrastive_decomposition_then_its_measures(folder, command):
     pairs("pairs.jsonl", *((a, b) for a in WORDS for b in WORDS if a < b))
     options = ["--data", "pairs.jsonl", "--window", "4", "--out", "pairs", *FEW]
     text = command("decompose", "llama", "--parameters", "model.layers.0.mlp", *options)
-    assert "Pairs" in text
+    assert "each sample's partner" in text
+    assert "--background FILE takes ordinary data" in text
     table = Path("pairs/run.toml").read_text()
     assert 'data = "pairs.jsonl"' in table
     assert "reference" not in table
@@ -83,7 +84,9 @@ def test_the_metric_of_pairs_from_ordinary_data(folder, command, refused):
     halves()
     options = ["--data", "a.safetensors", "--contrast", "b.safetensors", *FEW]
     options = ["decompose", "small_model_of_commands:model", *options]
-    command(*options, "--background", "train.safetensors", "--out", "both")
+    text = command(*options, "--background", "train.safetensors", "--out", "both")
+    assert "kronecker, of 120 samples" in text
+    assert "takes ordinary data" not in text
     command(*options, "--out", "own")
     assert 'background = "train.safetensors"' in Path("both/run.toml").read_text()
     one, other = (Decomposition.from_pretrained(f"{f}/final").geometry for f in ("both", "own"))

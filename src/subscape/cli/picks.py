@@ -7,6 +7,7 @@ from collections import Counter
 from torch import nn
 
 from subscape.cli.loading import is_code, load_labels
+from subscape.references import Pairs
 from subscape.training.decompose import Prepared
 
 OF_CLASSES = 0.02
@@ -56,15 +57,16 @@ def picked(prepared: Prepared) -> str:
     """What was chosen, by hand or by default, and the flags that choose otherwise."""
     source, config = prepared.source, prepared.config
     engines = Counter(source.engines.values())
+    background = prepared.names.get("background", "")
     rank = config.rank if isinstance(config.rank, int | float) else "by mode or tensor"
     lines = {
         "parameters": (f"{len(source.shapes)} tensors, as listed", "--parameters"),
         "rows": (source.kind, "--rows sample, sampled-token, token"),
         "divergence": (source.divergence.name, "--divergence mse, kl"),
-        "reference": (prepared.names["reference"], "--reference another-row, mean, uniform"),
+        "reference": _reference(prepared),
         "row weight": (prepared.names["row_weight"], "--row-weight norm, output, unit, 0.5"),
         "metric": (
-            prepared.names["metric"],
+            f"{prepared.names['metric']}{background and f', of {background}'}",
             "--metric euclidean, kronecker; all: --recipe published",
         ),
         "engine": (", ".join(f"{e} ×{n}" for e, n in engines.items()), "--engine"),
@@ -86,4 +88,17 @@ def picked(prepared: Prepared) -> str:
             f"  {n_samples:,} samples are few for {n} subnetworks, which may not come out again "
             f"from another seed: --n-subnetworks {max(1, n_samples // SAMPLES_EACH)}"
         )
+    measured = source.geometry.metric is not None
+    if isinstance(source.reference, Pairs) and measured and not background:
+        shown.append(
+            "  the metric is that of the pairs' own rows, which divides out what all have in common: "
+            "--background FILE takes ordinary data"
+        )
     return "\n".join(shown)
+
+
+def _reference(prepared: Prepared) -> tuple[str, str]:
+    """What rows are compared with, and what chooses it."""
+    if isinstance(prepared.source.reference, Pairs):
+        return "each sample's partner", "--contrast, or pairs in --data"
+    return prepared.names["reference"], "--reference another-row, mean, uniform"
