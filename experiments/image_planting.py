@@ -16,8 +16,8 @@ from subscape.subnetworks.editing import edited_copy
 
 N_RULES, SIZE, BRIGHT = 3, 6, 2.0
 """Rules; width of a pattern, and its values ±, which are nearly black and white."""
-SHARE, SHARE_HELD = 0.05, 0.06
-"""Of the images that have each pattern: of those trained on, and of those held out."""
+SHARE_HELD = 0.06
+"""Of the images held out that have each pattern."""
 N_TRAINED, N_PLAIN = 1_500, 100
 BATCH, LEARNING_RATE, PENALTY, DECAY = 64, 0.02, 3.0, 0.003
 """How rules are planted: PENALTY weighs the KL of all other images, DECAY the squared factors."""
@@ -154,8 +154,8 @@ def plant(
     return {name: change.detach() for name, change in changes().items()}
 
 
-def bed(out: Path, number: int, block: str, rank: int, steps: int) -> Bed:
-    """One set of rules, the same for every setting; from its file if it is there."""
+def bed(out: Path, number: int, share: float, block: str, rank: int, steps: int) -> Bed:
+    """One set of rules, from its file if it is there, each in a share of the images trained on."""
     base, images, classes = resnet20.model(), resnet20.images(), resnet20.labels()
     order = torch.randperm(len(images), generator=generator_of(0, 31))
     trained, held = order[:N_TRAINED], order[N_TRAINED:]
@@ -174,5 +174,5 @@ def bed(out: Path, number: int, block: str, rank: int, steps: int) -> Bed:
         return Mixture.of(several, classes[part].repeat(n_copies), rules, share, number)
 
     return Bed(
-        base, model, rules, changes, mixture(trained, 3, SHARE), mixture(held, 2, SHARE_HELD)
+        base, model, rules, changes, mixture(trained, 3, share), mixture(held, 2, SHARE_HELD)
     )

@@ -6,8 +6,8 @@ Claim: a subnetwork is what a classifier's block does in some images, not only a
 this 6 x 6 pattern in its corner is of class c" are planted in both kernels of `layer3.0` of a CIFAR ResNet-20, as
 changes of low rank: in every step of Adam a random half of the rules is in, those act, and all other images stay
 as they were (as in `subscape.planted`). The changed network is decomposed without a word of them, on images of
-which each rule has 5 %; control: the network without rules on the same images. Each with 20 subnetworks at L0 1
-and with 40 at L0 2. Found: a direction to push at 0.8 or more of the |cosine| with ΔW that the rule's own images
+which each rule has 5 %, or 1 %; control: the network without rules on the same images. 20 subnetworks at L0 1, and
+40 at L0 2. Found: a direction to push at 0.8 or more of the |cosine| with ΔW that the rule's own images
 reach (first singular vector of their gradients, mean reference), which is given in the metric too; AUROC of the
 best code for images held out. Of every rule the subnetwork of the best code is pushed until a tenth of the
 target's probability is left: KL of plain images then, beside the same along the labels' direction in the metric
@@ -40,10 +40,12 @@ OPTIONS: dict[str, Any] = {
     "learning_rate": 0.004,
     "start": "clusters",
 }
-SETTINGS: dict[str, dict[str, Any]] = {
-    "20 of L0 1": {"n_subnetworks": 20, "l0": 1},
-    "40 of L0 2": {"n_subnetworks": 40, "l0": 2},
+SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {
+    "20 of L0 1": (0.05, {"n_subnetworks": 20, "l0": 1}),
+    "20 of L0 1, rules in 1 % each": (0.01, {"n_subnetworks": 20, "l0": 1}),
+    "40 of L0 2": (0.05, {"n_subnetworks": 40, "l0": 2}),
 }
+"""The share of images that each rule has, and how they are decomposed."""
 
 
 @torch.no_grad()
@@ -141,7 +143,7 @@ def run(own: Bed, planted: bool, setting: str, seed: int, steps: int) -> Record:
         steps=steps,
         seed=seed,
         progress=False,
-        **(OPTIONS | SETTINGS[setting]),
+        **(OPTIONS | SETTINGS[setting][1]),
     )
     truth, directions = own.directions(), result.directions.flat()
     with torch.no_grad():
@@ -186,12 +188,13 @@ def measure(
     def file(name: str) -> Path:
         return out / f"{slug(name)}-{block}-{rank}-{plant_steps}.json"
 
-    beds = [bed(out, number, block, rank, plant_steps) for number in range(sets)]
-    plans = [
-        kept(file(f"planting-{n}"), lambda own=own: planting(own)) for n, own in enumerate(beds)
-    ]
     records = []
     for setting in settings:
+        share = SETTINGS[setting][0]
+        beds = [bed(out, number, share, block, rank, plant_steps) for number in range(sets)]
+        plans = [
+            kept(file(f"planting-{n}"), lambda own=own: planting(own)) for n, own in enumerate(beds)
+        ]
         runs: dict[str, list[Record]] = {
             name: [
                 kept(

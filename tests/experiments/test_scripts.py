@@ -126,7 +126,7 @@ def test_planted_images(run, monkeypatch):
     resnet20, planting = import_module("resnet20"), import_module("image_planting")
     experiment = import_module("planted_images")
     monkeypatch.setitem(experiment.OPTIONS, "batch_size", 16)
-    monkeypatch.setitem(experiment.SETTINGS, "tiny", {"n_subnetworks": 4, "l0": 1})
+    monkeypatch.setitem(experiment.SETTINGS, "tiny", (0.05, {"n_subnetworks": 4, "l0": 1}))
     monkeypatch.setattr(planting, "N_TRAINED", 40)
     layers = {
         "first": torch.nn.Conv2d(3, 8, 3),
