@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import OrderedDict
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -119,6 +120,67 @@ def test_image_classes(run, tmp_path, monkeypatch):
     assert line.startswith(f"| {name} | ")
     with torch.no_grad():
         assert own["channels"] == classes.by_class(network[:3](held), data.classes)
+
+
+def test_planted_images(run, monkeypatch):
+    resnet20, planting = import_module("resnet20"), import_module("image_planting")
+    experiment = import_module("planted_images")
+    monkeypatch.setitem(experiment.OPTIONS, "batch_size", 16)
+    monkeypatch.setitem(experiment.SETTINGS, "tiny", (0.05, {"n_subnetworks": 4, "l0": 1}))
+    monkeypatch.setattr(planting, "N_TRAINED", 40)
+    layers = {
+        "first": torch.nn.Conv2d(3, 8, 3),
+        "conv1": torch.nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        "relu": torch.nn.ReLU(),
+        "conv2": torch.nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        "pool": torch.nn.AdaptiveAvgPool2d(1),
+        "flat": torch.nn.Flatten(),
+        "linear": torch.nn.Linear(8, 10),
+    }
+    network = torch.nn.Sequential()
+    network.append(torch.nn.Sequential(OrderedDict(layers)))
+    images, classes = torch.randn(70, 3, 8, 8), torch.arange(70) % 10
+    for name, value in (("model", network.eval()), ("images", images), ("labels", classes)):
+        monkeypatch.setattr(resnet20, name, lambda value=value: value)
+    settings = {"sets": 1, "steps": 2, "block": "0", "plant_steps": 2, "settings": ("tiny",)}
+    planted, base = run("planted_images", settings)
+    assert planted["rules"] == base["rules"] == planting.N_RULES
+    assert planted["reach"] == base["reach"]
+
+
+def test_images_planted_differ_in_the_pattern_of_their_rule_alone(run):
+    planting = import_module("image_planting")
+    rules, plain = planting.Rules.draw(0), torch.randn(40, 3, 8, 8)
+    mixed = planting.Mixture.of(plain, torch.zeros(40), rules, 0.1, 0)
+    assert [int((mixed.rule == rule).sum()) for rule in (-1, 0, 1, 2)] == [28, 4, 4, 4]
+    size, with_rule = planting.SIZE, mixed.rule >= 0
+    corner = mixed.images[with_rule][:, :, -size:, -size:]
+    assert torch.equal(corner, rules.patterns[mixed.rule[with_rule]])
+    changed = (mixed.images != plain).any(1)
+    assert int(changed.sum()) == int(with_rule.sum()) * size**2
+    assert not changed[~with_rule].any()
+
+
+def test_taking_a_rule_away_by_hand(run):
+    experiment, planting = (import_module(n) for n in ("planted_images", "image_planting"))
+    # Class 0 has logit w · 1 and the others 0; against the slope w falls until p is a tenth of what it was.
+    network = torch.nn.Conv2d(1, 10, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    network.weight.data[0] = 3.0
+    ones, zeros = torch.ones(5, 1, 1, 1), torch.zeros(5, 1, 1, 1)
+    mixed = planting.Mixture(
+        torch.cat([ones, zeros]), torch.tensor([0] * 5 + [-1] * 5), torch.ones(10)
+    )
+    model = torch.nn.Sequential(network, torch.nn.Flatten())
+    rules = planting.Rules(torch.zeros(1), torch.zeros(1, dtype=torch.long))
+    change = {"0.weight": torch.zeros(1, 10, 1, 1, 1)}
+    own = planting.Bed(model, model, rules, change, mixed, mixed)
+    up = torch.eye(10)[0]
+    assert experiment.taken_away(own, 0, up, up) == pytest.approx(0.0)  # plain images are 0
+    assert experiment.taken_away(own, 0, -up, up) == pytest.approx(0.0)
+    other = torch.eye(10)[1]
+    # Away from class 1 the probability of class 0 only rises.
+    assert experiment.taken_away(own, 0, other, other) == float("inf")
 
 
 def test_paper_figures(run, tmp_path, monkeypatch):
