@@ -3,11 +3,11 @@
     SUBSCAPE_DATA=… python experiments/references.py --out runs/references --write docs/open-questions.md
 
 Claim: what a row is compared with decides whether circuits are found, and FVU does not tell. Six references ×
-TMS 5-2, TMCS 10-5 (8 seeds, one start) and six rules planted in the MLP of layer 3 of stories260k (one seed unless told),
-at equal L0, in the Euclidean metric and with rows counting by their norm, so that nothing else differs.
-Judged by success and rules found; the truth of a toy is that of its own reference. Control for the rules: the
-base model, with the reference `mean`. About 12 minutes on one core. Expected: one gradient for each row
-(mean, fixed, uniform) beats a reference drawn anew.
+TMS 5-2, TMCS 10-5 (8 seeds, one start) and six rules planted in the MLP of layer 3 of stories260k (one seed
+unless told), at equal L0, in the Euclidean metric and with rows counting by their norm, so that nothing else
+differs. Judged by success and rules found; the truth of a toy is that of its own reference. Control for the
+rules: the base model, with the reference `mean`. About 12 minutes on one core. Expected: one gradient for
+each row (mean, fixed, uniform) beats a reference drawn anew.
 """
 
 from collections.abc import Callable
