@@ -92,6 +92,9 @@ def test_the_metric_of_pairs_from_ordinary_data(folder, command, refused):
     one, other = (Decomposition.from_pretrained(f"{f}/final").geometry for f in ("both", "own"))
     assert one.metric.state().keys() == other.metric.state().keys()
     assert one.typical_row != other.typical_row
+    text = command(*options, "--background", "train.safetensors", "--blocks", "2", "--out", "many")
+    assert "kronecker, of 120 samples" in text
+    assert "takes ordinary data" not in text
     # What a file names may be code.
     text = Path("both/run.toml").read_text().replace("train.safetensors", "evil:data")
     Path("other.toml").write_text(text.replace("small_model_of_commands:model", "llama"))

@@ -149,6 +149,16 @@ def test_a_decomposition_that_does_not_say_how_it_was_made_has_no_twin(truth):
     )
 
 
+def test_a_decomposition_in_the_metric_of_other_data_has_no_twin(truth):
+    from dataclasses import replace
+
+    model, made, inputs, labels = truth
+    other = replace(made, settings=made.settings | {"background": "60 samples"})
+    rest = tuple(k for k in SECTIONS if k != "twin")
+    card = score(other, model, inputs, labels=labels, **FEW, leave_out=rest)
+    assert "of other data (60 samples)" in card["twin"].left_out
+
+
 def test_time_that_is_used_up_leaves_sections_out(truth, monkeypatch):
     clock = (40.0 * i for i in range(1000))
     monkeypatch.setattr(time, "process_time", lambda: next(clock))

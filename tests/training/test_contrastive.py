@@ -93,7 +93,7 @@ def test_a_background_of_many_blocks_and_of_other_references(target):
         other = many["1"].geometry.metric.tensors[name]
         for mine, theirs in zip(tensor.modes, other.modes, strict=True):
             torch.testing.assert_close(mine, theirs)
-    assert one.settings["background"] == "60 samples"
+    assert one.settings["background"] == many["1"].settings["background"] == "60 samples"
 
 
 def test_a_background_without_a_metric_is_refused(target):

@@ -50,6 +50,8 @@ def plan(case: Case, seconds_left: float) -> Plan | str:
         return f"the decomposition does not say how it was made ({', '.join(missing)})"
     if settings["reference"] not in (*REFERENCES, MEAN):
         return f"its reference {settings['reference']!r} is no rule that goes with another model"
+    if "background" in settings:
+        return f"its metric is of other data ({settings['background']}), which a run does not keep"
     kept = {k: v for k, v in settings.items() if k in names}
     kept["rank"] = _tuples(kept.get("rank", 0.1))
     kept |= {"n_subnetworks": len(decomposition) // decomposition.group_size, "consolidate": False}

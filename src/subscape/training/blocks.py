@@ -23,7 +23,13 @@ from subscape.rows import RowKind
 from subscape.subnetworks.decomposition import Decomposition
 from subscape.targets import Outputs, Target
 from subscape.training.config import TrainingConfig
-from subscape.training.decompose import Prepared, check_folder, ordinary_rows, prepare
+from subscape.training.decompose import (
+    Prepared,
+    check_folder,
+    name_of_background,
+    ordinary_rows,
+    prepare,
+)
 from subscape.training.estimate import Estimate
 from subscape.training.recipes import RecipeName, with_recipe
 from subscape.training.together import estimate_together, train_together
@@ -181,7 +187,7 @@ def prepare_blocks(
     source, held = (
         block_sources(each, targets, geometries) for each in (whole.source, whole.heldout)
     )
-    known = {**whole.names, **geometry, **of_metric}
+    known = {**whole.names, **geometry, **of_metric, **name_of_background(ordinary)}
     return PreparedBlocks(
         {name: Prepared(source[name], held[name], whole.config, known) for name in names},
         whole.source,

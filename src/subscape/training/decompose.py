@@ -243,13 +243,14 @@ def prepare(
     (samples, pairs), (kept, kept_pairs) = split(as_samples(data), heldout, rule, config.seed)
     common: dict[str, Any] = {"divergence": divergence, "rows": rows, "engine": engine}
     common |= {"seed": config.seed, "ranks": current()}
+    ordinary = ordinary_rows(target, background, rule, geometry, common)
     source = GradientSource(
         target,
         samples,
         reference=pairs,
         metric_power=metric_power,
         metric_damping=metric_damping,
-        background=ordinary_rows(target, background, rule, geometry, common),
+        background=ordinary,
         **geometry,
         **common,
     )
@@ -264,11 +265,7 @@ def prepare(
         "metric_power": metric_power,
         "metric_damping": metric_damping,
         **geometry,
-        **(
-            {}
-            if background is None
-            else {"background": f"{n_samples(as_samples(background))} samples"}
-        ),
+        **name_of_background(ordinary),
     }
     return Prepared(source, held, config, names)
 
@@ -295,6 +292,11 @@ def ordinary_rows(
     rule = MEAN if isinstance(reference, Pairs) else reference
     samples = as_samples(background)
     return GradientSource(target, samples, reference=rule, row_weight=weight, **common)
+
+
+def name_of_background(ordinary: GradientSource | None) -> dict[str, str]:
+    """How a decomposition says where its metric is from, if not from its own rows."""
+    return {} if ordinary is None else {"background": f"{len(ordinary)} samples"}
 
 
 def _check_shares(source: GradientSource, batch_size: int) -> None:
